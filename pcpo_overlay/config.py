@@ -1,0 +1,152 @@
+"""What PCPO does in a run: one parser for the ``PCPO`` variable and the ``--pcpo`` flag, one frozen dataclass."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+#: The ablation ladder of the paper (Figure 6), with ``observe``: the baseline with its metrics recorded.
+MODES = ("off", "observe", "log", "match", "full")
+WEIGHTS = ("proportional", "uniform", "native")
+VARIANCES = ("paper", "native")
+ZETAS = ("schedule", "trained")
+PRECISIONS = ("upstream", "match")
+
+#: Name of the environment variable; the only way through an untouched launch script.
+VARIABLE = "PCPO"
+
+_CHOICES = {"weights": WEIGHTS, "variance": VARIANCES, "zeta": ZETAS, "precision": PRECISIONS}
+# Which modes an option changes anything in: elsewhere it would be a silent no-op, so it is refused.
+_ACTS_IN = {
+    "weights": ("full",),
+    "variance": ("full",),
+    "w_star": ("full",),
+    "zeta": ("full",),
+    "precision": ("log", "match", "full"),
+}
+
+
+class PCPOError(ValueError):
+    """A setting or a state PCPO cannot work with; the message says what is wrong and what to do."""
+
+
+@dataclass(frozen=True)
+class PCPOConfig:
+    """A mode of the ablation ladder and its options.
+
+    Attributes:
+        mode: one of :data:`MODES`.
+        weights: timestep weights of the log ratio: ``native`` (Eq. 4, 8), ``proportional`` to the interval
+            (Prop. 2), ``uniform`` (their mean at every step). ``match`` is native, ``full`` proportional.
+        variance: DDIM step std: ``paper`` (the reshaped schedule) or ``native`` (upstream's). Flow samplers are
+            never changed.
+        w_star: target weight of the paper's variance schedule; None takes ``max(4.5, max_t w_native)``.
+        zeta: whether Proposition 2 sums over the whole ``schedule`` or over the ``trained`` steps (flow only).
+        precision: ``upstream`` samples as upstream does, ``match`` samples under the training's autocast.
+    """
+
+    mode: str = "off"
+    weights: str = "native"
+    variance: str = "native"
+    w_star: float | None = None
+    zeta: str = "schedule"
+    precision: str = "upstream"
+
+    @property
+    def active(self) -> bool:
+        """Whether the objective differs from upstream's."""
+        return self.mode in ("log", "match", "full")
+
+    @property
+    def matching(self) -> bool:
+        """Whether the log ratio comes from prediction matching (Eq. 4)."""
+        return self.mode in ("match", "full")
+
+    @property
+    def recording(self) -> bool:
+        """Whether a run folder is written."""
+        return self.mode != "off"
+
+    @property
+    def reshapes_variance(self) -> bool:
+        """Whether a DDIM sampler draws with the paper's standard deviation."""
+        return self.variance == "paper"
+
+    def as_dict(self) -> dict[str, str | float | None]:
+        """The fields as plain values, for ``run.json``."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        options = [f"{k}={v}" for k, v in self.as_dict().items() if k != "mode" and v is not None]
+        return ",".join([self.mode, *options])
+
+
+def parse(text: str, source: str = VARIABLE) -> PCPOConfig:
+    """Parse ``MODE[,option=value...]``.
+
+    Args:
+        text: for example ``full,variance=native,w_star=5``; the empty string is ``off``.
+        source: where the text came from, for error messages.
+
+    Raises:
+        PCPOError: an unknown mode, option or value, or an option that changes nothing in that mode; the message
+            lists the choices.
+    """
+    mode, *pairs = (part.strip() for part in (text.strip() or "off").split(","))
+    mode = mode.lower()
+    if mode not in MODES:
+        raise PCPOError(f"{source}={text!r}: unknown mode {mode!r}; choose one of {', '.join(MODES)}")
+
+    options: dict[str, str] = {}
+    for pair in pairs:
+        name, equals, value = (s.strip().lower() for s in pair.partition("="))
+        if name not in _ACTS_IN or not equals:
+            raise PCPOError(
+                f"{source}={text!r}: unknown option {pair!r}; options are written name=value, "
+                f"with name one of {', '.join(_ACTS_IN)}"
+            )
+        if name in options:
+            raise PCPOError(f"{source}={text!r}: option {name!r} is given twice")
+        if name in _CHOICES and value not in _CHOICES[name]:
+            raise PCPOError(
+                f"{source}={text!r}: {name}={value} is not a choice; choose one of {', '.join(_CHOICES[name])}"
+            )
+        if mode not in _ACTS_IN[name]:
+            raise PCPOError(
+                f"{source}={text!r}: option {name!r} changes nothing in mode {mode!r}; "
+                f"it acts in {', '.join(_ACTS_IN[name])}"
+            )
+        options[name] = value
+
+    w_star = None
+    if "w_star" in options:
+        try:
+            w_star = float(options["w_star"])
+        except ValueError:
+            w_star = math.nan
+        if not (math.isfinite(w_star) and w_star > 0):
+            raise PCPOError(f"{source}={text!r}: w_star must be a positive number, got {options['w_star']!r}")
+        if options.get("variance") == "native":
+            raise PCPOError(
+                f"{source}={text!r}: w_star shapes the paper's variance schedule, which variance=native turns off; "
+                "drop one of the two"
+            )
+
+    full = mode == "full"
+    return PCPOConfig(
+        mode=mode,
+        weights=options.get("weights", "proportional" if full else "native"),
+        variance=options.get("variance", "paper" if full else "native"),
+        w_star=w_star,
+        zeta=options.get("zeta", "schedule"),
+        precision=options.get("precision", "upstream"),
+    )
+
+
+def resolve(flag: str | None = None, environ: Mapping[str, str] | None = None) -> PCPOConfig:
+    """The configuration of this process: the ``--pcpo`` flag if given, else the ``PCPO`` variable, else off."""
+    if flag is not None:
+        return parse(flag, "--pcpo")
+    return parse((os.environ if environ is None else environ).get(VARIABLE, ""), VARIABLE)

@@ -1,0 +1,116 @@
+"""The log ratio by prediction matching and the objectives on it, per sample: shape (B,), the caller reduces."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """``x`` in float32 if it is of lower precision, else as it is."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def expand_to(per_sample: Tensor, like: Tensor) -> Tensor:
+    """View (B,) as (B, 1, ..., 1) with as many dimensions as ``like``.
+
+    Raises:
+        ValueError: the batch sizes differ.
+    """
+    if per_sample.ndim != 1 or per_sample.shape[0] != like.shape[0]:
+        raise ValueError(
+            f"expected one value per sample of a batch of {like.shape[0]}, got shape {tuple(per_sample.shape)}"
+        )
+    return per_sample.reshape(-1, *(1,) * (like.ndim - 1))
+
+
+def log_ratio(pred: Tensor, pred_old: Tensor, z: Tensor, w: Tensor) -> Tensor:
+    """Log policy ratio of one step by prediction matching (Eq. 4, 8).
+
+    ``log rho = -[ mean(w*d*z) + 0.5*mean((w*d)**2) ]`` with ``d = pred - pred_old``; exactly 0 where ``d`` is 0.
+
+    Args:
+        pred: (B, ...) the live prediction, guided if the sampler guides; any float dtype.
+        pred_old: same shape, the prediction the rollout sampled with; any float dtype.
+        z: same shape, the standard Gaussian noise of the step; any float dtype.
+        w: (B,) weights of the steps, float32 or better.
+
+    Returns:
+        (B,) float32 or better, differentiable in ``pred``.
+
+    Raises:
+        ValueError: shapes that do not agree.
+    """
+    if not pred.shape == pred_old.shape == z.shape:
+        raise ValueError(
+            f"pred {tuple(pred.shape)}, pred_old {tuple(pred_old.shape)} and z {tuple(z.shape)} must agree"
+        )
+    # The difference is taken after the upcast: in half precision it would lose what the ratio is made of.
+    wd = expand_to(w, pred) * (at_least_float32(pred) - at_least_float32(pred_old))
+    return -(wd * (z + 0.5 * wd)).flatten(1).mean(dim=1)
+
+
+def ppo_clip_loss(log_rho: Tensor, advantage: Tensor, clip_range: float) -> Tensor:
+    """PPO's clipped objective (Eq. 1) as upstream computes it: ``max(-A*rho, -A*clip(rho, 1-xi, 1+xi))``.
+
+    Args:
+        log_rho, advantage: (B,).
+        clip_range: ``xi``.
+    """
+    rho = torch.exp(log_rho)
+    return torch.maximum(-advantage * rho, -advantage * torch.clamp(rho, 1 - clip_range, 1 + clip_range))
+
+
+def ppo_hinge_loss(log_rho: Tensor, advantage: Tensor, clip_range: float) -> Tensor:
+    """PPO-clip as a hinge (Eq. 2): ``max(0, xi*|A| - A*(rho-1))``, equal to Eq. 1 up to a constant."""
+    return torch.relu(clip_range * advantage.abs() - advantage * torch.expm1(log_rho))
+
+
+def log_hinge_loss(log_rho: Tensor, advantage: Tensor, clip_range: float) -> Tensor:
+    """The stable objective (Eq. 3): ``max(0, xi*|A| - A*log_rho)``.
+
+    Args:
+        log_rho, advantage: (B,), float32 or better.
+        clip_range: ``xi``, the trainer's PPO clip range.
+    """
+    return torch.relu(clip_range * advantage.abs() - advantage * log_rho)
+
+
+@dataclass(frozen=True)
+class ClipStatistics:
+    """What clipping did to each sample of a step; every field is (B,), detached.
+
+    Attributes:
+        ratio: ``rho``.
+        outside: ``|rho - 1| > xi``, what upstream logs as ``clipfrac``; bool.
+        masked: no gradient, ``xi*|A| - A*u < 0`` with ``u`` the objective's own (``rho-1`` or ``log rho``); bool.
+        approx_kl: ``0.5*log_rho**2``, upstream's estimate per sample.
+        log_ratio_error: ``|log rho - (rho-1)| / |rho-1|``, 0 where ``rho`` is 1.
+    """
+
+    ratio: Tensor
+    outside: Tensor
+    masked: Tensor
+    approx_kl: Tensor
+    log_ratio_error: Tensor
+
+
+@torch.no_grad()
+def clip_statistics(
+    log_rho: Tensor, advantage: Tensor, clip_range: float, *, log_objective: bool
+) -> ClipStatistics:
+    """Clip statistics of (B,) samples; ``log_objective`` says which hinge masks: Eq. 3 (true) or Eq. 2."""
+    log_rho = log_rho.detach()
+    u = torch.expm1(log_rho)
+    ratio = torch.exp(log_rho)
+    hinge = clip_range * advantage.abs() - advantage * (log_rho if log_objective else u)
+    error = torch.where(u == 0, torch.zeros_like(u), (log_rho - u).abs() / u.abs())
+    return ClipStatistics(
+        ratio=ratio,
+        outside=(ratio - 1).abs() > clip_range,
+        masked=hinge < 0,
+        approx_kl=0.5 * log_rho**2,
+        log_ratio_error=error,
+    )

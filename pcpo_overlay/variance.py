@@ -1,0 +1,80 @@
+"""Standard deviations of the samplers' steps: DDIM's, the paper's reshaped one, and those of the flow SDEs."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pcpo_overlay.config import PCPOError
+
+#: The paper's target weight at 50 steps; raised where a schedule has no real root for it.
+PAPER_W_STAR = 4.5
+
+
+def ddim_sigma(abar_t: Tensor, abar_prev: Tensor) -> Tensor:
+    """Standard deviation of a DDIM step at eta = 1 (Song et al., 2021, Eq. 16).
+
+    Args:
+        abar_t, abar_prev: cumulative alphas of this and the next-lower step, same shape.
+    """
+    return torch.sqrt((1 - abar_prev) / (1 - abar_t) * (1 - abar_t / abar_prev))
+
+
+def ddim_noise_coefficient(abar_t: Tensor, abar_prev: Tensor) -> Tensor:
+    """``a = sqrt(abar_prev*(1 - abar_t)/abar_t)``: what the x0 estimate contributes to the mean per unit of noise."""
+    return torch.sqrt(abar_prev * (1 - abar_t) / abar_t)
+
+
+def smallest_w_star(abar_t: Tensor, abar_prev: Tensor) -> float:
+    """The smallest target weight with a real root at every step: ``max_t w_native`` at eta = 1."""
+    a = ddim_noise_coefficient(abar_t, abar_prev)
+    return float(torch.sqrt((a**2 / (1 - abar_prev) - 1).clamp(min=0)).max())
+
+
+def resolve_w_star(abar_t: Tensor, abar_prev: Tensor, w_star: float | None = None) -> float:
+    """The target weight in use: the given one, checked, or ``max(4.5, max_t w_native)``.
+
+    Raises:
+        PCPOError: no real root at some step; the message names the smallest value that has one.
+    """
+    smallest = smallest_w_star(abar_t, abar_prev)
+    if w_star is None:
+        return max(PAPER_W_STAR, smallest)
+    if w_star < smallest:
+        # Rounded up, so that the value named is itself accepted.
+        named = -(-smallest * 1e6 // 1) / 1e6
+        raise PCPOError(
+            f"w_star={w_star:g} has no real root on this schedule of {abar_t.numel()} steps; "
+            f"the smallest that has is {named:.6f}"
+        )
+    return w_star
+
+
+def paper_sigma(abar_t: Tensor, abar_prev: Tensor, w_star: float) -> Tensor:
+    """The paper's reshaped standard deviation: the larger root of ``c(sigma)**2 = (w_star*sigma)**2``, eta = 1.
+
+    The larger root came in by squaring: on it ``a - w_star*sigma`` is negative, so the step's true ``c/sigma`` is
+    not ``w_star``. What makes credit uniform is the constant weight in the loss.
+
+    Args:
+        abar_t, abar_prev: (steps,) cumulative alphas, float64.
+        w_star: a target weight from :func:`resolve_w_star`.
+    """
+    a = ddim_noise_coefficient(abar_t, abar_prev)
+    discriminant = (1 - abar_prev) * (1 + w_star**2) - a**2
+    # At w_star = max_t w_native one step's discriminant is zero up to rounding.
+    return (a * w_star + torch.sqrt(discriminant.clamp(min=0))) / (1 + w_star**2)
+
+
+def flow_grpo_scale(sigmas: Tensor, noise_level: float) -> Tensor:
+    """Flow-GRPO's SDE noise scale ``s_t = noise_level*sqrt(t/(1-t))``, with ``t = sigmas[1]`` inside ``1-t`` at t = 1.
+
+    Args:
+        sigmas: (steps + 1,) schedule from 1 to 0.
+
+    Returns:
+        (steps,) float64.
+    """
+    t = sigmas[:-1]
+    # With one step sigmas[1] is 0, and the scale is noise_level itself.
+    return noise_level * torch.sqrt(t / (1 - torch.where(t == 1, sigmas[1], t)))

@@ -1,0 +1,78 @@
+"""Timestep weights ``w = c/s`` of the log ratio: native to each sampler, proportional to the interval, uniform."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pcpo_overlay.variance import ddim_noise_coefficient
+
+PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
+
+
+def prediction_scale(abar_t: Tensor, prediction_type: str) -> Tensor:
+    """``d eps / d pred``: how the implied noise estimate moves with the network's output.
+
+    1 for ``epsilon``, ``sqrt(abar_t)`` for ``v_prediction``, ``-sqrt(abar_t/(1-abar_t))`` for ``sample`` (x0).
+    Credit is measured on the noise estimate whatever the network predicts, so every weight carries this factor.
+
+    Raises:
+        ValueError: an unknown prediction type.
+    """
+    if prediction_type == "epsilon":
+        return torch.ones_like(abar_t)
+    if prediction_type == "v_prediction":
+        return torch.sqrt(abar_t)
+    if prediction_type == "sample":
+        return -torch.sqrt(abar_t / (1 - abar_t))
+    raise ValueError(f"prediction type {prediction_type!r} is not one of {', '.join(PREDICTION_TYPES)}")
+
+
+def ddim_weight(abar_t: Tensor, abar_prev: Tensor, sigma: Tensor, prediction_type: str = "epsilon") -> Tensor:
+    """Native weight ``w = c/sigma`` of a DDIM step (Eq. 4): ``c = a - sqrt(1 - abar_prev - sigma**2)`` for noise.
+
+    For the other prediction types ``c`` is ``-d mean/d pred`` of the same step, which may be negative.
+
+    Args:
+        abar_t, abar_prev: cumulative alphas of this and the next-lower step, same shape.
+        sigma: std of the step as it is sampled (eta included), same shape.
+
+    Returns:
+        Same shape; 0 where ``sigma`` is 0, the limit at a step between equal alphas.
+    """
+    direction = torch.sqrt((1 - abar_prev - sigma**2).clamp(min=0))
+    c = ddim_noise_coefficient(abar_t, abar_prev) - direction
+    w = torch.where(sigma > 0, c / sigma, torch.zeros_like(sigma))
+    return w * prediction_scale(abar_t, prediction_type)
+
+
+def flow_weight(t: Tensor, dt: Tensor, scale: Tensor) -> Tensor:
+    """Native weight of an Euler-Maruyama step of the flow SDE (Eq. 8): ``sqrt(dt)/s_t * (1 + (1-t)*s_t**2/(2*t))``.
+
+    Args:
+        t: (steps,) schedule value of the step.
+        dt: (steps,) interval to the next value, positive.
+        scale: (steps,) SDE noise scale ``s_t``; the step's std is ``s_t*sqrt(dt)``.
+    """
+    return torch.sqrt(dt) / scale * (1 + (1 - t) * scale**2 / (2 * t))
+
+
+def proportional_weights(native: Tensor, dt: Tensor) -> tuple[Tensor, float]:
+    """Weights proportional to the interval with the mean of the native ones (Proposition 2, Eq. 9).
+
+    ``w_i = zeta*dt_i`` with ``zeta = sum(native)/sum(dt)``; with equal intervals this is the native mean everywhere.
+
+    Args:
+        native: (steps,) native weights over the whole schedule.
+        dt: (steps,) intervals, positive.
+
+    Returns:
+        the weights (steps,) and ``zeta``.
+    """
+    zeta = float(native.sum() / dt.sum())
+    return zeta * dt, zeta
+
+
+def uniform_weights(native: Tensor) -> Tensor:
+    """The mean of the native weights at every step."""
+    return torch.full_like(native, float(native.mean()))
