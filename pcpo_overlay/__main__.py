@@ -11,12 +11,14 @@ import os
 import sys
 from collections.abc import Sequence
 
+from pcpo_overlay.cli.parser import OneLineParser
+
 COMMANDS = ("weights", "ab", "report", "miniature")
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser with every subcommand; building it imports no library beyond the standard one and torch."""
-    parser = argparse.ArgumentParser(
+    parser = OneLineParser(
         prog="pcpo",
         description="Proportionate Credit Policy Optimization over DDPO, DanceGRPO and Flow-GRPO.",
         epilog="Exit codes: 0 done; 1 the command ran and failed; 2 a wrong argument.",

@@ -1,0 +1,1 @@
+"""Figures. Every module here needs matplotlib and imports it where it draws."""
