@@ -55,7 +55,8 @@ def shift_sigmas(sigma: Tensor, shift: float) -> Tensor:
     """
     if not shift > 0:
         raise ValueError(f"shift must be positive, got {shift}")
-    return shift * sigma / (1 + (shift - 1) * sigma)
+    # Written so that sigma = 1 stays exactly 1 for every shift: Flow-GRPO's noise scale divides by 1 - sigma.
+    return shift * sigma / ((1 - sigma) + shift * sigma)
 
 
 def dancegrpo_sigmas(steps: int, shift: float = 3.0) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -44,7 +46,7 @@ def resolve_w_star(abar_t: Tensor, abar_prev: Tensor, w_star: float | None = Non
         # Rounded up, so that the value named is itself accepted.
         named = -(-smallest * 1e6 // 1) / 1e6
         raise PCPOError(
-            f"w_star={w_star:g} has no real root on this schedule of {abar_t.numel()} steps; "
+            f"w_star={w_star} has no real root on this schedule of {abar_t.numel()} steps; "
             f"the smallest that has is {named:.6f}"
         )
     return w_star
@@ -61,9 +63,11 @@ def paper_sigma(abar_t: Tensor, abar_prev: Tensor, w_star: float) -> Tensor:
         w_star: a target weight from :func:`resolve_w_star`.
     """
     a = ddim_noise_coefficient(abar_t, abar_prev)
-    discriminant = (1 - abar_prev) * (1 + w_star**2) - a**2
+    # Numerator and denominator are divided by sqrt(1 + w_star**2), so that no w_star overflows.
+    norm = math.hypot(1, w_star)
+    discriminant = (1 - abar_prev) - (a / norm) ** 2
     # At w_star = max_t w_native one step's discriminant is zero up to rounding.
-    return (a * w_star + torch.sqrt(discriminant.clamp(min=0))) / (1 + w_star**2)
+    return (a * (w_star / norm) + torch.sqrt(discriminant.clamp(min=0))) / norm
 
 
 def flow_grpo_scale(sigmas: Tensor, noise_level: float) -> Tensor:
