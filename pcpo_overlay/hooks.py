@@ -1,0 +1,205 @@
+"""The calls that patches insert into upstream's code; word for word alike across upstreams.
+
+With PCPO off every hook returns what it was given and does nothing else, so a patched run equals an unpatched one bit
+for bit. The logic is in :mod:`pcpo_overlay.session`; here is only the gate.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pcpo_overlay.config import PCPOConfig, PCPOError, resolve
+from pcpo_overlay.session import Session
+
+_FLAG = "pcpo"
+_flags: Any = None
+_session: Session | None = None
+
+
+def _current() -> Session:
+    """The session of this process; before ``start`` (inference with a patched sampler) the variable decides."""
+    global _session
+    if _session is None:
+        _session = Session(resolve())
+    return _session
+
+
+def config() -> PCPOConfig:
+    """The configuration in force."""
+    return _current().config
+
+
+# ---------------------------------------------------------------------- run
+
+
+def compat() -> None:
+    """Before upstream's imports: supply what newer libraries no longer have. Nothing where nothing is missing."""
+    from pcpo_overlay.compat import install
+
+    install()
+
+
+def define_flag(flags: Any) -> None:
+    """Define ``--pcpo`` on an absl ``flags`` module; it wins over the ``PCPO`` variable."""
+    global _flags
+    _flags = flags.FLAGS
+    flags.DEFINE_string(
+        _FLAG, None, "PCPO mode and options, e.g. full,variance=native; wins over the PCPO variable."
+    )
+
+
+def start(upstream: str, accelerator: Any, trainer: Any) -> None:
+    """The trainer's configuration is known: resolve PCPO's, and open the run folder in every mode but off.
+
+    Exits with code 2 and one line on stderr where the configuration cannot be used.
+
+    Args:
+        upstream: short name for the run folder.
+        accelerator: accelerate's Accelerator.
+        trainer: the trainer's own ``ml_collections.ConfigDict`` with ``train.clip_range``, ``seed`` and, where it can
+            resume, ``resume_from``.
+    """
+    global _session
+    try:
+        _session = Session(resolve(_flags[_FLAG].value if _flags is not None else None))
+        if _session.config.recording:
+            _session.start(
+                upstream,
+                accelerator,
+                trainer.to_dict(),
+                clip_range=trainer.train.clip_range,
+                seed=trainer.seed,
+                resume=bool(trainer.get("resume_from")),
+            )
+    except PCPOError as error:
+        print(f"[pcpo] error: {error}", file=sys.stderr, flush=True)
+        raise SystemExit(2) from None
+
+
+def begin_epoch(epoch: int) -> None:
+    """A new round of sampling and training begins."""
+    if config().recording:
+        _current().begin_epoch(epoch)
+
+
+def end_epoch(epoch: int) -> None:
+    """The round's training is done."""
+    if config().recording:
+        _current().end_epoch(epoch)
+
+
+def finish() -> None:
+    """The trainer is done."""
+    if config().recording:
+        _current().finish()
+
+
+# ------------------------------------------------------------------ rollout
+
+
+def begin_rollout(accelerator: Any, network: torch.nn.Module) -> None:
+    """Sampling for training begins; ``network`` is the module that the sampler calls."""
+    if config().recording:
+        _current().begin_rollout(accelerator, network)
+
+
+def end_rollout(sample: dict[str, Any]) -> None:
+    """Sampling for training is done: ``sample`` gains ``pcpo_index`` (B, steps) where prediction matching needs it."""
+    if config().recording:
+        _current().end_rollout(sample)
+
+
+def ddim_std(std: Tensor, scheduler: Any, timestep: Tensor, eta: float) -> Tensor:
+    """The std a DDIM step is sampled with: the paper's under ``variance=paper``, else the one given.
+
+    Args:
+        std: (B, ...) upstream's std, broadcast to the sample's shape.
+        scheduler: diffusers' DDIMScheduler with its timesteps set.
+        timestep: () or (B,) int64.
+        eta: upstream's eta.
+    """
+    if not config().reshapes_variance:
+        return std
+    return _current().ddim_table(scheduler, eta, std.device).std(timestep, std)
+
+
+def record_step(pred: Tensor, z: Tensor, scheduler: Any, timestep: Tensor, eta: float) -> None:
+    """A DDIM step of a rollout was drawn.
+
+    Args:
+        pred: (B, ...) the network's output the step used, guided if the sampler guides.
+        z: (B, ...) the noise it drew.
+        scheduler, timestep, eta: as for :func:`ddim_std`.
+    """
+    session = _current()
+    if not (session.config.recording and session.rolling_out):
+        return
+    table = session.ddim_table(scheduler, eta, pred.device)
+    if session.config.matching:
+        session.tape.record(pred, z, table.weight(timestep.to(pred.device), pred.shape[0]))
+
+
+# ----------------------------------------------------------------- training
+
+
+def permute(samples: dict[str, Any], perms: Tensor) -> None:
+    """The trainer shuffles each sample's steps: PCPO's index goes along.
+
+    Args:
+        samples: the trainer's samples, (B, steps, ...) each; changed in place.
+        perms: (B, steps) int64, the permutation of each sample's steps.
+    """
+    for key in [k for k in samples if k.startswith("pcpo_")]:
+        samples[key] = torch.gather(samples[key], 1, perms)
+
+
+def begin_step(sample: dict[str, Any], step: int, timestep: Tensor) -> None:
+    """Column ``step`` of a batch is about to be trained; ``timestep`` (B,) is what the metrics file it under."""
+    if config().recording:
+        _current().begin_step(sample, step, timestep)
+
+
+def match_step(pred: Tensor, prev_sample: Tensor | None) -> tuple[Tensor, Tensor] | None:
+    """At the head of the step function, in training: ``(prev_sample, log rho)`` by prediction matching.
+
+    Everything the step function would compute is then not needed. None where the step is to run as it is: a rollout
+    (no ``prev_sample``), or a mode whose log ratio is upstream's.
+    """
+    if prev_sample is None or not config().matching:
+        return None
+    return prev_sample, _current().match_step(pred)
+
+
+def loss(loss: Tensor, log_prob: Tensor, log_prob_old: Tensor, advantage: Tensor) -> Tensor:
+    """The objective: upstream's in ``off`` and ``observe``, else the log hinge (Eq. 3) averaged over the batch.
+
+    Args:
+        loss: () upstream's.
+        log_prob, log_prob_old: (B,) under the live and the rollout's policy.
+        advantage: (B,), clamped by the trainer.
+    """
+    if not config().recording:
+        return loss
+    return _current().loss(loss, log_prob, log_prob_old, advantage)
+
+
+def gradients(accelerator: Any, model: torch.nn.Module) -> None:
+    """Between backward and clipping: gradient statistics, where an optimizer step follows."""
+    if config().recording:
+        _current().gradients(accelerator, model)
+
+
+def log_rewards(rewards: Any) -> None:
+    """The epoch's rewards of all ranks, any array of shape (n,)."""
+    if config().recording:
+        _current().log_rewards(rewards)
+
+
+def log_step(epoch: int, inner_epoch: int, step: int) -> None:
+    """An optimizer step was taken; called on every rank."""
+    if config().recording:
+        _current().log_step(epoch, inner_epoch, step)

@@ -1,0 +1,154 @@
+"""Metrics of a run: collected on the device without a host sync, reduced once per optimizer step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pcpo_overlay.losses import clip_statistics
+
+#: Gathers a tensor over the ranks along its first dimension.
+Gather = Callable[[Tensor], Tensor]
+
+
+@dataclass
+class StepMetrics:
+    """Sample-timesteps seen since the last optimizer step.
+
+    ``add`` keeps references to detached tensors; ``reduce`` moves everything to the host in one transfer.
+    """
+
+    clip_range: float
+    log_objective: bool
+    _log_rho: list[Tensor] = field(default_factory=list)
+    _advantage: list[Tensor] = field(default_factory=list)
+    _timestep: list[Tensor] = field(default_factory=list)
+    _loss: list[Tensor] = field(default_factory=list)
+
+    def add(self, timestep: Tensor, log_rho: Tensor, advantage: Tensor, loss: Tensor) -> None:
+        """Take note of one backward pass: (B,) timesteps, log ratios and advantages, the () loss."""
+        self._timestep.append(timestep.detach())
+        self._log_rho.append(log_rho.detach())
+        self._advantage.append(advantage.detach())
+        self._loss.append(loss.detach())
+
+    def reduce(self, gather: Gather) -> Samples:
+        """Everything noted since the last call, from all ranks, on the host."""
+        columns = torch.stack(
+            [torch.cat(c).double() for c in (self._timestep, self._log_rho, self._advantage)], dim=1
+        )
+        loss = torch.stack(self._loss).double()
+        columns, loss = gather(columns).cpu(), gather(loss).cpu()
+        self._timestep, self._log_rho, self._advantage, self._loss = [], [], [], []
+        return Samples(columns[:, 0], columns[:, 1], columns[:, 2], loss, self.clip_range, self.log_objective)
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Sample-timesteps on the host: (n,) float64 columns, and the (m,) losses of their backward passes."""
+
+    timestep: Tensor
+    log_rho: Tensor
+    advantage: Tensor
+    loss: Tensor
+    clip_range: float
+    log_objective: bool
+
+    @staticmethod
+    def concatenate(parts: list[Samples]) -> Samples:
+        """Several steps as one."""
+        timestep, log_rho, advantage, loss = (
+            torch.cat([getattr(p, c) for p in parts]) for c in ("timestep", "log_rho", "advantage", "loss")
+        )
+        return Samples(timestep, log_rho, advantage, loss, parts[0].clip_range, parts[0].log_objective)
+
+    @property
+    def nonfinite(self) -> Tensor:
+        """(n,) bool: where the log ratio is not finite."""
+        return ~torch.isfinite(self.log_rho)
+
+    def summary(self) -> dict[str, Any]:
+        """The fields of a "step" record; statistics are over the finite log ratios, ``nonfinite`` counts the rest."""
+        finite = ~self.nonfinite
+        timestep, log_rho, advantage = self.timestep[finite], self.log_rho[finite], self.advantage[finite]
+        stats = clip_statistics(log_rho, advantage, self.clip_range, log_objective=self.log_objective)
+        outside, masked = stats.outside.double(), stats.masked.double()
+        finite_loss = self.loss[torch.isfinite(self.loss)]
+        # Where rho is 1 there is no relative error to speak of.
+        error = stats.log_ratio_error[stats.ratio != 1]
+
+        per_timestep: dict[str, list[Any]] = {
+            k: [] for k in ("timestep", "count", "fraction_outside", "fraction_masked", "ratio_mean")
+        }
+        for t in torch.unique(timestep).flip(0):
+            here = timestep == t
+            per_timestep["timestep"].append(int(t) if float(t).is_integer() else float(t))
+            per_timestep["count"].append(int(here.sum()))
+            per_timestep["fraction_outside"].append(mean(outside[here]))
+            per_timestep["fraction_masked"].append(mean(masked[here]))
+            per_timestep["ratio_mean"].append(mean(stats.ratio[here]))
+        return {
+            "samples": self.log_rho.numel(),
+            "loss": mean(finite_loss),
+            "fraction_outside": mean(outside),
+            "fraction_masked": mean(masked),
+            "ratio_mean": mean(stats.ratio),
+            "ratio_std": mean((stats.ratio - stats.ratio.mean()) ** 2) ** 0.5 if log_rho.numel() else None,
+            "ratio_min": float(stats.ratio.min()) if log_rho.numel() else None,
+            "ratio_max": float(stats.ratio.max()) if log_rho.numel() else None,
+            "log_ratio_error_mean": mean(error) if error.numel() else 0.0,
+            "log_ratio_error_max": float(error.max()) if error.numel() else 0.0,
+            "approx_kl": mean(stats.approx_kl),
+            "nonfinite": int(self.nonfinite.sum()) + int((~torch.isfinite(self.loss)).sum()),
+            "per_timestep": per_timestep,
+        }
+
+
+def mean(x: Tensor) -> float:
+    """Mean as a Python float; NaN of nothing (written as null)."""
+    return float(x.mean()) if x.numel() else math.nan
+
+
+@dataclass(frozen=True)
+class GradientMetrics:
+    """Statistics of the gradient before clipping.
+
+    Attributes:
+        grad_norm: global 2-norm over the trainable parameters.
+        grad_abs_mean, grad_abs_var: mean and variance of ``|grad|`` over the first layer (paper, Figure 11).
+        grad_layer: name of that layer.
+    """
+
+    grad_norm: float
+    grad_abs_mean: float
+    grad_abs_var: float
+    grad_layer: str
+
+    @staticmethod
+    @torch.no_grad()
+    def of(model: torch.nn.Module, scale: float = 1.0) -> GradientMetrics | None:
+        """Statistics of a model's gradients, divided by the loss scale; None where there is no gradient."""
+        named = [(n, p.grad) for n, p in model.named_parameters() if p.grad is not None]
+        if not named:
+            return None
+        layer = first_layer(named[0][0])
+        norms = torch.stack([torch.linalg.vector_norm(g.float()) for _, g in named])
+        first = torch.cat([g.float().abs().flatten() for n, g in named if n.startswith(layer + ".")])
+        values = torch.stack([torch.linalg.vector_norm(norms), first.mean(), first.var(unbiased=False)])
+        norm, abs_mean, abs_var = values.tolist()
+        return GradientMetrics(norm / scale, abs_mean / scale, abs_var / scale**2, layer)
+
+
+def first_layer(parameter: str) -> str:
+    """The layer a parameter belongs to: its module, or for an adapter the attention processor that holds it.
+
+    A LoRA pair is one layer: the gradient of its down projection alone is zero at the start.
+    """
+    module = parameter.rpartition(".")[0]
+    head, lora, _ = module.partition("lora")
+    return head.rpartition(".")[0] if lora and "." in head else module

@@ -1,0 +1,322 @@
+"""One training run under PCPO: its configuration, its tape, its metrics. The hooks act on the current one."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pcpo_overlay import losses, run_folder
+from pcpo_overlay.config import PCPOConfig, PCPOError
+from pcpo_overlay.ddim import DDIMTable
+from pcpo_overlay.metrics import Gather, GradientMetrics, Samples, StepMetrics, mean
+from pcpo_overlay.run_folder import RunFolder
+from pcpo_overlay.tape import INDEX, Matched, Tape
+
+
+class Session:
+    """State of a run between the hooks. Every method is called by one hook of :mod:`pcpo_overlay.hooks`."""
+
+    def __init__(self, config: PCPOConfig) -> None:
+        self.config = config
+        self.tape = Tape()
+        self.folder: RunFolder | None = None
+        self.started = False
+        self.rolling_out = False
+        self._table: tuple[tuple[Any, ...], Any, DDIMTable] | None = None
+        self._resolved_written = False
+        self._timestep: Tensor | None = None
+        self._matched: Matched | None = None
+        self._log_rho: Tensor | None = None
+        self._restore_sampler: Callable[[], None] | None = None
+        self._loss_fired = False
+        self._warned = False
+
+    # ------------------------------------------------------------------ run
+
+    def start(
+        self,
+        upstream: str,
+        accelerator: Any,
+        trainer: dict[str, Any],
+        *,
+        clip_range: float,
+        seed: int | None,
+        resume: bool,
+    ) -> None:
+        """Begin the run: banner and run folder on rank 0, metrics everywhere.
+
+        Raises:
+            PCPOError: an option that changes nothing on this upstream, or a run folder that cannot be used.
+        """
+        if self.config.zeta == "trained":
+            raise PCPOError(
+                f"zeta=trained changes nothing on {upstream}: its intervals are equal and every step of the schedule "
+                "is trained; it is for the flow samplers"
+            )
+        self.started = True
+        self.clip_range = float(clip_range)
+        self._device = accelerator.device
+        self._gather: Gather = accelerator.gather
+        self._is_main = bool(accelerator.is_main_process)
+        self._metrics = StepMetrics(self.clip_range, log_objective=self.config.active)
+        self._first_epoch = True
+        if not self._is_main:
+            return
+        clone = run_folder.clone_state(Path(sys.argv[0]))
+        self.folder = RunFolder(
+            run_folder.default_path(upstream, self.config.mode),
+            {
+                "upstream": upstream,
+                "mode": self.config.mode,
+                "pcpo": self.config.as_dict(),
+                "clone": clone,
+                "trainer": trainer,
+                "clip_range": self.clip_range,
+                "seed": seed,
+                "versions": run_folder.versions(),
+                "hardware": run_folder.hardware(self._device, int(accelerator.num_processes)),
+                "argv": sys.argv,
+            },
+            resume=resume,
+        )
+        commit = clone["commit"][:12] if clone else "unknown commit"
+        tree = clone["patched_tree"][:12] + (" (edited)" if clone["modified"] else "") if clone else "unknown"
+        say(f"{upstream} at {commit}, patched tree {tree}; mode {self.config}")
+        if self.config.weights == "uniform":
+            say(
+                "weights=uniform equals the default on DDIM: equal intervals make proportional credit uniform"
+            )
+        say(f"run folder {self.folder.path}")
+
+    def finish(self) -> None:
+        """End the run.
+
+        Raises:
+            PCPOError: the loss hook of an active mode never ran, so nothing PCPO promises was done.
+        """
+        if self.config.active and not self._first_epoch and not self._loss_fired:
+            raise PCPOError(
+                f"mode {self.config.mode} was set, but the loss hook never ran: the run was a baseline"
+            )
+        if self.folder:
+            self.folder.finish()
+            say(f"finished; metrics in {self.folder.path}")
+
+    def begin_epoch(self, epoch: int) -> None:
+        """A new round of rollouts: the tape of the last one is dropped."""
+        self.tape.clear()
+        self._epoch_steps: list[tuple[dict[str, Any], Samples]] = []
+        self._rewards: dict[str, Any] = {}
+        if self.folder and self._first_epoch:
+            self.folder.rewind(epoch)
+        if self._device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self._device)
+        self._first_epoch = False
+        self._epoch_started = self._sampled = time.perf_counter()
+
+    # -------------------------------------------------------------- rollout
+
+    def begin_rollout(self, accelerator: Any, network: torch.nn.Module) -> None:
+        """The sampler is about to draw what will be trained on."""
+        self.rolling_out = True
+        if self.config.precision == "match":
+            self._sample_in_training_precision(accelerator, network)
+
+    def end_rollout(self, sample: dict[str, Any]) -> None:
+        """The rollout is sampled: give its samples their place on the tape."""
+        self.rolling_out = False
+        if self._restore_sampler:
+            self._restore_sampler()
+            self._restore_sampler = None
+        if self._table is not None and self.folder and not self._resolved_written:
+            self._write_resolved(self._table[2])
+        if self.config.matching:
+            sample[INDEX] = self.tape.close_rollout()
+            # The step function returns log rho itself in these modes, so the reference it is compared with is zero.
+            sample["log_probs"] = torch.zeros_like(sample["log_probs"], dtype=torch.float32)
+
+    def _write_resolved(self, table: DDIMTable) -> None:
+        assert self.folder is not None
+        self._resolved_written = True
+        schedule = table.schedule
+        self.folder.write_run(resolved=schedule.as_dict())
+        weight = schedule.weight
+        w_star = "" if schedule.w_star is None else f", w_star {schedule.w_star:g}"
+        say(
+            f"{len(weight)} steps, {self.config.weights} weights {weight.min():.6g} to {weight.max():.6g} "
+            f"(native mean {schedule.mean_native:.6g}), {self.config.variance} variance{w_star}"
+        )
+
+    def _sample_in_training_precision(self, accelerator: Any, network: torch.nn.Module) -> None:
+        """Run the sampler's network as training runs it: under autocast, with float32 outputs.
+
+        Upstream's LoRA training wraps the network so, its sampling does not; in half precision the two differ.
+        """
+        wrapped_already = hasattr(
+            network, "_original_forward"
+        )  # accelerate prepared it in place: full fine-tuning
+        if accelerator.mixed_precision == "no" or wrapped_already:
+            if self._is_main and not self._warned_precision:
+                reason = (
+                    "this run is not in half precision" if not wrapped_already else "this is full fine-tuning"
+                )
+                say(f"precision=match changes nothing here: {reason}, which samples as it trains already")
+                self._warned_precision = True
+            return
+        forward = network.forward
+        overridden = "forward" in vars(network)
+
+        def in_training_precision(*args: Any, **kwargs: Any) -> Any:
+            with accelerator.autocast():
+                return _to_float32(forward(*args, **kwargs))
+
+        def restore() -> None:
+            if overridden:
+                network.forward = forward
+            else:
+                del network.forward
+
+        network.forward = in_training_precision
+        self._restore_sampler = restore
+
+    _warned_precision = False
+
+    def ddim_table(self, scheduler: Any, eta: float, device: torch.device) -> DDIMTable:
+        """The tables of the DDIM schedule in use, made once per schedule."""
+        key = (scheduler.num_inference_steps, float(eta), device)
+        # The scheduler's tensors are compared by identity: set_timesteps makes new ones, with the same values for
+        # the same number of steps, and alphas_cumprod tells one scheduler from another.
+        if self._table is None or self._table[0] != key or self._table[1] is not scheduler.alphas_cumprod:
+            table = DDIMTable(scheduler, float(eta), self.config, device)
+            self._table = (key, scheduler.alphas_cumprod, table)
+        return self._table[2]
+
+    # ------------------------------------------------------------- training
+
+    def begin_step(self, sample: dict[str, Any], step: int, timestep: Tensor) -> None:
+        """One step of one batch is about to be trained."""
+        self._timestep = timestep
+        self._log_rho = None
+        if self.config.matching:
+            self._matched = self.tape.lookup(sample[INDEX][:, step])
+
+    def match_step(self, pred: Tensor) -> Tensor:
+        """Log ratio of the step being trained, from the live prediction."""
+        if self._matched is None:
+            raise PCPOError(
+                "a step is trained that no begin_step hook named: the training script is not patched"
+            )
+        matched, self._matched = self._matched, None
+        self._log_rho = losses.log_ratio(pred, matched.pred_old, matched.z, matched.weight)
+        return self._log_rho
+
+    def loss(self, loss: Tensor, log_prob: Tensor, log_prob_old: Tensor, advantage: Tensor) -> Tensor:
+        """The objective of the mode, and the metrics of the step."""
+        log_rho = log_prob - log_prob_old
+        if self.config.active:
+            if self.config.matching:
+                if self._log_rho is None:
+                    raise PCPOError(
+                        "the loss is computed, but the patched step function was not run for this step"
+                    )
+                log_rho = self._log_rho
+            loss = losses.log_hinge_loss(log_rho, advantage, self.clip_range).mean()
+            self._loss_fired = True
+        assert self._timestep is not None, "begin_step comes before loss"
+        self._metrics.add(self._timestep, log_rho, advantage, loss)
+        return loss
+
+    def gradients(self, accelerator: Any, model: torch.nn.Module) -> None:
+        """Gradient statistics of the optimizer step about to be taken, before clipping."""
+        self._gradients: GradientMetrics | None = None
+        if not (self.folder and accelerator.sync_gradients):
+            return
+        scaler = getattr(accelerator, "scaler", None)
+        self._gradients = GradientMetrics.of(model, scaler.get_scale() if scaler is not None else 1.0)
+
+    # -------------------------------------------------------------- logging
+
+    def log_rewards(self, rewards: Any) -> None:
+        """Rewards of all samples of the epoch, of all ranks."""
+        self._synchronize()
+        self._sampled = time.perf_counter()
+        values = torch.as_tensor(rewards).double()
+        self._rewards = {
+            "reward_mean": mean(values),
+            "reward_std": float(values.std(unbiased=False)),
+            "reward_count": values.numel(),
+        }
+
+    def log_step(self, epoch: int, inner_epoch: int, step: int) -> None:
+        """An optimizer step was taken; every rank calls this."""
+        samples = self._metrics.reduce(self._gather)
+        if not self.folder:
+            return
+        record = {
+            "kind": "step",
+            "epoch": epoch,
+            "inner_epoch": inner_epoch,
+            "step": step,
+            **samples.summary(),
+        }
+        record.update(vars(self._gradients) if self._gradients else {})
+        self._epoch_steps.append((record, samples))
+        self.folder.append(record)
+        if record["nonfinite"] and not self._warned:
+            self._warned = True
+            where = samples.timestep[samples.nonfinite]
+            at = f" first at timestep {float(where[0]):g}" if where.numel() else ""
+            say(
+                f"warning: {record['nonfinite']} non-finite log ratios or losses in epoch {epoch}, optimizer step "
+                f"{step}{at}; the run goes on, later ones are only counted (`nonfinite` in the metrics)"
+            )
+
+    def end_epoch(self, epoch: int) -> None:
+        """All training of the epoch is done."""
+        self._synchronize()
+        now = time.perf_counter()
+        if not self.folder:
+            return
+        record: dict[str, Any] = {"kind": "epoch", "epoch": epoch, **self._rewards}
+        record.update(
+            seconds_sampling=self._sampled - self._epoch_started,
+            seconds_training=now - self._sampled,
+            seconds_total=now - self._epoch_started,
+            peak_memory_bytes=run_folder.peak_memory(self._device),
+            tape_bytes=self.tape.nbytes,
+        )
+        if self._epoch_steps:
+            records = [r for r, _ in self._epoch_steps]
+            record.update(Samples.concatenate([s for _, s in self._epoch_steps]).summary())
+            with_gradients = [r for r in records if "grad_norm" in r]
+            if with_gradients:
+                for name in ("grad_norm", "grad_abs_mean", "grad_abs_var"):
+                    record[name] = sum(r[name] for r in with_gradients) / len(with_gradients)
+                record["grad_layer"] = with_gradients[0]["grad_layer"]
+        self.folder.append(record)
+
+    def _synchronize(self) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+
+
+def _to_float32(output: Any) -> Any:
+    """Half-precision tensors of a network's output in float32, as accelerate converts a prepared model's."""
+    if isinstance(output, Tensor):
+        return losses.at_least_float32(output)
+    if isinstance(output, tuple):
+        return tuple(_to_float32(o) for o in output)
+    for name, value in vars(output).items():  # a diffusers output object
+        setattr(output, name, _to_float32(value))
+    return output
+
+
+def say(message: str) -> None:
+    """One line to the user on stderr."""
+    print(f"[pcpo] {message}", file=sys.stderr, flush=True)

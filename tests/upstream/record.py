@@ -1,0 +1,113 @@
+"""Run a training script of upstream's in this process and record what it did.
+
+    python record.py OUT scripts/train.py [ARGS...]
+
+OUT.<rank>.pt holds the logged metrics, every rollout's latents and log probabilities, the gradients of the optimizer
+steps before clipping, and the final weights. Nothing of upstream is edited: functions are wrapped by name from outside,
+the same way for an unpatched and a patched clone. The compatibility layer is installed for both.
+"""
+
+from __future__ import annotations
+
+import os
+import runpy
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pcpo_overlay import compat
+
+RECORD: dict[str, Any] = {"logs": [], "rollouts": [], "gradients": [], "weights": {}}
+_models: list[torch.nn.Module] = []
+
+
+def plain(value: Any) -> Any:
+    """Logged values as they were, tensors and arrays copied; images are told by their number."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().clone()
+    if isinstance(value, list):
+        return f"{len(value)} images"
+    return value
+
+
+def wrap_accelerate() -> None:
+    from accelerate import Accelerator
+
+    log, prepare, clip = Accelerator.log, Accelerator.prepare, Accelerator.clip_grad_norm_
+
+    def recording_log(
+        self: Any, values: dict[str, Any], step: int | None = None, *args: Any, **kw: Any
+    ) -> Any:
+        RECORD["logs"].append((step, {k: plain(v) for k, v in values.items()}))
+        return log(self, values, step, *args, **kw)
+
+    def recording_prepare(self: Any, *objects: Any, **kw: Any) -> Any:
+        result = prepare(self, *objects, **kw)
+        prepared = result if isinstance(result, tuple) else (result,)
+        _models.extend(o for o in prepared if isinstance(o, torch.nn.Module))
+        return result
+
+    def recording_clip(self: Any, parameters: Any, *args: Any, **kw: Any) -> Any:
+        parameters = list(parameters)
+        RECORD["gradients"].append([None if p.grad is None else p.grad.clone() for p in parameters])
+        return clip(self, parameters, *args, **kw)
+
+    Accelerator.log = recording_log
+    Accelerator.prepare = recording_prepare
+    Accelerator.clip_grad_norm_ = recording_clip
+    if os.environ.get("RECORD_ALLOW_FP16"):  # accelerate refuses float16 on a CPU, torch does not
+        allow_fp16_on_cpu()
+
+
+def allow_fp16_on_cpu() -> None:
+    """float16 autocast without a loss scaler, so that the half precision of upstream's default can run here."""
+    from accelerate import Accelerator
+
+    init = Accelerator.__init__
+
+    def init_fp16(self: Any, *args: Any, mixed_precision: str | None = None, **kw: Any) -> None:
+        init(self, *args, mixed_precision="bf16" if mixed_precision == "fp16" else mixed_precision, **kw)
+        if mixed_precision == "fp16":
+            self.state._mixed_precision = "fp16"
+
+    Accelerator.__init__ = init_fp16
+
+
+def wrap_pipeline() -> None:
+    sys.path.insert(0, str(Path.cwd()))
+    import ddpo_pytorch.diffusers_patch.pipeline_with_logprob as module
+
+    pipeline_with_logprob = module.pipeline_with_logprob
+
+    def recording_pipeline(*args: Any, **kw: Any) -> Any:
+        result = pipeline_with_logprob(*args, **kw)
+        _, _, latents, log_probs = result
+        RECORD["rollouts"].append((torch.stack(latents), torch.stack(log_probs)))
+        return result
+
+    module.pipeline_with_logprob = recording_pipeline
+
+
+def main() -> None:
+    out, script = Path(sys.argv[1]).resolve(), sys.argv[2]
+    compat.install()
+    wrap_accelerate()
+    wrap_pipeline()
+    sys.argv = sys.argv[2:]
+    sys.path.insert(0, str(Path(script).resolve().parent))
+    try:
+        runpy.run_path(script, run_name="__main__")
+    except SystemExit as stop:  # absl.app.run always exits
+        if stop.code:
+            raise
+    for model in _models:
+        RECORD["weights"].update(
+            (n, p.detach().clone()) for n, p in model.named_parameters() if p.requires_grad
+        )
+    torch.save(RECORD, f"{out}.{os.environ.get('RANK', '0')}.pt")
+
+
+if __name__ == "__main__":
+    main()
