@@ -3,17 +3,137 @@
 from __future__ import annotations
 
 import argparse
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
+
+_DESCRIPTION = """\
+Compare runs of one or more upstreams: reward curves, clipping, gradients, epochs to reach reward thresholds with
+speed-ups, time and memory. Runs are grouped by upstream, mode and options; each group may hold several seeds.
+Writes report.md, report.json and one PNG per figure.
+"""
+_EPILOG = """\
+Exit codes: 0 done; 1 a run folder could not be read (the report covers the others) or there is nothing to compare;
+2 a wrong argument.
+"""
 
 
 def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     """Add the ``report`` subcommand."""
-    parser = subparsers.add_parser("report", help="compare run folders: figures, Markdown and JSON")
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="a run folder, or a folder holding several")
-    parser.add_argument("--out", default="pcpo_report", metavar="DIR", help="where to write (default: %(default)s)")
+    parser = subparsers.add_parser(
+        "report",
+        help="compare run folders: figures, Markdown and JSON",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+    )
+    parser.add_argument(
+        "runs", nargs="+", type=Path, metavar="RUN", help="a run folder, or a folder that holds several"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("pcpo_report"),
+        metavar="DIR",
+        help="where to write (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--thresholds",
+        type=_thresholds,
+        metavar="A,B,...",
+        help="reward levels of the speed-up table; write --thresholds=-60,-50 where the first is negative "
+        "(default: four, chosen from the data by a rule that treats all arms alike)",
+    )
+    parser.add_argument(
+        "--window",
+        type=_positive,
+        default=5,
+        metavar="N",
+        help="epochs of the moving average (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--baseline", metavar="LABEL", help="the arm to compare with (default: observe, else the first)"
+    )
     parser.set_defaults(func=run)
+
+
+def _thresholds(text: str) -> list[float]:
+    try:
+        levels = [float(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers like 0.5,0.6") from None
+    if not all(math.isfinite(level) for level in levels):
+        raise argparse.ArgumentTypeError(f"{text!r} holds a number that is not finite")
+    return sorted(set(levels))
+
+
+def _positive(text: str) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return value
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
-    raise SystemExit("pcpo report: not available in this revision")
+    from pcpo_overlay.report.runs import find
+
+    folders, errors = find(args.runs)
+    for error in errors:
+        print(f"pcpo report: {error}", file=sys.stderr)
+    code = write(
+        folders,
+        args.out,
+        command="report",
+        thresholds=args.thresholds,
+        window=args.window,
+        baseline=args.baseline,
+    )
+    return 1 if errors else code
+
+
+def write(folders: Sequence[Path], out: Path, *, command: str, **options: Any) -> int:
+    """Read run folders, write the report into ``out`` and print its notes and main table.
+
+    Args:
+        folders: run folders; one that cannot be read is named on stderr and left out.
+        out: the report's folder.
+        command: the command's name, for messages.
+        options: of :func:`pcpo_overlay.report.build.build`.
+
+    Returns:
+        The exit code: 0, or 1 where a folder could not be read or nothing could be written.
+    """
+    from pcpo_overlay.report.build import MARKDOWN, build
+    from pcpo_overlay.report.compare import ReportError
+    from pcpo_overlay.report.markdown import speedup_table
+    from pcpo_overlay.report.runs import RunError, load
+
+    runs, code = [], 0
+    for folder in folders:
+        try:
+            runs.append(load(folder))
+        except RunError as error:
+            print(f"pcpo {command}: {error}", file=sys.stderr)
+            code = 1
+    if not runs:
+        print(f"pcpo {command}: no run could be read; no report is written", file=sys.stderr)
+        return 1
+    try:
+        document = build(runs, out, **options)
+    except (ReportError, ImportError, OSError) as error:
+        print(f"pcpo {command}: {error}", file=sys.stderr)
+        return 1
+    for note in document["notes"]:
+        print(f"note: {note}")
+    for comparison in document["comparisons"]:
+        for warning in comparison["warnings"]:
+            print(f"WARNING: {warning}")
+        print(f"\n{comparison['upstream']}: epochs to reach a reward (baseline: {comparison['baseline']})\n")
+        print(speedup_table(comparison))
+    print(f"\nreport: {out / MARKDOWN}")
+    return code

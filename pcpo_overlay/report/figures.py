@@ -1,0 +1,347 @@
+"""The report's figures, drawn from the document that :func:`compare.compare` makes. Needs matplotlib."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+# Okabe and Ito's palette, told apart with every common colour vision; the ladder has the colours of the paper's
+# Figure 6 (blue, green, red, orange). Line styles differ too, for arms that lie on top of each other and for print.
+_LADDER = {
+    "observe": ("#0072B2", "-"),
+    "log": ("#009E73", "--"),
+    "match": ("#D55E00", "-."),
+    "full": ("#E69F00", "-"),
+}
+_OTHERS = (("#CC79A7", "--"), ("#56B4E9", "-."), ("#000000", ":"), ("#7F7F7F", "--"), ("#8C510A", ":"))
+#: Up to this many epochs every one gets a marker.
+_MARKED = 30
+
+
+def draw_all(comparison: dict[str, Any], window: int, out: Path, prefix: str = "") -> dict[str, str]:
+    """Draw every figure of one upstream's comparison as PNG.
+
+    Args:
+        comparison: one entry of ``comparisons``.
+        window: the moving average's window, for the captions inside the figures.
+        out: an existing folder.
+        prefix: put before every file name.
+
+    Returns:
+        File name by figure name; figures nothing was recorded for are absent.
+
+    Raises:
+        ImportError: matplotlib is missing; the message names the extra to install.
+    """
+    drawn = {}
+    for name, draw in FIGURES.items():
+        figure = draw(comparison, window)
+        if figure is None:
+            continue
+        file = f"{prefix}{name}.png"
+        image = io.BytesIO()
+        figure.savefig(image, format="png")
+        (out / file).write_bytes(image.getvalue())
+        drawn[name] = file
+    return drawn
+
+
+def require_matplotlib() -> None:
+    """Raise an ImportError that names the extra, where matplotlib is missing."""
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError:
+        raise ImportError(
+            'the figures need matplotlib; install it with: pip install "pcpo-overlay[report]"'
+        ) from None
+
+
+def _figure(width: float, height: float) -> Any:
+    require_matplotlib()
+    from matplotlib.figure import Figure
+
+    # A bare Figure draws with Agg: no display, and nothing global is changed.
+    return Figure(figsize=(width, height), dpi=150, layout="constrained")
+
+
+def _styles(groups: Sequence[dict[str, Any]]) -> dict[str, tuple[str, str]]:
+    others = iter(_OTHERS * len(groups))
+    return {g["label"]: _LADDER.get(g["label"]) or next(others) for g in groups}
+
+
+def _named(group: dict[str, Any]) -> str:
+    seeds = len(group["runs"])
+    return f"{group['label']} ({seeds} seeds)" if seeds > 1 else str(group["label"])
+
+
+def _has(comparison: dict[str, Any], key: str) -> bool:
+    return any(group["curves"][key]["epoch"] for group in comparison["groups"])
+
+
+def _draw_curves(
+    axes: Any, comparison: dict[str, Any], key: str, *, raw: bool = False, log: bool = False
+) -> None:
+    """The moving average of the mean over seeds, the seeds' lowest to highest as a band, optionally the raw mean."""
+    styles = _styles(comparison["groups"])
+    for group in comparison["groups"]:
+        curve, (colour, line) = group["curves"][key], styles[group["label"]]
+        if not curve["epoch"]:
+            continue
+        x = [epoch + 1 for epoch in curve["epoch"]]
+        marker = "o" if len(x) <= _MARKED else None
+        if raw:
+            axes.plot(x, curve["mean"], color=colour, linewidth=0.7, alpha=0.45)
+        axes.plot(
+            x, curve["smoothed"], color=colour, linestyle=line, linewidth=1.8, marker=marker, markersize=3,
+            label=_named(group),
+        )  # fmt: skip
+        if len(group["runs"]) > 1:
+            axes.fill_between(x, curve["low"], curve["high"], color=colour, alpha=0.15, linewidth=0)
+    values = [v for g in comparison["groups"] for v in g["curves"][key]["smoothed"]]
+    if log and any(v > 0 for v in values):
+        axes.set_yscale("log", nonpositive="mask")
+    _finish(axes, "epoch")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+
+
+def _finish(axes: Any, xlabel: str) -> None:
+    axes.set_xlabel(xlabel)
+    axes.grid(alpha=0.3, linewidth=0.5)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+
+
+def _title(axes: Any, text: str) -> None:
+    axes.set_title(text, loc="left", fontsize="medium")
+
+
+def _legend_below(figure: Any, axes: Any) -> None:
+    handles, names = axes.get_legend_handles_labels()
+    if names:
+        # About 13 characters an inch at this size, and 5 for each line's sample.
+        columns = int(figure.get_figwidth() * 13 / (max(map(len, names)) + 5))
+        figure.legend(
+            handles, names, loc="outside lower center", ncols=max(1, min(columns, len(names))), frameon=False,
+            fontsize="small",
+        )  # fmt: skip
+
+
+def _caption(comparison: dict[str, Any], window: int) -> str:
+    many = any(len(group["runs"]) > 1 for group in comparison["groups"])
+    band = "; band: lowest to highest seed" if many else ""
+    return f"moving average of {window} epochs{band}"
+
+
+def reward(comparison: dict[str, Any], window: int) -> Any:
+    """Reward by epoch, with the thresholds of the speed-up table."""
+    if not _has(comparison, "reward_mean"):
+        return None
+    figure = _figure(7, 4.4)
+    axes = figure.subplots()
+    for level in comparison["thresholds"]["levels"]:
+        axes.axhline(level["reward"], color="#999999", linewidth=0.6, linestyle=":")
+    _draw_curves(axes, comparison, "reward_mean", raw=True)
+    axes.set_ylabel("reward")
+    thin = "thin lines: each epoch's mean over seeds"
+    dotted = "; dotted: thresholds" if comparison["thresholds"]["levels"] else ""
+    _title(axes, f"{_caption(comparison, window)}\n{thin}{dotted}")
+    axes.title.set_fontsize("small")
+    figure.suptitle("Reward", fontsize="medium")
+    _legend_below(figure, axes)
+    return figure
+
+
+def clipping(comparison: dict[str, Any], window: int) -> Any:
+    """Fraction outside and fraction masked by epoch."""
+    if not _has(comparison, "fraction_outside"):
+        return None
+    figure = _figure(10, 4.2)
+    panels = figure.subplots(1, 2, sharey=True)
+    _draw_curves(panels[0], comparison, "fraction_outside")
+    _draw_curves(panels[1], comparison, "fraction_masked")
+    _title(panels[0], r"(a) outside: $|\rho-1|>\xi$")
+    _title(panels[1], r"(b) masked: no gradient")
+    panels[0].set_ylabel("fraction of sample-timesteps")
+    panels[0].set_ylim(bottom=0)
+    figure.suptitle(f"Clipping ({_caption(comparison, window)})", fontsize="medium")
+    _legend_below(figure, panels[0])
+    return figure
+
+
+_GRADIENT_PANELS = (
+    ("grad_norm", "gradient norm"),
+    ("grad_abs_mean", r"mean of $|\mathrm{grad}|$, first layer"),
+    ("grad_abs_var", r"variance of $|\mathrm{grad}|$, first layer"),
+)
+
+
+def gradients(comparison: dict[str, Any], window: int) -> Any:
+    """Gradient statistics by epoch, and early against late as in the paper's Figure 11."""
+    panels = [(key, name) for key, name in _GRADIENT_PANELS if _has(comparison, key)]
+    if not panels:
+        return None
+    figure = _figure(3.9 * len(panels), 7)
+    grid = figure.subplots(2, len(panels), squeeze=False)
+    for column, (key, name) in enumerate(panels):
+        _draw_curves(grid[0][column], comparison, key)
+        _title(grid[0][column], name)
+        grid[0][column].set_ylim(bottom=0)
+        _early_late_bars(grid[1][column], comparison, key)
+        _title(grid[1][column], "the same, first and last epochs")
+        for axes in (grid[0][column], grid[1][column]):
+            axes.yaxis.set_major_formatter("{x:.3g}")
+    figure.suptitle(f"Gradients before clipping ({_caption(comparison, window)})", fontsize="medium")
+    _legend_below(figure, grid[0][0])
+    return figure
+
+
+def _early_late_bars(axes: Any, comparison: dict[str, Any], key: str) -> None:
+    groups, styles = comparison["groups"], _styles(comparison["groups"])
+    width = 0.8 / len(groups)
+    for index, group in enumerate(groups):
+        for place, when in enumerate(("early", "late")):
+            value = group["gradients"][f"{key}_{when}"]
+            if value["mean"] is None:
+                continue
+            x = place + (index - (len(groups) - 1) / 2) * width
+            bar = axes.bar(x, value["mean"], width * 0.9, color=styles[group["label"]][0])
+            bar[0].set_hatch("" if place == 0 else "//")
+            bar[0].set_edgecolor("white")
+            if len(group["runs"]) > 1:
+                # The mean of equal numbers may differ from them in the last bit.
+                spread = [[max(0.0, value["mean"] - value["low"])], [max(0.0, value["high"] - value["mean"])]]
+                axes.errorbar(x, value["mean"], yerr=spread, color="black", capsize=2, linewidth=0.8)
+    axes.set_xticks([0, 1], ["early", "late"])
+    axes.set_xlim(-0.6, 1.6)
+    _finish(axes, "")
+
+
+def timesteps(comparison: dict[str, Any], window: int) -> Any:
+    """Fraction outside and masked per timestep, early and late."""
+    groups = comparison["groups"]
+    if not any(group["per_timestep"]["early"]["timestep"] for group in groups):
+        return None
+    figure = _figure(10, 6.6)
+    grid = figure.subplots(2, 2, sharex=True, sharey=True)
+    styles = _styles(groups)
+    for row, (key, name) in enumerate((("fraction_outside", "outside"), ("fraction_masked", "masked"))):
+        for column, when in enumerate(("early", "late")):
+            axes = grid[row][column]
+            for group in groups:
+                table, (colour, line) = group["per_timestep"][when], styles[group["label"]]
+                axes.plot(
+                    table["timestep"], table[key], color=colour, linestyle=line, marker="o", markersize=2.5,
+                    linewidth=1.2, label=_named(group),
+                )  # fmt: skip
+            _finish(axes, "timestep (noise to image)" if row else "")
+            _title(axes, f"{name}, {'first' if when == 'early' else 'last'} epochs")
+            if column == 0:
+                axes.set_ylabel("fraction")
+    grid[0][0].set_ylim(bottom=0)
+    grid[0][0].invert_xaxis()
+    figure.suptitle("Clipping per timestep", fontsize="medium")
+    _legend_below(figure, grid[0][0])
+    return figure
+
+
+def ratio(comparison: dict[str, Any], window: int) -> Any:
+    """Spread of the policy ratio, and how far log rho is from rho - 1."""
+    if not _has(comparison, "ratio_std"):
+        return None
+    figure = _figure(10, 4.2)
+    panels = figure.subplots(1, 2)
+    _draw_curves(panels[0], comparison, "ratio_std", log=True)
+    _draw_curves(panels[1], comparison, "log_ratio_error_mean", log=True)
+    _title(panels[0], r"(a) standard deviation of $\rho$")
+    _title(panels[1], r"(b) mean of $|\log\rho-(\rho-1)|\,/\,|\rho-1|$ where $\rho\neq 1$")
+    figure.suptitle(f"Policy ratio ({_caption(comparison, window)}; zeros are not drawn)", fontsize="medium")
+    _legend_below(figure, panels[0])
+    return figure
+
+
+def time(comparison: dict[str, Any], window: int) -> Any:
+    """Median wall-clock seconds of an epoch, sampling and training."""
+    groups = [g for g in comparison["groups"] if g["time"]["total_median_s"] is not None]
+    if not groups:
+        return None
+    figure = _figure(7, 1.6 + 0.55 * len(groups))
+    axes = figure.subplots()
+    for y, group in enumerate(groups):
+        left = 0.0
+        for part, colour, hatch in (("sampling", "#56B4E9", ""), ("training", "#999999", "//")):
+            seconds = group["time"][f"{part}_median_s"]
+            if seconds is None:
+                continue
+            axes.barh(
+                y, seconds, left=left, color=colour, hatch=hatch, edgecolor="white", height=0.6,
+                label=part if y == 0 else None,
+            )  # fmt: skip
+            left += seconds
+        total, against = group["time"]["total_median_s"], group["time"]["total_ratio"]
+        told = f" {total:.3g} s" + (
+            f" ({against:.2f}x)" if against is not None and group["label"] != comparison["baseline"] else ""
+        )
+        axes.text(max(left, total), y, told, va="center")
+    axes.set_yticks(range(len(groups)), [_named(group) for group in groups])
+    axes.invert_yaxis()
+    axes.margins(x=0.2)
+    _finish(axes, "median seconds per epoch")
+    _title(axes, f"Wall-clock time of an epoch (x: against {comparison['baseline']})")
+    _legend_below(figure, axes)
+    return figure
+
+
+def overview(comparison: dict[str, Any], window: int) -> Any:
+    """The four curves that tell most, in one picture."""
+    if not _has(comparison, "reward_mean"):
+        return None
+    figure = _figure(10, 7)
+    grid = figure.subplots(2, 2)
+    _draw_curves(grid[0][0], comparison, "reward_mean")
+    _title(grid[0][0], "(a) reward")
+    _draw_curves(grid[0][1], comparison, "fraction_outside")
+    _title(grid[0][1], r"(b) fraction outside, $|\rho-1|>\xi$")
+    grid[0][1].set_ylim(bottom=0)
+    _draw_curves(grid[1][0], comparison, "grad_norm")
+    _title(grid[1][0], "(c) gradient norm")
+    grid[1][0].set_ylim(bottom=0)
+    _speedups(grid[1][1], comparison)
+    figure.suptitle(f"{comparison['upstream']}: {_caption(comparison, window)}", fontsize="medium")
+    _legend_below(figure, grid[0][0])
+    return figure
+
+
+def _speedups(axes: Any, comparison: dict[str, Any]) -> None:
+    """Epochs to reach each threshold; a cross at the top where an arm never does."""
+    groups, styles = comparison["groups"], _styles(comparison["groups"])
+    levels = comparison["thresholds"]["levels"]
+    _title(axes, "(d) epochs to reach a reward")
+    width = 0.8 / len(groups)
+    reached = [arm["epochs"] for level in levels for arm in level["arms"] if arm["epochs"] is not None]
+    for place, level in enumerate(levels):
+        for index, arm in enumerate(level["arms"]):
+            x, colour = place + (index - (len(groups) - 1) / 2) * width, styles[arm["label"]][0]
+            if arm["epochs"] is None:
+                axes.plot(x, max(reached, default=1), marker="x", color=colour)
+            else:
+                axes.bar(x, arm["epochs"], width * 0.9, color=colour)
+    axes.set_xticks(range(len(levels)), [f"{level['reward']:.4g}" for level in levels])
+    if not levels:
+        axes.text(
+            0.5, 0.5, "no threshold: no arm rose above its start", ha="center", transform=axes.transAxes
+        )
+    axes.set_ylabel("epochs (x: never)")
+    _finish(axes, "reward threshold")
+
+
+FIGURES: dict[str, Callable[[dict[str, Any], int], Any]] = {
+    "overview": overview,
+    "reward": reward,
+    "clipping": clipping,
+    "gradients": gradients,
+    "timesteps": timesteps,
+    "ratio": ratio,
+    "time": time,
+}

@@ -1,0 +1,280 @@
+"""The report as Markdown: warnings first, then the tables, the figures, and what each number is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+#: What each number is; in the Markdown and, word for word, in the JSON.
+DEFINITIONS = {
+    "epoch": "One round of sampling and the training on its samples, counted from 1 in tables and figures and from 0 "
+    "in the JSON's curves. The reward of an epoch is that of its samples, drawn before its training.",
+    "arm": "All runs of one mode with the same options. A curve of an arm is the mean over its seeds, at the epochs "
+    "every seed has; bands and square brackets give the lowest and highest seed, not a standard deviation.",
+    "moving average": "Trailing: the mean over an epoch and up to window - 1 before it. Curves are smoothed with it, "
+    "and so is the reward before it is held against a threshold.",
+    "thresholds": "Unless given with --thresholds: four levels evenly spaced strictly between the arms' mean reward in "
+    "the first epoch and the lower (lowest) of the arms' best smoothed rewards. The rule treats all arms alike, and "
+    "every arm reaches every level.",
+    "speed-up": "100 * (baseline's epochs / this arm's epochs - 1) percent, as in the paper's Tables 1 and 10 (260 "
+    "against 131 epochs is 98.5%). Negative: slower than the baseline. Epochs are those run until the moving average "
+    "of the seed-mean reward first stands at the threshold, that epoch included. 'never': not within the epochs run.",
+    "fraction outside": "Share of sample-timesteps with |rho - 1| > the clip range (upstream's clipfrac).",
+    "fraction masked": "Share of sample-timesteps that give no gradient: outside on the side the advantage points to.",
+    "on-policy": "The same in the first optimizer step of each epoch, whose samples the current weights drew: "
+    "rho should be 1 there.",
+    "gradient norm": "2-norm of the gradient over all trained parameters, before clipping; mean over the optimizer "
+    "steps of an epoch.",
+    "mean and variance of |grad|": "Over the entries of the first layer's gradient, mean over the optimizer steps of "
+    "an epoch (paper, Figure 11). early and late are the first and last 5 epochs, fewer where they would overlap.",
+    "error of log rho": "|log rho - (rho - 1)| / |rho - 1| where rho is not 1: what replacing rho - 1 by log rho in "
+    "the objective changes.",
+    "seconds": "Median over all epochs of all seeds of an arm; ratio: against the baseline's median.",
+    "peak memory": "Highest of an arm's runs: the allocator's peak on a GPU, the process's resident peak on a CPU.",
+}
+
+_CAPTIONS = {
+    "overview": "Overview",
+    "reward": "Reward",
+    "clipping": "Fraction outside and fraction masked",
+    "gradients": "Gradient statistics",
+    "timesteps": "Clipping per timestep, first and last epochs",
+    "ratio": "The policy ratio and the error of log rho",
+    "time": "Wall-clock time per epoch",
+}
+
+
+def render(document: dict[str, Any]) -> str:
+    """The whole report of a document that :func:`compare.compare` made and ``build`` added ``figures`` to."""
+    parts = ["# PCPO report", "", *_quoted("Note", document["notes"])]
+    for comparison in document["comparisons"]:
+        parts += [_comparison(comparison, document["window"]), ""]
+    parts += ["## What each number is", ""]
+    parts += [f"- **{name}**: {text}" for name, text in DEFINITIONS.items()]
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def _comparison(comparison: dict[str, Any], window: int) -> str:
+    warnings = list(comparison["warnings"])
+    if not comparison["baseline_is_observe"]:
+        warnings.insert(
+            0, f"the baseline here is `{comparison['baseline']}`, not `observe` (upstream's objective)"
+        )
+    parts = [f"## {comparison['upstream']}", "", *_quoted("Warning", warnings)]
+    parts += [f"Baseline: `{comparison['baseline']}`. Moving average: {window} epochs.", ""]
+    figures = comparison.get("figures", {})
+    if "overview" in figures:
+        parts += [f"![{_CAPTIONS['overview']}]({figures['overview']})", ""]
+    for title, table in tables(comparison):
+        parts += [f"### {title}", "", table, ""]
+    parts += ["### Figures", ""]
+    for name, file in figures.items():
+        if name != "overview":
+            parts += [f"![{_CAPTIONS[name]}]({file})", ""]
+    return "\n".join(parts).rstrip()
+
+
+def _quoted(kind: str, texts: Sequence[str]) -> list[str]:
+    """One Markdown quotation of several paragraphs, and the empty line after it; nothing for no text."""
+    return ["\n>\n".join(f"> **{kind}:** {text}" for text in texts), ""] if texts else []
+
+
+def tables(comparison: dict[str, Any]) -> list[tuple[str, str]]:
+    """Every table of one upstream's comparison: title and Markdown."""
+    result = [
+        ("Epochs to reach a reward", speedup_table(comparison)),
+        ("Reward", _reward_table(comparison)),
+        ("Clipping", _clipping_table(comparison)),
+        ("Gradients", _gradient_table(comparison)),
+        ("Policy ratio", _ratio_table(comparison)),
+        ("Time and memory", _time_table(comparison)),
+        ("Runs", _run_table(comparison)),
+    ]
+    if any(len(group["runs"]) > 1 for group in comparison["groups"]):
+        result.insert(1, ("Epochs to reach a reward, seed by seed", _seed_table(comparison)))
+    return result
+
+
+def speedup_table(comparison: dict[str, Any]) -> str:
+    """Thresholds down, arms across: epochs, and the speed-up against the baseline."""
+    levels, baseline = comparison["thresholds"]["levels"], comparison["baseline"]
+    if not levels:
+        return "No threshold: the smoothed reward of at least one arm never rose above the start."
+    head = ["reward"]
+    for group in comparison["groups"]:
+        head.append(group["label"])
+        if group["label"] != baseline:
+            head.append("speed-up")
+    rows = []
+    for level in levels:
+        row = [reward(level["reward"])]
+        for arm in level["arms"]:
+            row.append(_epochs(arm["epochs"]))
+            if arm["label"] != baseline:
+                row.append(percent(arm["speedup_percent"]))
+        rows.append(row)
+    return table(head, rows)
+
+
+def _seed_table(comparison: dict[str, Any]) -> str:
+    levels = comparison["thresholds"]["levels"]
+    if not levels:
+        return "No threshold."
+    head = ["arm", "seed", *(reward(level["reward"]) for level in levels)]
+    rows = []
+    for index, group in enumerate(comparison["groups"]):
+        for place, run in enumerate(group["runs"]):
+            entries = [level["arms"][index]["seeds"][place] for level in levels]
+            cells = [_epochs(e["epochs"]) + _with_speedup(e.get("speedup_percent")) for e in entries]
+            rows.append([group["label"], _or_dash(run["seed"]), *cells])
+    return (
+        table(head, rows, left=1)
+        + "\n\nIn brackets: the speed-up against the baseline's run of the same seed."
+    )
+
+
+def _with_speedup(value: float | None) -> str:
+    return "" if value is None else f" ({percent(value)})"
+
+
+def _reward_table(comparison: dict[str, Any]) -> str:
+    last = comparison["last_common_epoch"]
+    shared = "at the last common epoch" if last is None else f"at epoch {last + 1} (last common)"
+    rows = []
+    for group in comparison["groups"]:
+        held = group["reward"]
+        final = reward(held["final"])
+        if len(group["runs"]) > 1 and held["final"] is not None:
+            final += f" [{reward(held['final_low'])}, {reward(held['final_high'])}]"
+        rows.append([group["label"], final, reward(held["at_last_common_epoch"]), reward(held["best"])])
+    return table(["arm", "final", shared, "best"], rows, left=1) + "\n\nAll on the moving average."
+
+
+def _clipping_table(comparison: dict[str, Any]) -> str:
+    head = ["arm", "outside", "masked", "outside, on-policy", "masked, on-policy"]
+    keys = ("fraction_outside", "fraction_masked", "on_policy_fraction_outside", "on_policy_fraction_masked")
+    rows = [[g["label"], *(number(g["clipping"][key]) for key in keys)] for g in comparison["groups"]]
+    return table(head, rows, left=1) + "\n\nMean over all epochs and seeds."
+
+
+def _gradient_table(comparison: dict[str, Any]) -> str:
+    head = [
+        "arm",
+        "norm, early",
+        "norm, late",
+        "mean, early",
+        "mean, late",
+        "variance, early",
+        "variance, late",
+    ]
+    rows = []
+    for group in comparison["groups"]:
+        values = [
+            group["gradients"][f"{key}_{when}"]["mean"]
+            for key in ("grad_norm", "grad_abs_mean", "grad_abs_var")
+            for when in ("early", "late")
+        ]
+        rows.append([group["label"], *map(number, values)])
+    layers = sorted({g["gradients"]["layer"] for g in comparison["groups"] if g["gradients"]["layer"]})
+    told = f" First layer: `{'`, `'.join(layers)}`." if layers else ""
+    return table(head, rows, left=1) + f"\n\nmean and variance: of |grad| of the first layer.{told}"
+
+
+def _ratio_table(comparison: dict[str, Any]) -> str:
+    head = [
+        "arm",
+        "mean of rho",
+        "std of rho",
+        "mean of rho - 1, on-policy",
+        "std, on-policy",
+        "error of log rho, mean",
+    ]
+    head.append("max")
+    rows = []
+    for group in comparison["groups"]:
+        log_ratio, clipping = group["log_ratio"], group["clipping"]
+        on_policy = clipping["on_policy_ratio_mean"]
+        rows.append(
+            [
+                group["label"],
+                "-" if log_ratio["ratio_mean"] is None else f"{log_ratio['ratio_mean']:.6f}",
+                number(log_ratio["ratio_std"]),
+                number(None if on_policy is None else on_policy - 1),
+                number(clipping["on_policy_ratio_std"]),
+                number(log_ratio["error_mean"]),
+                number(log_ratio["error_max"]),
+            ]
+        )
+    return table(head, rows, left=1)
+
+
+def _time_table(comparison: dict[str, Any]) -> str:
+    head = ["arm", "sampling, s", "ratio", "training, s", "ratio", "epoch, s", "ratio", "peak memory, MiB"]
+    rows = []
+    for group in comparison["groups"]:
+        row = [group["label"]]
+        for part in ("sampling", "training", "total"):
+            row += [number(group["time"][f"{part}_median_s"]), number(group["time"][f"{part}_ratio"], 3)]
+        peak = group["peak_memory_bytes"]
+        rows.append([*row, "-" if peak is None else f"{peak / 2**20:.0f}"])
+    return table(head, rows, left=1)
+
+
+def _run_table(comparison: dict[str, Any]) -> str:
+    head = ["run", "arm", "seed", "status", "epochs", "upstream commit", "patched tree", "device"]
+    rows = []
+    for group in comparison["groups"]:
+        for run in group["runs"]:
+            planned = "" if run["planned_epochs"] is None else f" of {run['planned_epochs']}"
+            rows.append(
+                [
+                    run["name"],
+                    group["label"],
+                    _or_dash(run["seed"]),
+                    _or_dash(run["status"]),
+                    f"{run['epochs']}{planned}",
+                    _or_dash(run["upstream_commit"])[:12],
+                    _or_dash(run["patched_tree"])[:12],
+                    _or_dash(run["device"]),
+                ]
+            )
+    return table(head, rows, left=2)
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """Significant digits, a dash for nothing."""
+    return "-" if value is None else f"{value:.{digits}g}"
+
+
+def reward(value: float | None) -> str:
+    """Four significant digits, trailing zeros kept so that a column lines up; a dash for nothing."""
+    return "-" if value is None else f"{value:#.4g}".rstrip(".")
+
+
+def percent(value: float | None) -> str:
+    """One decimal, as in the paper's tables; a dash for nothing."""
+    return "-" if value is None else f"{value:.1f}%"
+
+
+def _epochs(value: int | None) -> str:
+    return "never" if value is None else str(value)
+
+
+def _or_dash(value: object) -> str:
+    return "-" if value is None else str(value)
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 0) -> str:
+    """A Markdown table padded to be readable as plain text; the first ``left`` columns stand left, the rest right."""
+    cells = [[cell.replace("|", "\\|") for cell in row] for row in (head, *rows)]
+    widths = [max(3, *(len(row[column]) for row in cells)) for column in range(len(head))]
+    ruler = ["-" * w if i < left else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
+    lines = [cells[0], ruler, *cells[1:]]
+    return "\n".join(
+        "| "
+        + " | ".join(
+            c.ljust(w) if i < left else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True))
+        )
+        + " |"
+        for line in lines
+    )

@@ -1,0 +1,116 @@
+"""The report's statistics, as pure functions on ``{epoch: value}`` series."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+
+#: Values by epoch number, counted from 0, in ascending order; an epoch without a value is absent.
+Series = dict[int, float]
+
+#: Window of the moving average, in epochs, as in the paper's figures.
+WINDOW = 5
+
+
+def mean(values: Iterable[float]) -> float | None:
+    """Arithmetic mean; None of nothing."""
+    held = list(values)
+    return math.fsum(held) / len(held) if held else None
+
+
+def median(values: Iterable[float]) -> float | None:
+    """Median; None of nothing."""
+    held = list(values)
+    return statistics.median(held) if held else None
+
+
+def moving_average(series: Mapping[int, float], window: int = WINDOW) -> Series:
+    """Trailing mean: at epoch ``e``, over the values at epochs ``e - window + 1 .. e``.
+
+    The first ``window - 1`` epochs average what there is so far, so the curve starts at the first value.
+
+    Raises:
+        ValueError: ``window`` below 1.
+    """
+    if window < 1:
+        raise ValueError(f"the moving average needs a window of at least 1 epoch, got {window}")
+    smoothed = {}
+    for epoch in series:
+        held = [series[e] for e in range(epoch - window + 1, epoch + 1) if e in series]
+        smoothed[epoch] = math.fsum(held) / len(held)
+    return smoothed
+
+
+def mean_series(many: Sequence[Mapping[int, float]]) -> Series:
+    """Mean over several series, at the epochs that every one of them has.
+
+    Not at the others: where one seed ends early, the mean over the rest would jump though no run did.
+    """
+    return {epoch: math.fsum(s[epoch] for s in many) / len(many) for epoch in common_epochs(many)}
+
+
+def common_epochs(many: Sequence[Mapping[int, float]]) -> list[int]:
+    """The epochs that every series has, ascending."""
+    if not many:
+        return []
+    shared = set(many[0]).intersection(*many[1:])
+    return sorted(shared)
+
+
+def epochs_to_reach(series: Mapping[int, float], threshold: float) -> int | None:
+    """How many epochs were run when ``series`` first stood at ``threshold`` or above, that epoch included.
+
+    Returns:
+        A count from 1 (the first epoch has number 0), or None where the series never gets there.
+    """
+    for epoch in sorted(series):
+        if series[epoch] >= threshold:
+            return epoch + 1
+    return None
+
+
+def speedup_percent(baseline: float | None, other: float | None) -> float | None:
+    """``100 * (baseline / other - 1)`` of two epoch counts, as in the paper's Tables 1 and 10.
+
+    260 epochs against 131 give 98.5; negative where ``other`` is slower; None where either never arrived.
+    """
+    if baseline is None or other is None:
+        return None
+    return 100.0 * (baseline / other - 1.0)
+
+
+def levels(starts: Sequence[float], tops: Sequence[float], count: int = 4) -> list[float]:
+    """Reward thresholds that favour no arm: ``count`` levels evenly spaced strictly between start and top.
+
+    Start is the mean over the arms of their first reward, top the lowest over the arms of their best smoothed
+    reward, so that every arm reaches every level. The top itself is no level: the weaker arm touches it only at the
+    luckiest moment of its curve, which would flatter the other.
+
+    Args:
+        starts: reward of each arm in its first epoch.
+        tops: best smoothed reward of each arm.
+        count: how many levels.
+
+    Returns:
+        Ascending levels; none where no arm's reward rose above the start.
+    """
+    if not starts or not tops:
+        return []
+    start, top = math.fsum(starts) / len(starts), min(tops)
+    if not top > start:
+        return []
+    return [start + (top - start) * k / (count + 1) for k in range(1, count + 1)]
+
+
+def early_late(epochs: Sequence[int], window: int = WINDOW) -> tuple[list[int], list[int]]:
+    """The first and the last ``window`` epochs, fewer where they would overlap.
+
+    Returns:
+        Two lists of epoch numbers of equal length; with a single epoch the second is empty.
+    """
+    ordered = sorted(epochs)
+    if len(ordered) == 1:
+        return ordered, []
+    size = min(window, len(ordered) // 2)
+    return ordered[:size], ordered[len(ordered) - size :]
