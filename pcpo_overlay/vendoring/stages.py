@@ -1,0 +1,33 @@
+"""Named points between the steps of a command.
+
+They do nothing. The tests replace :func:`stage` to kill the process at each of them in turn, and
+:data:`STAGES` is how they know all of them; naming a point that is not listed is an error at once.
+"""
+
+from __future__ import annotations
+
+STAGES = (
+    "locked",
+    "clone-begun",
+    "cloned",
+    "clone-checked-out",
+    "clone-complete",
+    "clone-renamed",
+    "plan-made",
+    "journal-written",
+    "index-prepared",
+    "tree-moved",
+    "head-moved",
+    "stamp-changed",
+    "journal-removed",
+    "patch-written",
+    "lock-written",
+    "undo-written",
+    "file-written",
+)
+
+
+def stage(name: str) -> None:
+    """A point where the process may die without loss."""
+    if name not in STAGES:
+        raise ValueError(f"unknown stage {name!r}; known: {', '.join(STAGES)}")

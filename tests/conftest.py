@@ -1,0 +1,113 @@
+"""Upstream clones for tests: whether they can be had is decided once, and a missing one is never silent.
+
+A test that needs upstream's code carries ``@pytest.mark.upstream`` (ddpo-pytorch) or
+``@pytest.mark.upstream("DanceGRPO", ...)``. Where the upstream is neither in ``PCPO_MIRROR`` nor on the network, the
+test is skipped with the reason in the summary; ``PCPO_REQUIRE_UPSTREAM=1`` turns that skip into a failure.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import filelock
+import pytest
+
+from pcpo_overlay.vendoring import lockfile
+
+ROOT = Path(__file__).resolve().parents[1]
+DEFAULT_UPSTREAM = "ddpo-pytorch"
+REACH_TIMEOUT_S = 20
+
+CloneMaker = Callable[[str, bool], Path]
+
+
+def session_folder(config: pytest.Config) -> Path:
+    """A folder of this test session, one for all pytest-xdist workers."""
+    base: Path = config._tmp_path_factory.getbasetemp()  # type: ignore[attr-defined]
+    return base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base
+
+
+def why_out_of_reach(name: str) -> str | None:
+    """None if the upstream can be cloned, else one line that says why not."""
+    upstream = lockfile.load(ROOT / "vendor.lock").get(name)
+    mirror = os.environ.get("PCPO_MIRROR")
+    if mirror:
+        if any((Path(mirror) / folder).is_dir() for folder in (name, f"{name}.git")):
+            return None
+        return f"PCPO_MIRROR={mirror} has no {name}"
+    try:
+        result = subprocess.run(
+            ["git", "ls-remote", "--exit-code", upstream.url, "HEAD"],
+            capture_output=True,
+            text=True,
+            timeout=REACH_TIMEOUT_S,
+            env={**os.environ, "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"},
+            check=False,
+        )
+    except FileNotFoundError:
+        return "git is not installed"
+    except subprocess.TimeoutExpired:
+        return f"{upstream.url} did not answer in {REACH_TIMEOUT_S} s and PCPO_MIRROR is not set"
+    if result.returncode == 0:
+        return None
+    said = (result.stderr.strip().splitlines() or ["git ls-remote failed"])[-1]
+    return f"{upstream.url} cannot be reached ({said}) and PCPO_MIRROR is not set"
+
+
+def require_upstream(config: pytest.Config, name: str) -> None:
+    """Skip the running test, or fail it under ``PCPO_REQUIRE_UPSTREAM=1``, if an upstream cannot be had."""
+    folder = session_folder(config)
+    answers = folder / "upstream-reach.json"
+    with filelock.FileLock(str(folder / "upstream-reach.lock")):
+        known: dict[str, str | None] = json.loads(answers.read_text()) if answers.exists() else {}
+        if name not in known:
+            known[name] = why_out_of_reach(name)
+            answers.write_text(json.dumps(known))
+    reason = known[name]
+    if reason is None:
+        return
+    if os.environ.get("PCPO_REQUIRE_UPSTREAM") == "1":
+        pytest.fail(f"PCPO_REQUIRE_UPSTREAM=1, but {name} is out of reach: {reason}", pytrace=False)
+    pytest.skip(f"needs upstream {name}: {reason}")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for marker in item.iter_markers("upstream"):
+        for name in marker.args or (DEFAULT_UPSTREAM,):
+            require_upstream(item.config, name)
+
+
+@pytest.fixture(scope="session")
+def upstream_clone(pytestconfig: pytest.Config) -> CloneMaker:
+    """``upstream_clone(NAME, patched)``: a clone made by apply.py, shared by the session. Copy it to change it."""
+
+    def make(name: str, patched: bool) -> Path:
+        require_upstream(pytestconfig, name)
+        dest = session_folder(pytestconfig) / ("upstream-patched" if patched else "upstream-pristine")
+        command = [sys.executable, str(ROOT / "apply.py"), name, "--dest", str(dest)]
+        with filelock.FileLock(str(session_folder(pytestconfig) / f"clone-{name}.lock")):
+            result = subprocess.run(
+                command + ([] if patched else ["--no-patch"]), capture_output=True, text=True, check=False
+            )
+        if result.returncode != 0:
+            pytest.fail(f"{' '.join(command)} exited {result.returncode}:\n{result.stderr}", pytrace=False)
+        return dest / name
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def ddpo_pristine(upstream_clone: CloneMaker) -> Path:
+    """ddpo-pytorch at the pin, as upstream wrote it. Shared: read it, or copy it."""
+    return upstream_clone("ddpo-pytorch", False)
+
+
+@pytest.fixture(scope="session")
+def ddpo_patched(upstream_clone: CloneMaker) -> Path:
+    """ddpo-pytorch at the pin with the hooks in. Shared: read it, or copy it."""
+    return upstream_clone("ddpo-pytorch", True)
