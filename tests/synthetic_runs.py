@@ -1,0 +1,124 @@
+"""Run folders made of invented numbers, for tests of what reads them. Nothing here was measured."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pcpo_overlay.config import parse
+
+TIMESTEPS = list(range(981, 0, -20))
+
+
+def write_run(
+    path: Path,
+    mode: str = "observe",
+    *,
+    seed: int = 0,
+    rewards: Sequence[float | None] = (),
+    status: str = "finished",
+    upstream: str = "ddpo",
+    trainer: dict[str, Any] | None = None,
+    steps_per_epoch: int = 2,
+    **info: Any,
+) -> Path:
+    """Write a run folder whose epochs have these rewards; every other number is a function of mode and epoch."""
+    path.mkdir(parents=True)
+    config = parse(mode)
+    run = {
+        "format": 1,
+        "upstream": upstream,
+        "mode": config.mode,
+        "pcpo": config.as_dict(),
+        "clone": {"commit": "c" * 40, "base_tree": "b" * 40, "patched_tree": "p" * 40, "modified": False},
+        "trainer": {
+            "seed": seed,
+            "num_epochs": len(rewards),
+            "run_name": path.name,
+            "sample": {"num_steps": 50, "eta": 1.0, "batch_size": 8},
+            "train": {"clip_range": 1e-4, "learning_rate": 3e-4, "batch_size": 4},
+            **(trainer or {}),
+        },
+        "clip_range": 1e-4,
+        "seed": seed,
+        "versions": {"python": "3.11.0", "torch": "2.0.0"},
+        "hardware": {"device": "cpu", "name": "an invented processor", "threads": 1, "world_size": 1},
+        "argv": [],
+        "started": "2026-01-01T00:00:00Z",
+        "finished": "2026-01-01T01:00:00Z" if status == "finished" else None,
+        "status": status,
+        **info,
+    }
+    (path / "run.json").write_text(json.dumps(run), encoding="utf-8")
+    with (path / "metrics.jsonl").open("w", encoding="utf-8") as file:
+        for epoch, reward in enumerate(rewards):
+            for record in _epoch(config.mode, seed, epoch, reward, steps_per_epoch):
+                file.write(json.dumps(record) + "\n")
+    return path
+
+
+def _epoch(mode: str, seed: int, epoch: int, reward: float | None, steps: int) -> list[dict[str, Any]]:
+    level = {"observe": 0.4, "log": 0.4, "match": 0.2, "full": 0.05}[mode]
+    common = {
+        "samples": 400,
+        "loss": 0.01,
+        "fraction_outside": level,
+        "fraction_masked": level / 2,
+        "ratio_mean": 1.0,
+        "ratio_std": level * 1e-3,
+        "ratio_min": 0.99,
+        "ratio_max": 1.01,
+        "log_ratio_error_mean": 1e-5,
+        "log_ratio_error_max": 1e-3,
+        "approx_kl": 1e-8,
+        "grad_norm": 1.0 + level * epoch / 10,
+        "grad_abs_mean": 1e-3 * (1 + level * epoch / 10),
+        "grad_abs_var": 1e-6 * (1 + level * epoch / 10),
+        "grad_layer": "conv_in",
+        "nonfinite": 0,
+        "per_timestep": {
+            "timestep": TIMESTEPS,
+            "count": [8] * len(TIMESTEPS),
+            "fraction_outside": [min(1.0, level * (0.5 + 20 / t)) for t in TIMESTEPS],
+            "fraction_masked": [min(1.0, level * (0.5 + 20 / t)) / 2 for t in TIMESTEPS],
+            "ratio_mean": [1.0] * len(TIMESTEPS),
+        },
+    }
+    records = [
+        {"kind": "step", "epoch": epoch, "inner_epoch": 0, "step": step, **common,
+         "fraction_outside": level * step / max(1, steps - 1)}
+        for step in range(steps)
+    ]  # fmt: skip
+    return [
+        *records,
+        {
+            "kind": "epoch", "epoch": epoch, "reward_mean": reward, "reward_std": 1.0, "reward_count": 64,
+            "seconds_sampling": 2.0, "seconds_training": 3.0 if mode == "observe" else 2.5,
+            "seconds_total": 5.0 if mode == "observe" else 4.5, "peak_memory_bytes": 2**30, **common,
+        },
+    ]  # fmt: skip
+
+
+def learning_curve(seed: int, speed: float, epochs: int = 40) -> list[float]:
+    """An invented noisy reward that saturates."""
+    noise = random.Random(seed * 1000 + round(speed * 100))
+    return [-60 + 30 * (1 - math.exp(-speed * e / epochs)) + noise.gauss(0, 1.5) for e in range(epochs)]
+
+
+def write_ladder(parent: Path, seeds: Sequence[int] = (0, 1, 2), epochs: int = 40) -> list[Path]:
+    """The whole ablation ladder, several seeds each."""
+    speeds = {"observe": 1.5, "log": 1.8, "match": 2.2, "full": 3.5, "full,variance=native": 3.0}
+    return [
+        write_run(
+            parent / f"{index}-seed{seed}",
+            mode,
+            seed=seed,
+            rewards=learning_curve(seed + 7 * index, speed, epochs),
+        )
+        for index, (mode, speed) in enumerate(speeds.items())
+        for seed in seeds
+    ]

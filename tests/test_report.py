@@ -1,0 +1,387 @@
+"""The report: its statistics on cases worked by hand, and what it says about runs that do not match up."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from synthetic_runs import TIMESTEPS, write_ladder, write_run
+
+from pcpo_overlay import labels
+from pcpo_overlay.cli import report as cli
+from pcpo_overlay.config import parse
+from pcpo_overlay.report import markdown, runs, stats
+from pcpo_overlay.report.compare import ReportError, compare
+
+
+def command(*argv: object) -> int:
+    """Run ``pcpo report`` in this process."""
+    import argparse
+
+    parser = argparse.ArgumentParser()
+    cli.add_parser(parser.add_subparsers())
+    args = parser.parse_args(["report", *map(str, argv)])
+    code: int = args.func(args)
+    return code
+
+
+def compared(*folders: Path, **options: Any) -> dict[str, Any]:
+    document = compare([runs.load(f) for f in folders], **options)
+    assert json.loads(json.dumps(document, allow_nan=False)) == document
+    return document
+
+
+# --- statistics -------------------------------------------------------------------------------------------------
+
+
+def test_moving_average_is_trailing_and_starts_with_what_there_is() -> None:
+    series = {0: 1.0, 1: 2.0, 2: 6.0, 3: 7.0, 4: 4.0, 5: 11.0, 6: 2.0}
+    assert stats.moving_average(series) == {0: 1.0, 1: 1.5, 2: 3.0, 3: 4.0, 4: 4.0, 5: 6.0, 6: 6.0}
+    assert stats.moving_average(series, window=1) == series
+
+
+def test_moving_average_of_a_series_with_a_hole_takes_the_epochs_not_the_entries() -> None:
+    assert stats.moving_average({0: 1.0, 3: 5.0, 7: 9.0}, window=4) == {0: 1.0, 3: 3.0, 7: 9.0}
+
+
+def test_moving_average_refuses_an_empty_window() -> None:
+    with pytest.raises(ValueError, match="at least 1"):
+        stats.moving_average({0: 1.0}, window=0)
+
+
+def test_mean_series_keeps_only_the_epochs_that_every_seed_has() -> None:
+    assert stats.mean_series([{0: 1.0, 1: 2.0, 2: 9.0}, {0: 3.0, 1: 4.0}]) == {0: 2.0, 1: 3.0}
+    assert stats.mean_series([]) == {}
+
+
+def test_epochs_to_reach_counts_from_one_and_includes_the_epoch() -> None:
+    series = {0: -3.0, 1: -1.0, 2: -2.0, 3: 0.5}
+    assert stats.epochs_to_reach(series, -3.0) == 1
+    assert stats.epochs_to_reach(series, -1.5) == 2
+    assert stats.epochs_to_reach(series, 0.5) == 4
+    assert stats.epochs_to_reach(series, 0.6) is None
+
+
+@pytest.mark.parametrize(
+    ("baseline", "other", "percent"),
+    # rows of the paper's Table 10, one of them slower than the baseline (printed there as -19.7)
+    [
+        (260, 131, 98.5),
+        (210, 100, 110.0),
+        (246, 198, 24.2),
+        (145, 155, -6.5),
+        (90, 112, -19.6),
+        (101, 50, 102.0),
+    ],
+)
+def test_speedup_is_positive_where_the_arm_is_faster(baseline: int, other: int, percent: float) -> None:
+    assert stats.speedup_percent(baseline, other) == pytest.approx(percent, abs=0.05)
+
+
+def test_speedup_of_an_arm_that_never_arrives_is_nothing() -> None:
+    assert stats.speedup_percent(None, 10) is None
+    assert stats.speedup_percent(10, None) is None
+
+
+def test_levels_are_evenly_spaced_inside_and_favour_no_arm() -> None:
+    assert stats.levels([0.0, 2.0], [6.0, 11.0]) == [2.0, 3.0, 4.0, 5.0]
+    assert stats.levels([2.0, 0.0], [11.0, 6.0]) == [2.0, 3.0, 4.0, 5.0]
+    assert stats.levels([1.0, 1.0], [1.0, 5.0]) == []
+
+
+def test_early_and_late_windows_never_overlap() -> None:
+    assert stats.early_late(range(12)) == ([0, 1, 2, 3, 4], [7, 8, 9, 10, 11])
+    assert stats.early_late(range(7)) == ([0, 1, 2], [4, 5, 6])
+    assert stats.early_late([3]) == ([3], [])
+
+
+def test_a_label_names_only_what_differs_from_the_mode() -> None:
+    assert labels.label_of(parse("full")) == "full"
+    assert labels.label_of(parse("full,weights=proportional,variance=paper")) == "full"
+    assert labels.label_of(parse("full,w_star=5,zeta=trained")) == "full,w_star=5,zeta=trained"
+    assert labels.label_of(parse("observe")) == "observe"
+    assert labels.label({"mode": "full", "invented": 3}) != "full"
+    assert parse(labels.label_of(parse("full,variance=native"))) == parse("full,variance=native")
+    assert labels.slug("full,variance=native") == "full_variance-native"
+
+
+# --- the comparison ---------------------------------------------------------------------------------------------
+
+
+def test_thresholds_on_the_smoothed_seed_mean_and_seed_by_seed(tmp_path: Path) -> None:
+    slow = [0.0, 0.0, 2.0, 4.0, 6.0, 8.0]
+    fast = [0.0, 4.0, 8.0, 8.0, 8.0, 8.0]
+    document = compared(
+        write_run(tmp_path / "a0", "observe", seed=0, rewards=slow),
+        write_run(tmp_path / "a1", "observe", seed=1, rewards=[r + 2 for r in slow]),
+        write_run(tmp_path / "b0", "full", seed=0, rewards=fast),
+        write_run(tmp_path / "b1", "full", seed=1, rewards=fast),
+        thresholds=[2.0, 5.0, 7.0],
+        window=2,
+    )
+    comparison = document["comparisons"][0]
+    # seed-mean observe: 1 1 3 5 7 9 -> smoothed 1 1 2 4 6 8; full: 0 4 8 8 8 8 -> 0 2 6 8 8 8
+    first, second, third = comparison["thresholds"]["levels"]
+    assert [arm["epochs"] for arm in first["arms"]] == [3, 2]
+    assert [arm["epochs"] for arm in second["arms"]] == [5, 3]
+    assert [arm["epochs"] for arm in third["arms"]] == [6, 4]
+    assert first["arms"][1]["speedup_percent"] == pytest.approx(50.0)
+    assert second["arms"][1]["speedup_percent"] == pytest.approx(100 * (5 / 3 - 1))
+    assert "speedup_percent" not in first["arms"][0]
+    # per seed: observe's smoothed are 0 0 1 3 5 7 and 2 2 3 5 7 9
+    assert [s["epochs"] for s in third["arms"][0]["seeds"]] == [6, 5]
+    assert [s["speedup_percent"] for s in third["arms"][1]["seeds"]] == [
+        pytest.approx(50.0),
+        pytest.approx(25.0),
+    ]
+    assert comparison["warnings"] == []
+
+    text = markdown.speedup_table(comparison)
+    assert "50.0%" in text
+
+
+def test_a_threshold_nobody_or_one_arm_reaches_says_never(tmp_path: Path) -> None:
+    comparison = compared(
+        write_run(tmp_path / "a", "observe", rewards=[0, 1]),
+        write_run(tmp_path / "b", "full", rewards=[0, 9]),
+        thresholds=[4.0, 100.0],
+        window=1,
+    )["comparisons"][0]
+    assert [arm["epochs"] for arm in comparison["thresholds"]["levels"][0]["arms"]] == [None, 2]
+    rows = markdown.speedup_table(comparison).splitlines()[2:]
+    assert [cell.strip() for cell in rows[0].split("|")[2:5]] == ["never", "2", "-"]
+    assert [cell.strip() for cell in rows[1].split("|")[2:5]] == ["never", "never", "-"]
+
+
+def test_default_thresholds_are_reached_by_every_arm(tmp_path: Path) -> None:
+    write_ladder(tmp_path, seeds=(0, 1))
+    folders, _ = runs.find([tmp_path])
+    thresholds = compared(*folders)["comparisons"][0]["thresholds"]
+    assert thresholds["chosen_from_data"] and len(thresholds["levels"]) == 4
+    assert all(arm["epochs"] is not None for level in thresholds["levels"] for arm in level["arms"])
+
+
+def test_no_rise_no_threshold(tmp_path: Path) -> None:
+    comparison = compared(write_run(tmp_path / "a", rewards=[1.0, 0.5]))["comparisons"][0]
+    assert comparison["thresholds"]["levels"] == []
+    assert "never rose" in markdown.speedup_table(comparison)
+
+
+def test_groups_clipping_time_and_timesteps_by_hand(tmp_path: Path) -> None:
+    comparison = compared(
+        write_run(tmp_path / "full", "full,variance=native", rewards=[0.0, 1.0]),
+        write_run(tmp_path / "base", "observe", rewards=[0.0, 1.0]),
+    )["comparisons"][0]
+    assert [g["label"] for g in comparison["groups"]] == ["observe", "full,variance=native"]
+    base, full = comparison["groups"]
+    assert base["clipping"]["fraction_outside"] == pytest.approx(0.4)
+    # the first optimizer step of the synthetic runs has nothing outside, the second has all of it
+    assert base["clipping"]["on_policy_fraction_outside"] == 0.0
+    assert full["time"]["total_ratio"] == pytest.approx(0.9)
+    assert full["time"]["sampling_ratio"] == pytest.approx(1.0)
+    assert base["gradients"]["grad_norm_early"]["mean"] == pytest.approx(1.0)
+    assert base["gradients"]["grad_norm_late"]["mean"] == pytest.approx(1.04)
+    assert base["per_timestep"]["early"]["timestep"] == TIMESTEPS
+    assert base["per_timestep"]["early"]["fraction_outside"][0] == pytest.approx(0.4 * (0.5 + 20 / 981))
+    assert base["peak_memory_bytes"] == 2**30
+
+
+def test_per_timestep_fractions_count_each_sample_once(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "a", rewards=[0.0, 0.0, 0.0, 0.0])
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    tables = {0: ([900, 100], [1, 3], [1.0, 0.0]), 1: ([900], [3], [0.2])}
+    for line in lines:
+        if line["epoch"] in tables and line["kind"] == "epoch":
+            t, count, outside = tables[line["epoch"]]
+            line["per_timestep"] = {
+                "timestep": t, "count": count, "fraction_outside": outside, "fraction_masked": outside,
+                "ratio_mean": [1.0] * len(t),
+            }  # fmt: skip
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    early = compared(folder)["comparisons"][0]["groups"][0]["per_timestep"]["early"]
+    assert early["timestep"] == [900, 100]
+    assert early["count"] == [4, 3]
+    assert early["fraction_outside"] == [pytest.approx((1.0 + 3 * 0.2) / 4), 0.0]
+
+
+def test_mixed_configs_name_the_keys_that_differ(tmp_path: Path) -> None:
+    train = {"clip_range": 1e-3, "learning_rate": 3e-4, "batch_size": 4}
+    comparison = compared(
+        write_run(tmp_path / "a", "observe", seed=0, rewards=[0, 1]),
+        write_run(tmp_path / "b", "full", seed=1, rewards=[0, 1, 2], clip_range=1e-3,
+                  trainer={"train": train, "logdir": "elsewhere"},
+                  hardware={"device": "cuda", "name": "x", "threads": 1, "world_size": 1}),
+    )["comparisons"][0]  # fmt: skip
+    text = "\n".join(comparison["warnings"])
+    assert "`trainer.train.clip_range` differs: 0.0001 in observe; 0.001 in full" in text
+    assert "`clip_range` differs" in text and "`hardware.device` differs" in text
+    assert "seeds differ" in text and "different numbers of epochs" in text
+    assert "learning_rate" not in text and "logdir" not in text and "num_epochs" not in text
+    assert "**Warning:** `clip_range`" in markdown.render(
+        {"notes": [], "window": 5, "comparisons": [comparison | {"figures": {}}]}
+    )
+
+
+def test_the_same_seed_twice_is_said(tmp_path: Path) -> None:
+    comparison = compared(*(write_run(tmp_path / name, rewards=[0, 1]) for name in "ab"))["comparisons"][0]
+    assert any("same seed more than once" in warning for warning in comparison["warnings"])
+
+
+def test_several_upstreams_are_kept_apart(tmp_path: Path) -> None:
+    document = compared(
+        write_run(tmp_path / "a", "observe", rewards=[0, 1]),
+        write_run(tmp_path / "b", "full", rewards=[0, 1]),
+        write_run(tmp_path / "c", "full", rewards=[0, 1], upstream="flow_grpo"),
+    )
+    assert [(c["upstream"], c["baseline"]) for c in document["comparisons"]] == [
+        ("ddpo", "observe"),
+        ("flow_grpo", "full"),
+    ]
+    assert any("several upstreams" in note for note in document["notes"])
+
+
+def test_baseline_can_be_named(tmp_path: Path) -> None:
+    folders = [write_run(tmp_path / m, m, rewards=[0, 1]) for m in ("observe", "match", "full")]
+    assert compared(*folders, baseline="match")["comparisons"][0]["baseline"] == "match"
+    assert compared(*folders[1:])["comparisons"][0]["baseline"] == "match"
+    with pytest.raises(ReportError, match="observe, match, full"):
+        compared(*folders, baseline="log")
+
+
+# --- folders as they are found ----------------------------------------------------------------------------------
+
+
+def test_a_truncated_last_line_is_tolerated_and_said(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "a", rewards=[0, 1, 2], status="running")
+    path = folder / "metrics.jsonl"
+    path.write_bytes(path.read_bytes()[:-40])
+    run = runs.load(folder)
+    assert len(run.epochs) == 2
+    assert any("cut off" in note for note in run.notes)
+    assert any("unfinished: 2 of 3 epochs" in note for note in run.notes)
+
+
+def test_a_damaged_line_inside_is_an_error_that_names_it(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "a", rewards=[0, 1, 2])
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    lines[3] = lines[3][:50]
+    (folder / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    with pytest.raises(runs.RunError, match=r"line 4 of metrics.jsonl is damaged"):
+        runs.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (None, "no run.json"),
+        ("{", "cannot be read"),
+        ("[]", "not a JSON object"),
+        ('{"format": 9}', "format 9"),
+    ],
+)
+def test_unreadable_run_json(tmp_path: Path, text: str | None, said: str) -> None:
+    folder = write_run(tmp_path / "a", rewards=[0, 1])
+    (folder / "run.json").unlink()
+    if text is not None:
+        (folder / "run.json").write_text(text)
+    with pytest.raises(runs.RunError, match=said):
+        runs.load(folder)
+
+
+def test_nulls_and_nans_are_left_out_of_every_number(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "a", rewards=[0.0, None, float("nan"), 3.0])
+    comparison = compared(folder, window=2)["comparisons"][0]
+    curve = comparison["groups"][0]["curves"]["reward_mean"]
+    assert curve["epoch"] == [0, 3]
+    assert curve["smoothed"] == [0.0, 3.0]
+
+
+def test_a_repeated_epoch_counts_once_with_its_last_record(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "a", rewards=[0, 1])
+    last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps(last | {"reward_mean": 7.0}) + "\n")
+    run = runs.load(folder)
+    assert run.series("reward_mean") == {0: 0.0, 1: 7.0}
+    assert any("more than once" in note for note in run.notes)
+
+
+def test_find_searches_below_a_parent_and_passes_over_what_was_set_aside(tmp_path: Path) -> None:
+    kept = write_run(tmp_path / "deep" / "er" / "a", rewards=[0])
+    aside = write_run(tmp_path / "deep" / "a.aside-1", rewards=[0])
+    assert runs.find([tmp_path]) == ([kept], [])
+    assert runs.find([aside, kept, tmp_path])[0] == [aside, kept]
+    (tmp_path / "empty").mkdir()
+    found, errors = runs.find([tmp_path / "empty", tmp_path / "nowhere"])
+    assert found == [] and "no run folder here" in errors[0] and "no such folder" in errors[1]
+
+
+# --- the command ------------------------------------------------------------------------------------------------
+
+
+def test_report_writes_markdown_json_and_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_ladder(tmp_path / "runs", seeds=(0, 1), epochs=12)
+    assert command(tmp_path / "runs", "--out", tmp_path / "out") == 0
+    printed = capsys.readouterr().out
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert "| reward" in printed and "| reward" in text
+    document = json.loads((tmp_path / "out" / "report.json").read_text(), parse_constant=pytest.fail)
+    figures = document["comparisons"][0]["figures"]
+    assert set(figures) == {"overview", "reward", "clipping", "gradients", "timesteps", "ratio", "time"}
+    for file in figures.values():
+        assert (tmp_path / "out" / file).read_bytes().startswith(b"\x89PNG")
+        assert f"]({file})" in text
+    assert "speed-up" in document["definitions"]
+    assert all(f"**{name}**" in text for name in document["definitions"])
+
+
+def test_report_of_one_short_run_with_hardly_anything_in_it(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "a", rewards=[1.0], status="running")
+    line = {"kind": "epoch", "epoch": 0, "reward_mean": 1.0, "reward_std": None, "fraction_outside": None}
+    (folder / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+    assert command(folder, "--out", tmp_path / "out") == 0
+    assert "unfinished: 1 of 1 epochs so far" in (tmp_path / "out" / "report.md").read_text()
+    assert set(json.loads((tmp_path / "out" / "report.json").read_text())["comparisons"][0]["figures"]) == {
+        "overview",
+        "reward",
+    }
+
+
+def test_an_unreadable_run_is_named_and_the_others_are_reported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_run(tmp_path / "runs" / "good", rewards=[0, 1])
+    bad = write_run(tmp_path / "runs" / "bad", rewards=[0, 1])
+    (bad / "run.json").write_text("{")
+    assert command(tmp_path / "runs", "--out", tmp_path / "out") == 1
+    assert str(bad) in capsys.readouterr().err
+    assert (tmp_path / "out" / "report.json").exists()
+
+
+def test_nothing_to_report_exits_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command(tmp_path, "--out", tmp_path / "out") == 1
+    empty = write_run(tmp_path / "empty", rewards=[])
+    assert command(empty, "--out", tmp_path / "out") == 1
+    assert "nothing to compare" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("argv", [["--thresholds", "a,b"], ["--thresholds", "nan"], ["--window", "0"]])
+def test_wrong_arguments_exit_2(tmp_path: Path, argv: list[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        command(tmp_path, *argv)
+    assert stopped.value.code == 2
+
+
+def test_building_the_parser_does_not_import_matplotlib() -> None:
+    import subprocess
+    import sys
+
+    code = (
+        "import argparse, sys; from pcpo_overlay.cli import ab, report;"
+        "p = argparse.ArgumentParser().add_subparsers(); ab.add_parser(p); report.add_parser(p);"
+        "bad = {'matplotlib', 'rich', 'filelock', 'accelerate'} & set(sys.modules); assert not bad, bad"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
