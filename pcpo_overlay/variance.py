@@ -56,7 +56,8 @@ def paper_sigma(abar_t: Tensor, abar_prev: Tensor, w_star: float) -> Tensor:
     """The paper's reshaped standard deviation: the larger root of ``c(sigma)**2 = (w_star*sigma)**2``, eta = 1.
 
     The larger root came in by squaring: on it ``a - w_star*sigma`` is negative, so the step's true ``c/sigma`` is
-    not ``w_star``. What makes credit uniform is the constant weight in the loss.
+    not ``w_star`` (except at a step with ``w_native <= w_star < sqrt(1 + w_native**2)``, none of which the default
+    has at 50 steps). What makes credit uniform is the constant weight in the loss.
 
     Args:
         abar_t, abar_prev: (steps,) cumulative alphas, float64.
