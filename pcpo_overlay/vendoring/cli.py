@@ -270,3 +270,36 @@ def _status(args: argparse.Namespace, ctx: object, names: list[str]) -> int:
         for path, users in status.missing_files.items():
             print(f"  missing: {path}, read by {'; '.join(users) or 'no script that names it'}")
     return 0
+
+
+def _check(args: argparse.Namespace, ctx: object, names: list[str]) -> int:
+    from . import check, manage
+
+    assert isinstance(ctx, manage.Context)
+
+    def work(name: str) -> None:
+        print(f"{name}: {check.check(ctx, ctx.lock.get(name))}")
+
+    return _each(ctx, names, work)
+
+
+def _diff(args: argparse.Namespace, ctx: object, names: list[str]) -> int:
+    from . import check, manage
+
+    assert isinstance(ctx, manage.Context)
+    print(check.show(ctx, ctx.lock.get(names[0])), end="")
+    return 0
+
+
+def _refresh(args: argparse.Namespace, ctx: object, names: list[str]) -> int:
+    from . import manage, refresh
+
+    assert isinstance(ctx, manage.Context)
+    upstream = ctx.lock.get(names[0])
+    if args.from_patches:
+        said = refresh.from_patches(ctx, upstream)
+    else:
+        said = refresh.refresh(ctx, upstream, args.why, args.until)
+    for line in said:
+        print(f"{upstream.name}: {line}")
+    return 0

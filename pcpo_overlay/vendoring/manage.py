@@ -180,7 +180,7 @@ def move_to(
     transition.finish(repo)
 
 
-def _recover(ctx: Context, repo: Repo) -> None:
+def recover(ctx: Context, repo: Repo) -> None:
     how = transition.recover(repo)
     if how is not None:
         ctx.say(f"{repo.work_tree}: an interrupted run was {how}")
@@ -222,7 +222,7 @@ def apply(ctx: Context, upstream: Upstream, patches: Sequence[NamedPatch], *, pa
             clone.clone_into_place(upstream, source, path, ctx.console)
             did.append("cloned")
         repo = open_clone(ctx, upstream)
-        _recover(ctx, repo)
+        recover(ctx, repo)
         head = pinned_head(repo, upstream)
         if not repo.has_commit(upstream.commit):
             if source_error:
@@ -267,7 +267,7 @@ def revert(ctx: Context, upstream: Upstream, read: Callable[[], Sequence[NamedPa
     with locked(ctx, upstream):
         stage("locked")
         repo = open_clone(ctx, upstream)
-        _recover(ctx, repo)
+        recover(ctx, repo)
         head = pinned_head(repo, upstream)
         stamp = read_stamp(repo.git_dir)
         plan = None if stamp and stamp.commit == head else make_plan(repo, upstream, read())

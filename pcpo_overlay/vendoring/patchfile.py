@@ -109,9 +109,8 @@ def parse(data: bytes, where: str) -> Patch:
 
 def render(patch: Patch) -> bytes:
     """The one canonical spelling of a patch; ``parse`` reads it back to an equal value."""
-    out = [patch.header, "", f"--- a/{patch.path}", f"+++ b/{patch.path}"] if patch.header else []
-    if not out:
-        out = [f"--- a/{patch.path}", f"+++ b/{patch.path}"]
+    out = [patch.header, ""] if patch.header else []
+    out += [f"--- a/{patch.path}", f"+++ b/{patch.path}"]
     shift = 0
     for insertion in patch.insertions:
         count = len(insertion.lines)
@@ -192,9 +191,10 @@ def keep_labels(old: Iterable[Insertion], new: Iterable[Insertion]) -> tuple[Ins
 
 
 def file_name(path: str, taken: Iterable[str] = ()) -> str:
-    """The patch file's name for an upstream file: ``scripts/train.py`` gives ``scripts-train.patch``."""
-    stem = path.replace("/", "-").removesuffix(".py")
-    name, n = f"{stem}.patch", 2
-    while name in taken:
-        name, n = f"{stem}-{n}.patch", n + 1
-    return name
+    """The patch file's name for an upstream file: ``a/ddim_step.py`` gives ``ddim-step.patch``, or ``a-ddim-step.patch``."""
+    parts = path.removesuffix(".py").replace("_", "-").split("/")
+    for n in range(1, len(parts) + 1):
+        name = "-".join(parts[-n:]) + ".patch"
+        if name not in taken:
+            return name
+    raise ValueError(f"no patch file name left for {path}")
