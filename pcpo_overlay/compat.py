@@ -26,6 +26,7 @@ def install() -> None:
     _randn_tensor()
     _lora_attention()
     _float32_images()
+    _prompts_without_guidance()
     _save_state_on_one_rank()
 
 
@@ -114,6 +115,35 @@ def _float32_images() -> None:
 
     float32_postprocess._pcpo = True  # type: ignore[attr-defined]
     VaeImageProcessor.postprocess = float32_postprocess
+
+
+def _prompts_without_guidance() -> None:
+    """``_encode_prompt`` of today prepends the negative prompt also where guidance is off (guidance_scale <= 1)."""
+    from diffusers import StableDiffusionPipeline
+
+    encode_prompt = StableDiffusionPipeline._encode_prompt
+    if getattr(encode_prompt, "_pcpo", False) or not hasattr(StableDiffusionPipeline, "encode_prompt"):
+        return
+
+    def without_guidance(
+        self: Any,
+        prompt: Any,
+        device: Any,
+        num_images_per_prompt: int,
+        do_classifier_free_guidance: bool,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
+        embeds = encode_prompt(
+            self, prompt, device, num_images_per_prompt, do_classifier_free_guidance, *args, **kwargs
+        )
+        negative = kwargs.get("negative_prompt_embeds")
+        if do_classifier_free_guidance or negative is None:
+            return embeds
+        return embeds[negative.shape[0] * num_images_per_prompt :]
+
+    without_guidance._pcpo = True  # type: ignore[attr-defined]
+    StableDiffusionPipeline._encode_prompt = without_guidance
 
 
 def _save_state_on_one_rank() -> None:

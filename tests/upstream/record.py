@@ -62,7 +62,7 @@ def wrap_accelerate() -> None:
 
 
 def allow_fp16_on_cpu() -> None:
-    """float16 autocast without a loss scaler, so that the half precision of upstream's default can run here."""
+    """float16 autocast with torch's loss scaler for CPUs, so that upstream's default precision can run here."""
     from accelerate import Accelerator
 
     init = Accelerator.__init__
@@ -71,6 +71,7 @@ def allow_fp16_on_cpu() -> None:
         init(self, *args, mixed_precision="bf16" if mixed_precision == "fp16" else mixed_precision, **kw)
         if mixed_precision == "fp16":
             self.state._mixed_precision = "fp16"
+            self.scaler = torch.amp.GradScaler("cpu")
 
     Accelerator.__init__ = init_fp16
 
