@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
 from pathlib import Path
 
 from .errors import ExitCode, Fault, exit_code_table
@@ -156,7 +154,8 @@ def _require_packages() -> None:
         raise Fault(ExitCode.MISSING_PACKAGE, "apply.py needs git on the PATH: https://git-scm.com/downloads")
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
+    """One message to stderr, at once."""
     print(text, file=sys.stderr, flush=True)
 
 
@@ -171,10 +170,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         _require_packages()
         return _run(args, " ".join(["apply.py", *given]))
     except Fault as fault:
-        _say(f"error: {fault.message}")
+        say(f"error: {fault.message}")
         return int(fault.code)
     except KeyboardInterrupt:
-        _say("interrupted; run the same command again to finish or undo what was begun")
+        say("interrupted; run the same command again to finish or undo what was begun")
         return int(ExitCode.INTERRUPTED)
     except BrokenPipeError:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123 - keeps the interpreter from flushing a closed pipe
@@ -182,124 +181,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace, command: str) -> int:
-    from rich.console import Console
-
-    from . import lockfile
+    from . import commands
     from .gitio import sanitize_environment
-    from .manage import Context
 
     sanitize_environment()
-    mirror = args.mirror or (Path(os.environ["PCPO_MIRROR"]) if os.environ.get("PCPO_MIRROR") else None)
-    lock = lockfile.load(args.lock.absolute())
-    ctx = Context(
-        lock=lock,
-        dest=args.dest.absolute(),
-        mirror=mirror.absolute() if mirror else None,
-        wait=args.wait,
-        command=command,
-        say=_say,
-        console=Console(stderr=True),
-    )
-    names = list(dict.fromkeys(args.names)) or [upstream.name for upstream in lock.upstreams]
-    for name in names:
-        lock.get(name)
-    if getattr(args, "into", None) is not None and len(names) != 1:
-        raise Fault(ExitCode.USAGE, "--into takes exactly one NAME, so that it is clear which patches to use")
-    handler: Callable[[argparse.Namespace, Context, list[str]], int] = globals()[f"_{args.command}"]
-    return handler(args, ctx, names)
-
-
-def _each(ctx: object, names: Sequence[str], work: Callable[[str], None]) -> int:
-    """Do ``work`` for every name; a fault in one does not keep the others from being done."""
-    code = ExitCode.OK
-    for name in names:
-        try:
-            work(name)
-        except Fault as fault:
-            _say(f"error: {fault.message}")
-            code = code or fault.code
-    return int(code)
-
-
-def _apply(args: argparse.Namespace, ctx: object, names: list[str]) -> int:
-    from . import manage
-    from .plan import read_patches
-
-    assert isinstance(ctx, manage.Context)
-    patches = {name: read_patches(ctx.lock, ctx.lock.get(name)) for name in names}
-
-    def work(name: str) -> None:
-        upstream = ctx.lock.get(name)
-        result = manage.apply(ctx, upstream, patches[name], patch=not args.no_patch)
-        print(f"{name}: {result.text} ({ctx.path(upstream)})")
-        manage.report_missing(ctx, upstream, result.missing)
-
-    return _each(ctx, names, work)
-
-
-def _revert(args: argparse.Namespace, ctx: object, names: list[str]) -> int:
-    from . import manage
-    from .plan import read_patches
-
-    assert isinstance(ctx, manage.Context)
-
-    def work(name: str) -> None:
-        upstream = ctx.lock.get(name)
-        print(f"{name}: {manage.revert(ctx, upstream, lambda: read_patches(ctx.lock, upstream))}")
-
-    return _each(ctx, names, work)
-
-
-def _status(args: argparse.Namespace, ctx: object, names: list[str]) -> int:
-    from . import manage
-    from .plan import read_patches
-
-    assert isinstance(ctx, manage.Context)
-    found = [
-        manage.status(ctx, ctx.lock.get(name), read_patches(ctx.lock, ctx.lock.get(name))) for name in names
-    ]
-    if args.json:
-        print(json.dumps([asdict(status) for status in found], indent=2))
-        return 0
-    for status in found:
-        print(f"{status.name}: {status.state}{f' ({status.detail})' if status.detail else ''}")
-        print(f"  {status.url} at {status.commit}")
-        print(f"  {status.path}")
-        for path in status.modified_files:
-            print(f"  edited: {path}")
-        for path, users in status.missing_files.items():
-            print(f"  missing: {path}, read by {'; '.join(users) or 'no script that names it'}")
-    return 0
-
-
-def _check(args: argparse.Namespace, ctx: object, names: list[str]) -> int:
-    from . import check, manage
-
-    assert isinstance(ctx, manage.Context)
-
-    def work(name: str) -> None:
-        print(f"{name}: {check.check(ctx, ctx.lock.get(name))}")
-
-    return _each(ctx, names, work)
-
-
-def _diff(args: argparse.Namespace, ctx: object, names: list[str]) -> int:
-    from . import check, manage
-
-    assert isinstance(ctx, manage.Context)
-    print(check.show(ctx, ctx.lock.get(names[0])), end="")
-    return 0
-
-
-def _refresh(args: argparse.Namespace, ctx: object, names: list[str]) -> int:
-    from . import manage, refresh
-
-    assert isinstance(ctx, manage.Context)
-    upstream = ctx.lock.get(names[0])
-    if args.from_patches:
-        said = refresh.from_patches(ctx, upstream)
-    else:
-        said = refresh.refresh(ctx, upstream, args.why, args.until)
-    for line in said:
-        print(f"{upstream.name}: {line}")
-    return 0
+    args.mirror = args.mirror or (Path(os.environ["PCPO_MIRROR"]) if os.environ.get("PCPO_MIRROR") else None)
+    return commands.run(args, command, say)

@@ -127,6 +127,15 @@ def _git_clone(source: Source, to: Path, name: str, console: Console) -> None:
             ) from None
 
 
+def bare_minimum(source: Source, to: Path, name: str, console: Console) -> Repo:
+    """A clone without a checkout, to read objects from."""
+    _git_clone(source, to, name, console)
+    repo = Repo.at(to)
+    if repo is None:
+        raise Fault(ExitCode.FAILED, f"git made no repository in {to}")
+    return repo
+
+
 def ensure_commit(repo: Repo, upstream: Upstream, source: Source, commit: str) -> None:
     """Have ``commit`` in the repository, fetching it if it is not.
 
@@ -178,24 +187,26 @@ def remove_stale(dest: Path, name: str) -> list[Path]:
     return gone
 
 
-def clone_into_place(upstream: Upstream, source: Source, path: Path, console: Console) -> list[str]:
+def clone_into_place(
+    upstream: Upstream, source: Source, path: Path, console: Console, needed: Sequence[str]
+) -> list[str]:
     """Clone at the pin and rename to ``path``, which must not exist or be empty.
+
+    Args:
+        needed: files that the patches touch; a source without their content is refused.
 
     Returns:
         Paths whose content the source lacks, left out of the work tree.
 
     Raises:
-        Fault: UNREACHABLE, WRONG_TREE or UNWRITABLE; nothing is at ``path`` then.
+        Fault: UNREACHABLE, INCOMPLETE, WRONG_TREE or UNWRITABLE; nothing is at ``path`` then.
     """
     partial: Path | None = None
     try:
         partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.partial-", dir=path.parent))
         os.chmod(partial, 0o755)  # noqa: PTH101 - mkdtemp's 0700 is too narrow for a shared clone
         stage("clone-begun")
-        _git_clone(source, partial, upstream.name, console)
-        repo = Repo.at(partial)
-        if repo is None:
-            raise Fault(ExitCode.FAILED, f"git made no repository in {partial}")
+        repo = bare_minimum(source, partial, upstream.name, console)
         stage("cloned")
         ensure_commit(repo, upstream, source, upstream.commit)
         tree = repo.resolve(f"{upstream.commit}^{{tree}}")
@@ -205,6 +216,13 @@ def clone_into_place(upstream: Upstream, source: Source, path: Path, console: Co
                 f"{upstream.name}: commit {upstream.commit} has tree {tree}, but the lock says {upstream.tree}",
             )
         missing = holes(repo, upstream.commit)
+        lost = sorted(set(missing) & set(needed))
+        if lost:
+            raise Fault(
+                ExitCode.INCOMPLETE,
+                f"{source.location} lacks the content of {', '.join(lost)}, which the hooks go into; clone "
+                f"{upstream.name} from the network or from a complete mirror",
+            )
         leave_out(repo, missing)
         repo.run("checkout", "--quiet", "--detach", upstream.commit)
         repo.run("remote", "set-url", "origin", upstream.url)

@@ -26,7 +26,7 @@ def unpatchable(path: str) -> str | None:
 
 
 def inserted_code(insertion: Insertion) -> list[str]:
-    """Problems of one hunk's lines: each statement names pcpo, each other line continues one, is a comment, or empty."""
+    """Problems of one hunk's lines: each statement names pcpo; other lines continue one, are comments or empty."""
     out: list[str] = []
     depth = 0
     for line in insertion.lines:

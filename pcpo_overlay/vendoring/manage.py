@@ -219,7 +219,8 @@ def apply(ctx: Context, upstream: Upstream, patches: Sequence[NamedPatch], *, pa
             if source_error:
                 raise source_error
             ctx.say(f"cloning {upstream.name} from {source.location}")
-            clone.clone_into_place(upstream, source, path, ctx.console)
+            needed = [named.patch.path for named in patches]
+            clone.clone_into_place(upstream, source, path, ctx.console, needed)
             did.append("cloned")
         repo = open_clone(ctx, upstream)
         recover(ctx, repo)
@@ -305,8 +306,8 @@ class Status:
     stamp: Mapping[str, Any] | None = None
 
 
-def status(ctx: Context, upstream: Upstream, patches: Sequence[NamedPatch]) -> Status:
-    """Look, change nothing."""
+def status(ctx: Context, upstream: Upstream, patches: Sequence[NamedPatch] | None) -> Status:
+    """Look, change nothing. ``patches`` is None where the patch files are not what the lock lists."""
     path = ctx.path(upstream)
     out = Status(
         name=upstream.name,
@@ -316,7 +317,7 @@ def status(ctx: Context, upstream: Upstream, patches: Sequence[NamedPatch]) -> S
         patched_tree=upstream.patched_tree,
         path=str(path),
         state="absent",
-        patches=[named.file for named in patches],
+        patches=[entry.file for entry in upstream.patches],
     )
     if not path.exists() and not path.is_symlink():
         out.detail = f"not cloned; python apply.py {upstream.name}"
@@ -341,7 +342,7 @@ def status(ctx: Context, upstream: Upstream, patches: Sequence[NamedPatch]) -> S
         return out
     listed = clone.left_out(repo)
     out.missing_files = {name: clone.needed_by(repo, name) for name in listed}
-    plan = make_plan(repo, upstream, patches) if head == upstream.commit else None
+    plan = make_plan(repo, upstream, patches) if head == upstream.commit and patches is not None else None
     touched = survey(repo, head, plan, stamp)
     states = {t.state for t in touched}
     out.modified_files = _modified(repo, head, touched)

@@ -191,7 +191,7 @@ def keep_labels(old: Iterable[Insertion], new: Iterable[Insertion]) -> tuple[Ins
 
 
 def file_name(path: str, taken: Iterable[str] = ()) -> str:
-    """The patch file's name for an upstream file: ``a/ddim_step.py`` gives ``ddim-step.patch``, or ``a-ddim-step.patch``."""
+    """The patch file's name for an upstream file: ``a/the_step.py`` gives ``the-step.patch`` (``a-the-step.patch``)."""
     parts = path.removesuffix(".py").replace("_", "-").split("/")
     for n in range(1, len(parts) + 1):
         name = "-".join(parts[-n:]) + ".patch"

@@ -1,0 +1,175 @@
+"""Try another upstream commit: carry the hooks over by three-way merge, in a scratch place.
+
+The clone under the destination is at most read. Nothing is written but, on ``--write`` and a clean result, the
+patch files and the lock.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from . import clone
+from .atomic import write_atomically
+from .errors import ExitCode, Fault
+from .gitio import Repo
+from .lockfile import PatchEntry, Upstream, render_entry, save
+from .manage import Context, locked
+from .merge import insertions, three_way
+from .patchfile import Patch, decode, keep_labels, render, sha256, strip
+from .plan import FilePlan, NamedPatch, make_plan, patched_tree, read_patches
+from .stages import stage
+
+
+@dataclass(frozen=True)
+class FileResult:
+    """How one patched file fared. ``patch`` is None where it conflicts; ``detail`` is for the reader."""
+
+    path: str
+    how: str
+    patch: NamedPatch | None
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """The outcome for one upstream: each file, and the lock entry it would have (None on conflict)."""
+
+    files: Sequence[FileResult]
+    upstream: Upstream | None
+    upstream_changes: int
+
+
+@contextmanager
+def objects_of(ctx: Context, upstream: Upstream, commits: Sequence[str]) -> Iterator[Repo]:
+    """A repository that can read the given commits and whose new objects are thrown away.
+
+    The clone under the destination where it has them all, else a scratch clone from the mirror or the network.
+    """
+    repo = Repo.at(ctx.path(upstream))
+    if repo is not None and all(_resolve(repo, commit) for commit in commits):
+        with repo.scratch_objects() as scratch:
+            yield scratch
+        return
+    source = clone.find_source(upstream, ctx.mirror)
+    with tempfile.TemporaryDirectory(prefix="pcpo-clone-") as folder:
+        ctx.say(f"cloning {upstream.name} from {source.location} to a scratch place")
+        fresh = clone.bare_minimum(source, Path(folder) / upstream.name, upstream.name, ctx.console)
+        for commit in commits:
+            if _resolve(fresh, commit) is None:
+                clone.ensure_commit(fresh, upstream, source, commit)
+        yield fresh
+
+
+def _resolve(repo: Repo, revision: str) -> str | None:
+    return repo.resolve(f"{revision}^{{commit}}") or repo.resolve(
+        f"refs/remotes/origin/{revision}^{{commit}}"
+    )
+
+
+def _merge_file(repo: Repo, named: NamedPatch, old: FilePlan, commit: str) -> FileResult:
+    path = named.patch.path
+    entries = repo.tree_entries(f"{commit}^{{tree}}", [path])
+    if path not in entries:
+        return FileResult(
+            path, "conflict", None, f"the file is not there any more{_renamed(repo, path, commit)}"
+        )
+    ours = repo.blob(entries[path].oid)
+    if ours == old.base:
+        return FileResult(path, "unchanged by upstream", named)
+    merged = three_way(
+        ours, old.base, old.patched, ("upstream's new commit", "the pin", "the pin with hooks")
+    )
+    if merged.conflicts:
+        return FileResult(path, "conflict", None, _markers(decode(merged.text)))
+    if strip(named.patch, merged.text) != ours:
+        return FileResult(
+            path, "conflict", None, "the merge came out clean but did not keep every hook in one piece"
+        )
+    hunks = keep_labels(named.patch.insertions, insertions(ours, merged.text, path))
+    return FileResult(path, "clean", NamedPatch(named.file, Patch(named.patch.header, path, hunks)))
+
+
+def _renamed(repo: Repo, path: str, commit: str) -> str:
+    result = repo.outcome("log", "-1", "--format=%h %s", "--diff-filter=DR", commit, "--", path)
+    words = result.stdout.decode("utf-8", "replace").strip()
+    return f" (last seen in {words})" if result.status == 0 and words else ""
+
+
+def _markers(text: str) -> str:
+    """The conflicting places of a merged text, with their line numbers."""
+    out: list[str] = []
+    inside = False
+    for n, line in enumerate(text.split("\n"), start=1):
+        if line.startswith("<<<<<<< "):
+            inside = True
+            out.append(f"at line {n}:")
+        if inside:
+            out.append(f"  {line}")
+        if line.startswith(">>>>>>> "):
+            inside = False
+    return "\n".join(out)
+
+
+def update(ctx: Context, upstream: Upstream, to: str, *, write: bool) -> Trial:
+    """Carry the hooks of the pin over to commit ``to``.
+
+    Args:
+        to: a commit, branch or tag of upstream.
+        write: if every file is clean, write the patch files and the lock.
+
+    Raises:
+        Fault: for a commit that cannot be had, or bad patches; a conflict is a result, not a fault.
+    """
+    patches = read_patches(ctx.lock, upstream)
+    with objects_of(ctx, upstream, [upstream.commit, to]) as repo:
+        commit = _resolve(repo, to)
+        if commit is None:
+            raise Fault(ExitCode.WRONG_TREE, f"{upstream.name} has no commit {to}")
+        plan = make_plan(repo, upstream, patches)
+        results = [_merge_file(repo, n, plan.files[n.patch.path], commit) for n in patches]
+        diff = repo.run("diff-tree", "-r", "-z", "--name-only", "--no-renames", upstream.commit, commit)
+        changed = len([name for name in diff.split(b"\0") if name])
+        merged = [result.patch for result in results if result.patch is not None]
+        if len(merged) < len(results):
+            return Trial(results, None, changed)
+        entries = tuple(PatchEntry(named.file, sha256(render(named.patch))) for named in merged)
+        tree = repo.text("rev-parse", f"{commit}^{{tree}}")
+        moved = replace(upstream, commit=commit, tree=tree, patches=entries)
+        moved = replace(moved, patched_tree=patched_tree(repo, make_plan(repo, moved, merged, verify=False)))
+    if write:
+        with locked(ctx, upstream):
+            try:
+                for named in merged:
+                    write_atomically(ctx.lock.root / named.file, render(named.patch))
+                    stage("patch-written")
+                save(ctx.lock.with_upstream(moved))
+            except OSError as error:
+                raise Fault(ExitCode.UNWRITABLE, f"cannot write the patches: {error}") from None
+            stage("lock-written")
+    return Trial(results, moved, changed)
+
+
+def describe(trial: Trial, upstream: Upstream, *, wrote: bool) -> str:
+    """The trial in words, with the lock entry that it would give."""
+    lines = [f"{upstream.name}: upstream changed {trial.upstream_changes} file(s) since the pin"]
+    for result in trial.files:
+        lines.append(f"  {result.path}: {result.how}")
+        lines += [f"    {line}" for line in result.detail.splitlines()]
+    if not trial.files:
+        lines.append("  there is no patch to carry over")
+    if trial.upstream is None:
+        lines.append(
+            "nothing was written; solve the conflicts by editing hooks at the pin, or pin an earlier commit"
+        )
+    else:
+        lines.append(
+            "patches and lock entry written:" if wrote else "with --write the lock entry would become:"
+        )
+        lines.append(render_entry(trial.upstream).rstrip())
+        if wrote:
+            lines.append(f"run `python apply.py {upstream.name}` to move the clone there")
+    return "\n".join(lines)
