@@ -3,16 +3,238 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+import importlib.util
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pcpo_overlay.cli.report import positive, thresholds
+
+if TYPE_CHECKING:
+    from pcpo_overlay.ab.plan import Planned, Request
+    from pcpo_overlay.ab.upstreams import Upstream
+
+_DESCRIPTION = """\
+Run upstream's own, untouched launch path (`accelerate launch scripts/train.py ...`) once per mode and seed with PCPO
+set, then compare the runs (see `report`). Without --config it trains this project's miniature model, on a CPU if need
+be; with it your own. What is finished is not repeated: type the same command again to go on after a stop.
+"""
+_EPILOG = """\
+Everything after -- goes to the training script as it is, for example: -- --config.train.learning_rate=1e-4
+
+Exit codes: 0 every run and the report are done; 1 a run failed, or could not be started (a message says why); 2 a
+wrong argument; 130 stopped by Ctrl-C or a signal.
+"""
 
 
 def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     """Add the ``ab`` subcommand."""
-    parser = subparsers.add_parser("ab", help="baseline against PCPO on an upstream's own training script")
-    parser.add_argument("upstream", choices=["ddpo"], help="the upstream to run")
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        "ab",
+        help="baseline against PCPO through an upstream's own training script",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        usage="%(prog)s {ddpo} [options] [-- OVERRIDE ...]",
+    )
+    parser.add_argument("upstream", choices=["ddpo"], help="which upstream to run")
+    parser.add_argument(
+        "--modes",
+        metavar="LIST",
+        help="modes with their options, e.g. observe,match,full,variance=native: a piece with = belongs to the mode "
+        "before it (default: observe,full)",
+    )
+    parser.add_argument(
+        "--mode",
+        action="append",
+        default=[],
+        metavar="MODE",
+        help="one more mode with its options; may be repeated",
+    )
+    parser.add_argument(
+        "--epochs", type=positive, metavar="N", help="epochs of each run (default: the config's)"
+    )
+    parser.add_argument("--seeds", type=_seeds, default=[0], metavar="S,...", help="seeds (default: 0)")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="where the runs and the report go (default: pcpo_ab/UPSTREAM)"
+    )
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--vendor", type=Path, metavar="DIR", help="folder of clones that apply.py made")
+    where.add_argument("--clone", type=Path, metavar="PATH", help="the patched clone itself")
+    parser.add_argument(
+        "--config",
+        metavar="FILE[:NAME]",
+        help="a config file for the training script (default: the miniature's); relative to here or to the clone",
+    )
+    parser.add_argument(
+        "--accelerate-args",
+        metavar="'...'",
+        help="options of accelerate launch in place of the default (one process, on the CPU where there is no CUDA); "
+        "'' takes those of `accelerate config`",
+    )
+    parser.add_argument("--thresholds", type=thresholds, metavar="A,B,...", help="as for report")
+    parser.add_argument("--dry-run", action="store_true", help="print the exact commands and run nothing")
+    _split_at_dashes(parser)
     parser.set_defaults(func=run)
+
+
+def _split_at_dashes(parser: argparse.ArgumentParser) -> None:
+    """Let the parser keep what follows ``--`` as ``overrides``.
+
+    argparse cannot: a positional with any number of values is taken to be empty as soon as an option stands between
+    it and the one before.
+    """
+    parse = parser.parse_known_args
+
+    def split(
+        args: Sequence[str] | None = None, namespace: Any = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        held = list(sys.argv[1:] if args is None else args)
+        at = held.index("--") if "--" in held else len(held)
+        parsed, extras = parse(held[:at], namespace)
+        parsed.overrides = held[at + 1 :]
+        return parsed, extras
+
+    parser.parse_known_args = split  # type: ignore[method-assign, assignment]
+
+
+def _seeds(text: str) -> list[int]:
+    try:
+        seeds = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of whole numbers like 0,1,2") from None
+    return list(dict.fromkeys(seeds))
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
-    raise SystemExit("pcpo ab: not available in this revision")
+    from pcpo_overlay.ab import ABError
+    from pcpo_overlay.ab.plan import make_plan
+    from pcpo_overlay.config import PCPOError
+
+    try:
+        request = _request(args)
+        plan = make_plan(request)
+        if args.dry_run:
+            for planned in plan:
+                print(f"# {planned.name}\n{planned.as_shell()}")
+            return 0
+        return _run(args, request, plan)
+    except PCPOError as error:
+        return _complain(error, 2)
+    except ABError as error:
+        return _complain(error, 1)
+
+
+def _complain(error: Exception, code: int) -> int:
+    print(f"pcpo ab: {error}", file=sys.stderr)
+    return code
+
+
+def _request(args: argparse.Namespace) -> Request:
+    from pcpo_overlay.ab.arms import arms_of
+    from pcpo_overlay.ab.plan import Request, check_overrides
+    from pcpo_overlay.ab.upstreams import UPSTREAMS
+
+    upstream = UPSTREAMS[args.upstream]
+    arms, notes = arms_of(args.modes, args.mode)
+    check_overrides(upstream, args.overrides)
+    clone = _find_clone(upstream, args.vendor, args.clone)
+    config, config_file = _find_config(upstream, args.config, clone)
+    for note in notes:
+        print(f"note: {note}")
+    return Request(
+        upstream=upstream,
+        clone=clone,
+        arms=arms,
+        seeds=args.seeds,
+        epochs=args.epochs,
+        out=(args.out or Path("pcpo_ab") / upstream.name).expanduser().resolve(),
+        config=config,
+        config_file=config_file,
+        miniature=args.config is None,
+        accelerate_args=None if args.accelerate_args is None else shlex.split(args.accelerate_args),
+        overrides=args.overrides,
+    )
+
+
+def _find_clone(upstream: Upstream, vendor: Path | None, clone: Path | None) -> Path:
+    """The patched clone, or an error with the very command that makes it."""
+    from pcpo_overlay.ab import ABError
+    from pcpo_overlay.ab.upstreams import PACKAGE
+
+    apply = PACKAGE.parent / "apply.py"
+    here = apply.exists()
+    command = ["python", os.path.relpath(apply) if here else "apply.py", upstream.clone]
+    if clone is not None:
+        command += ["--into", str(clone)]
+    elif vendor is not None:
+        command += ["--dest", str(vendor)]
+    elif not here:
+        command += ["--dest", "vendor"]
+    found = clone or (vendor or (PACKAGE.parent if here else Path()) / "vendor") / upstream.clone
+    script = found.expanduser() / upstream.script
+    where = "" if here else " (in a checkout of this project)"
+    if not script.is_file():
+        raise ABError(
+            f"there is no clone of {upstream.clone} at {found}; make it with: {shlex.join(command)}{where}"
+        )
+    if "pcpo_overlay" not in script.read_text(encoding="utf-8", errors="replace"):
+        raise ABError(f"the clone at {found} is not patched; patch it with: {shlex.join(command)}{where}")
+    return found.expanduser().resolve()
+
+
+def _find_config(upstream: Upstream, given: str | None, clone: Path) -> tuple[str, Path]:
+    """The value for the script's --config with its file absolute, and that file."""
+    from pcpo_overlay.ab import ABError
+
+    if given is None:
+        if not upstream.config.is_file():
+            raise ABError(f"the miniature's config {upstream.config} is missing; install the package again")
+        return str(upstream.config), upstream.config
+    name, colon, rest = given.partition(":")
+    for base in (Path(), clone):
+        file = (base / Path(name).expanduser()).resolve()
+        if file.is_file():
+            return f"{file}{colon}{rest}", file
+    raise ABError(f"--config {given}: there is no file {name}, neither here nor in {clone}")
+
+
+def _require_libraries() -> None:
+    """Find out before the first run what the last step would miss."""
+    from pcpo_overlay.ab import ABError
+
+    missing = [
+        name for name in ("accelerate", "filelock", "matplotlib") if importlib.util.find_spec(name) is None
+    ]
+    if missing:
+        raise ABError(f'missing: {", ".join(missing)}; install with: pip install "pcpo-overlay[ab]"')
+
+
+def _run(args: argparse.Namespace, request: Request, plan: list[Planned]) -> int:
+    from pcpo_overlay.ab.progress import make_display
+    from pcpo_overlay.ab.runner import Interrupted, locked, run_all
+    from pcpo_overlay.cli.report import write
+
+    _require_libraries()
+    with locked(request.out):
+        try:
+            failed = run_all(plan, make_display(plan, request.epochs))
+        except Interrupted:
+            print(
+                "pcpo ab: stopped; finished runs are kept, type the same command again to go on",
+                file=sys.stderr,
+            )
+            return 130
+        folders = [planned.folder for planned in plan if (planned.folder / "run.json").exists()]
+        code = write(folders, request.out / "report", command="ab", thresholds=args.thresholds)
+    if failed:
+        told = "; ".join(planned.name for planned in failed)
+        print(
+            f"pcpo ab: {len(failed)} of {len(plan)} runs failed: {told}. "
+            "Type the same command again to repeat only those",
+            file=sys.stderr,
+        )
+    return 1 if failed else code

@@ -40,14 +40,14 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     )
     parser.add_argument(
         "--thresholds",
-        type=_thresholds,
+        type=thresholds,
         metavar="A,B,...",
         help="reward levels of the speed-up table; write --thresholds=-60,-50 where the first is negative "
         "(default: four, chosen from the data by a rule that treats all arms alike)",
     )
     parser.add_argument(
         "--window",
-        type=_positive,
+        type=positive,
         default=5,
         metavar="N",
         help="epochs of the moving average (default: %(default)s)",
@@ -58,7 +58,8 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     parser.set_defaults(func=run)
 
 
-def _thresholds(text: str) -> list[float]:
+def thresholds(text: str) -> list[float]:
+    """An argparse type: ``0.5,0.6`` as ascending numbers."""
     try:
         levels = [float(part) for part in text.split(",")]
     except ValueError:
@@ -68,7 +69,8 @@ def _thresholds(text: str) -> list[float]:
     return sorted(set(levels))
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
+    """An argparse type: a whole number above 0."""
     try:
         value = int(text)
     except ValueError:

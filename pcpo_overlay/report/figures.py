@@ -266,7 +266,7 @@ def time(comparison: dict[str, Any], window: int) -> Any:
     groups = [g for g in comparison["groups"] if g["time"]["total_median_s"] is not None]
     if not groups:
         return None
-    figure = _figure(7, 1.6 + 0.55 * len(groups))
+    figure = _figure(7, max(2.6, 1.7 + 0.55 * len(groups)))
     axes = figure.subplots()
     for y, group in enumerate(groups):
         left = 0.0
@@ -286,7 +286,8 @@ def time(comparison: dict[str, Any], window: int) -> Any:
         axes.text(max(left, total), y, told, va="center")
     axes.set_yticks(range(len(groups)), [_named(group) for group in groups])
     axes.invert_yaxis()
-    axes.margins(x=0.2)
+    # Room for the text: set by hand, since text beyond the axes would squeeze them.
+    axes.set_xlim(0, 1.35 * max(g["time"]["total_median_s"] for g in groups) or 1)
     _finish(axes, "median seconds per epoch")
     _title(axes, f"Wall-clock time of an epoch (x: against {comparison['baseline']})")
     _legend_below(figure, axes)

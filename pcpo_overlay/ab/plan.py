@@ -1,0 +1,223 @@
+"""What exactly will be run: one command, environment and folder per arm and seed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pcpo_overlay
+from pcpo_overlay.ab import ABError
+from pcpo_overlay.ab.arms import Arm
+from pcpo_overlay.ab.upstreams import PACKAGE, Upstream
+from pcpo_overlay.config import VARIABLE as PCPO
+from pcpo_overlay.run_folder import VARIABLE as RUN_DIR
+from pcpo_overlay.run_folder import clone_state
+
+#: Upstream's launch path, as a module of the very Python that runs this command.
+LAUNCHER = ("-m", "accelerate.commands.launch")
+#: Checkpoints are not what an A/B run is for; the user's own value wins.
+NEVER_SAVE = "1000000"
+_MOST_THREADS = 8
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked for, checked.
+
+    Attributes:
+        upstream: which script.
+        clone: the patched clone.
+        arms, seeds: each seed runs every arm.
+        epochs: None leaves the number to the config.
+        out: the folder that takes the runs.
+        config: the value of ``--config``, its file absolute.
+        config_file: that file.
+        miniature: whether the config is the project's own.
+        accelerate_args: the user's launch options; None takes quiet defaults.
+        overrides: the script's further arguments.
+    """
+
+    upstream: Upstream
+    clone: Path
+    arms: list[Arm]
+    seeds: list[int]
+    epochs: int | None
+    out: Path
+    config: str
+    config_file: Path
+    miniature: bool
+    accelerate_args: list[str] | None
+    overrides: list[str]
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One run.
+
+    Attributes:
+        arm, seed: which.
+        folder: the run folder; the log and the record of this command lie in it too.
+        command: argument list.
+        cwd: the clone.
+        environment: the variables that are set on top of the caller's.
+        settings: everything that decides what the run computes, for telling whether a finished run is the one asked
+            for.
+    """
+
+    arm: Arm
+    seed: int
+    folder: Path
+    command: list[str]
+    cwd: Path
+    environment: dict[str, str]
+    settings: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """For messages: ``full, seed 0``."""
+        return f"{self.arm.label}, seed {self.seed}"
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the settings."""
+        return hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()
+
+    def as_shell(self) -> str:
+        """The run as one line to paste into a shell."""
+        variables = " ".join(f"{name}={shlex.quote(value)}" for name, value in self.environment.items())
+        return f"cd {shlex.quote(str(self.cwd))} && {variables} {shlex.join(self.command)}"
+
+
+def check_overrides(upstream: Upstream, overrides: Sequence[str]) -> None:
+    """Refuse overrides of what this command sets itself.
+
+    Raises:
+        ABError: names the override and the option to use in its place.
+    """
+    taken = {
+        upstream.flags["seed"]: "--seeds",
+        upstream.flags["epochs"]: "--epochs",
+        upstream.flags["logdir"]: "--out",
+        "--config": "--config before the --",
+        "--pcpo": "--modes",
+    }
+    for override in overrides:
+        flag = override.partition("=")[0]
+        if flag in taken:
+            raise ABError(
+                f"{override} after -- would be overruled or overrule the comparison; use {taken[flag]}"
+            )
+
+
+def make_plan(request: Request, environ: Mapping[str, str] | None = None) -> list[Planned]:
+    """Every run of a request, seed by seed, so that a comparison cut short still has pairs.
+
+    Args:
+        request: what to run.
+        environ: the caller's environment; None is this process's.
+    """
+    environ = os.environ if environ is None else environ
+    script = request.clone / request.upstream.script
+    clone = clone_state(script) or {}
+    settings = {
+        "upstream": request.upstream.name,
+        "commit": clone.get("commit"),
+        "patched_tree": clone.get("patched_tree"),
+        "pcpo_overlay": pcpo_overlay.__version__,
+        "epochs": request.epochs,
+        "config": request.config.rpartition("/")[2],
+        "config_sha256": hashlib.sha256(request.config_file.read_bytes()).hexdigest(),
+        "accelerate_args": request.accelerate_args,
+        "overrides": request.overrides,
+    }
+    launch = launch_options(request.accelerate_args)
+    plan = []
+    for seed in request.seeds:
+        for arm in request.arms:
+            folder = request.out / f"{arm.slug}-seed{seed}"
+            plan.append(
+                Planned(
+                    arm=arm,
+                    seed=seed,
+                    folder=folder,
+                    command=[
+                        sys.executable, *LAUNCHER, *launch, request.upstream.script,
+                        *script_arguments(request, seed, folder),
+                    ],
+                    cwd=request.clone,
+                    environment=_environment(request, arm, folder, environ),
+                    settings=settings | {"mode": str(arm.config), "seed": seed},
+                )
+            )  # fmt: skip
+    return plan
+
+
+def script_arguments(request: Request, seed: int, folder: Path) -> list[str]:
+    """The training script's arguments of one run."""
+    flags = request.upstream.flags
+    arguments = ["--config", request.config, f"{flags['seed']}={seed}"]
+    if request.epochs is not None:
+        arguments.append(f"{flags['epochs']}={request.epochs}")
+    arguments.append(f"{flags['logdir']}={folder / 'logs'}")
+    if not any(override.partition("=")[0] == flags["save_freq"] for override in request.overrides):
+        arguments.append(f"{flags['save_freq']}={NEVER_SAVE}")
+    return [*arguments, *request.overrides]
+
+
+def launch_options(user: Sequence[str] | None) -> list[str]:
+    """Options of ``accelerate launch``: the user's alone, else one process, said in full so that it does not warn.
+
+    The mixed precision here is only the launcher's default: upstream's config names its own.
+    """
+    if user is not None:
+        return list(user)
+    options = [
+        "--num_processes",
+        "1",
+        "--num_machines",
+        "1",
+        "--mixed_precision",
+        "no",
+        "--dynamo_backend",
+        "no",
+    ]
+    return options if _has_cuda() else [*options, "--cpu"]
+
+
+def _has_cuda() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def _environment(request: Request, arm: Arm, folder: Path, environ: Mapping[str, str]) -> dict[str, str]:
+    path = [str(request.clone)]
+    if PACKAGE.parent.name not in ("site-packages", "dist-packages"):
+        path.append(str(PACKAGE.parent))  # a checkout that is not installed
+    if environ.get("PYTHONPATH"):
+        path.append(environ["PYTHONPATH"])
+    variables = {
+        PCPO: arm.label,
+        RUN_DIR: str(folder),
+        "PYTHONPATH": os.pathsep.join(path),
+        "WANDB_MODE": environ.get("WANDB_MODE", "disabled"),
+        "WANDB_DIR": environ.get("WANDB_DIR", str(folder)),
+        "OMP_NUM_THREADS": environ.get("OMP_NUM_THREADS", str(min(_cores(), _MOST_THREADS))),
+    }
+    if request.miniature:
+        variables["HF_HUB_OFFLINE"] = "1"
+    return variables
+
+
+def _cores() -> int:
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on this platform
+        return os.cpu_count() or 1

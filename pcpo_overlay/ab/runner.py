@@ -1,0 +1,196 @@
+"""Running a plan: one process group at a time, finished runs passed over, a failure never stopping the others."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from pcpo_overlay.ab import ABError
+from pcpo_overlay.ab.plan import Planned
+from pcpo_overlay.ab.progress import Display
+from pcpo_overlay.ab.state import LOG, MetricsTail, is_finished, read_json, set_aside, tail, write_record
+
+LOCK = ".ab.lock"
+POLL_S = 0.25
+#: How long a stopped run may take to end before it is told again, more firmly.
+GRACE_S = 15.0
+
+
+class Interrupted(Exception):
+    """The user, or the machine, asked the command to stop; the run under way was stopped first."""
+
+
+@contextmanager
+def locked(out: Path) -> Iterator[None]:
+    """Hold a results folder, made if missing, for this process alone.
+
+    Raises:
+        ABError: another process holds it, or it cannot be written, or filelock is missing.
+    """
+    try:
+        import filelock
+    except ImportError:
+        raise ABError(
+            'this command needs filelock; install it with: pip install "pcpo-overlay[ab]"'
+        ) from None
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(out / LOCK)
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        raise ABError(
+            f"another A/B command is at work in {out} (it holds {out / LOCK}); wait for it or choose another --out"
+        ) from None
+    except OSError as error:
+        raise ABError(f"{out} cannot be written: {error}; choose another --out") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP stop the command as Ctrl-C does, so that no training run is left behind."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    names = [n for n in ("SIGTERM", "SIGHUP") if hasattr(signal, n)]
+    before = {n: signal.signal(getattr(signal, n), stop) for n in names}
+    try:
+        yield
+    finally:
+        for name, handler in before.items():
+            signal.signal(getattr(signal, name), handler)
+
+
+def run_all(plan: Sequence[Planned], display: Display) -> list[Planned]:
+    """Run what is not finished yet.
+
+    Returns:
+        The runs that failed.
+
+    Raises:
+        ABError: a folder holds something else; found out before the first run starts.
+        Interrupted: Ctrl-C, SIGTERM or SIGHUP.
+    """
+    finished = [is_finished(planned) for planned in plan]
+    failed = []
+    with stoppable(), display:
+        for index, (planned, done) in enumerate(zip(plan, finished, strict=True)):
+            metrics = MetricsTail(planned.folder)
+            if done:
+                metrics.poll()
+                display.ended(index, "finished already", metrics)
+                continue
+            aside = set_aside(planned.folder)
+            if aside is not None:
+                display.say(f"{planned.name}: an unfinished run was there; it is now {aside}")
+            try:
+                why = _run_one(index, planned, display, metrics)
+            except KeyboardInterrupt:
+                display.ended(index, "stopped", metrics)
+                raise Interrupted from None
+            if why is None:
+                display.ended(index, "finished", metrics)
+                continue
+            failed.append(planned)
+            display.ended(index, "FAILED", metrics)
+            display.say(f"{planned.name} failed: {why}. The end of {planned.folder / LOG}:")
+            for line in tail(planned.folder / LOG):
+                display.say(f"    {line}")
+    return failed
+
+
+def _run_one(index: int, planned: Planned, display: Display, metrics: MetricsTail) -> str | None:
+    """Run one command to its end; None where it did what it should, else what went wrong."""
+    planned.folder.mkdir(parents=True, exist_ok=True)
+    write_record(planned, exit_code=None, pid=None)
+    with (planned.folder / LOG).open("wb") as log:
+        try:
+            # A session of its own: Ctrl-C in the terminal reaches this process alone, which then stops the group.
+            process = subprocess.Popen(
+                planned.command,
+                cwd=planned.cwd,
+                env={**os.environ, **planned.environment},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        except OSError as error:
+            write_record(planned, exit_code=127, pid=None)
+            return f"it could not be started ({error})"
+        try:
+            write_record(planned, exit_code=None, pid=process.pid)
+            display.started(index)
+            while True:
+                try:
+                    process.wait(POLL_S)
+                    break
+                except subprocess.TimeoutExpired:
+                    if metrics.poll():
+                        display.epoch(index, metrics)
+        except BaseException:
+            stop_group(process)
+            write_record(planned, exit_code=process.returncode, pid=process.pid, stopped=True)
+            raise
+    if metrics.poll():
+        display.epoch(index, metrics)
+    write_record(planned, exit_code=process.returncode, pid=process.pid)
+    return _verdict(planned, process.returncode)
+
+
+def _verdict(planned: Planned, code: int) -> str | None:
+    if code != 0:
+        return f"exit code {code}" if code > 0 else f"killed by signal {-code}"
+    run = read_json(planned.folder / "run.json")
+    if run is None:
+        return "it ended without a word but left no run.json, so the clone's hooks never ran; is the patch applied?"
+    if run.get("status") != "finished":
+        return f"exit code 0, but run.json has status {run.get('status')!r}"
+    return None
+
+
+def stop_group(process: subprocess.Popen[bytes]) -> None:
+    """End a process and everything it started: interrupted first, then terminated, then killed.
+
+    A second Ctrl-C meanwhile kills at once.
+    """
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            _signal_group(process, number)
+            if _group_ended(process, GRACE_S):
+                return
+    finally:
+        _signal_group(process, signal.SIGKILL)
+        process.wait()
+
+
+def _signal_group(process: subprocess.Popen[bytes], number: int) -> bool:
+    """Send a signal to what is left of the group; False where nothing is."""
+    try:
+        os.killpg(process.pid, number)
+    except (ProcessLookupError, PermissionError):  # macOS answers the second for a group of zombies
+        return False
+    return True
+
+
+def _group_ended(process: subprocess.Popen[bytes], seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if process.poll() is not None and not _signal_group(process, 0):
+            return True
+        time.sleep(0.05)
+    return False

@@ -1,0 +1,485 @@
+"""The A/B command on a stand-in clone, whose training script is ours and only writes a run folder."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import filelock
+import pytest
+
+from pcpo_overlay.ab import ABError, plan, runner, state
+from pcpo_overlay.ab.arms import OFF_NOTE, arms_of, split_modes
+from pcpo_overlay.ab.upstreams import UPSTREAMS
+from pcpo_overlay.cli import ab as cli
+from pcpo_overlay.cli.parser import OneLineParser
+from pcpo_overlay.config import PCPOError, parse
+from pcpo_overlay.report import figures
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# A training script of ours: it takes upstream's flags and leaves a run folder as the hooks do (pcpo_overlay.hooks).
+# reward_slope=BAD in the overrides makes it fail, hang=1 makes it wait to be stopped.
+SCRIPT = """
+import json, os, sys, time
+from pathlib import Path
+
+flags = {}
+for word in sys.argv[1:]:
+    name, _, value = word.lstrip("-").partition("=")
+    flags[name] = value
+folder = Path(os.environ["PCPO_RUN_DIR"])
+folder.mkdir(parents=True, exist_ok=True)
+assert not (folder / "metrics.jsonl").exists()
+mode, _, options = os.environ["PCPO"].partition(",")
+epochs, seed = int(flags.get("config.num_epochs", 3)), int(flags["config.seed"])
+pcpo = {"mode": mode, **dict(o.split("=") for o in options.split(",") if o)}
+run = {"format": 1, "upstream": "ddpo", "mode": mode, "pcpo": pcpo, "seed": seed, "status": "running",
+       "trainer": {"num_epochs": epochs, "seed": seed}, "clip_range": 1e-4}
+(folder / "run.json").write_text(json.dumps(run))
+print("progress  50%\\rprogress 100%")
+print("cwd", os.getcwd())
+metrics = open(folder / "metrics.jsonl", "a")
+for epoch in range(epochs):
+    slope = {"observe": 1, "full": 2}.get(mode, 1)
+    record = {"kind": "epoch", "epoch": epoch, "reward_mean": slope * epoch + seed, "seconds_total": 1.0}
+    print(json.dumps(record), file=metrics, flush=True)
+    if flags.get("hang") in (mode, "all"):
+        (folder / "hanging").touch()
+        time.sleep(600)
+if flags.get("fail") == mode:
+    sys.exit("a fault made on purpose")
+if flags.get("silent") == mode:
+    sys.exit(0)
+run["status"] = "finished"
+(folder / "run.json").write_text(json.dumps(run))
+"""
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    folder = tmp_path / "vendor" / "ddpo-pytorch"
+    (folder / "scripts").mkdir(parents=True)
+    (folder / "config").mkdir()
+    (folder / "config" / "ours.py").write_text("# a config\n")
+    (folder / "scripts" / "train.py").write_text(
+        "# stands for a script that calls pcpo_overlay's hooks\n" + SCRIPT
+    )
+    return folder
+
+
+@pytest.fixture
+def direct(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start the script without accelerate, and draw nothing: both take seconds."""
+    monkeypatch.setattr(figures, "draw_all", lambda *args: {})
+    monkeypatch.setattr(plan, "LAUNCHER", ())
+    monkeypatch.setattr(plan, "launch_options", lambda user: [])
+    monkeypatch.setattr(runner, "POLL_S", 0.02)
+
+
+def command(clone: Path, *argv: object) -> int:
+    """Run ``pcpo ab ddpo`` in this process, into ``out`` beside the clone's vendor folder."""
+    parser = OneLineParser(prog="pcpo")
+    cli.add_parser(parser.add_subparsers())
+    words = ["ab", "ddpo", "--clone", str(clone), "--config", "config/ours.py", "--out", str(out_of(clone))]
+    args = parser.parse_args([*words, *map(str, argv)])
+    code: int = args.func(args)
+    return code
+
+
+def out_of(clone: Path) -> Path:
+    return clone.parent.parent / "out"
+
+
+def runs_of(clone: Path) -> set[str]:
+    return {p.name for p in out_of(clone).iterdir() if p.is_dir() and p.name != "report"}
+
+
+# --- modes ------------------------------------------------------------------------------------------------------
+
+
+def test_a_piece_with_an_equals_sign_belongs_to_the_mode_before_it() -> None:
+    assert split_modes("observe,full,full,variance=native") == ["observe", "full", "full,variance=native"]
+    assert split_modes("full,variance=native,weights=uniform,match") == [
+        "full,variance=native,weights=uniform",
+        "match",
+    ]
+    assert split_modes("full, w_star=5 ,log") == ["full,w_star=5", "log"]
+
+
+def test_modes_and_mode_together_in_the_order_given() -> None:
+    arms, notes = arms_of("observe,full", ["full,variance=native", "full"])
+    assert [arm.label for arm in arms] == ["observe", "full", "full,variance=native"]
+    assert [arm.slug for arm in arms] == ["observe", "full", "full_variance-native"]
+    assert len(notes) == 1 and "full is asked for more than once" in notes[0]
+    assert [parse(arm.label) for arm in arms] == [arm.config for arm in arms]
+
+
+def test_default_is_the_baseline_against_full() -> None:
+    assert [arm.label for arm in arms_of(None, [])[0]] == ["observe", "full"]
+    assert [arm.label for arm in arms_of(None, ["match"])[0]] == ["match"]
+
+
+def test_off_runs_as_observe_and_says_so() -> None:
+    arms, notes = arms_of("off,full", [])
+    assert [arm.label for arm in arms] == ["observe", "full"]
+    assert notes == [OFF_NOTE]
+
+
+@pytest.mark.parametrize(
+    "modes", ["observe,ful", "variance=native", "observe,variance=native", "full,variance=none", ""]
+)
+def test_a_wrong_mode_exits_2_before_anything_is_written(
+    clone: Path, modes: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if modes == "":
+        assert [arm.label for arm in arms_of("", [])[0]] == ["observe"]  # the empty string is off
+        return
+    with pytest.raises(PCPOError):
+        arms_of(modes, [])
+    assert command(clone, "--modes", modes) == 2
+    assert "--modes" in capsys.readouterr().err
+    assert not out_of(clone).exists()
+
+
+# --- the plan ---------------------------------------------------------------------------------------------------
+
+
+def request(clone: Path, **changes: Any) -> plan.Request:
+    fields: dict[str, Any] = {
+        "upstream": UPSTREAMS["ddpo"],
+        "clone": clone,
+        "arms": arms_of(None, [])[0],
+        "seeds": [0, 1],
+        "epochs": 4,
+        "out": out_of(clone),
+        "config": str(clone / "config" / "ours.py"),
+        "config_file": clone / "config" / "ours.py",
+        "miniature": False,
+        "accelerate_args": None,
+        "overrides": [],
+    }
+    return plan.Request(**(fields | changes))
+
+
+def test_every_seed_runs_every_arm_before_the_next_seed(clone: Path) -> None:
+    names = [planned.folder.name for planned in plan.make_plan(request(clone), {})]
+    assert names == ["observe-seed0", "full-seed0", "observe-seed1", "full-seed1"]
+
+
+def test_the_command_is_upstreams_launch_path(clone: Path) -> None:
+    planned = plan.make_plan(request(clone, overrides=["--config.train.learning_rate=1e-4"]), {})[1]
+    words = planned.command
+    assert words[:3] == [sys.executable, "-m", "accelerate.commands.launch"]
+    assert words[words.index("scripts/train.py") :] == [
+        "scripts/train.py",
+        "--config",
+        str(clone / "config" / "ours.py"),
+        "--config.seed=0",
+        "--config.num_epochs=4",
+        f"--config.logdir={planned.folder / 'logs'}",
+        "--config.save_freq=1000000",
+        "--config.train.learning_rate=1e-4",
+    ]
+    assert planned.cwd == clone
+    assert planned.environment["PCPO"] == "full"
+    assert planned.environment["PCPO_RUN_DIR"] == str(planned.folder)
+    assert planned.environment["PYTHONPATH"].split(os.pathsep)[0] == str(clone)
+    assert planned.environment["WANDB_MODE"] == "disabled"
+    assert "HF_HUB_OFFLINE" not in planned.environment
+
+
+def test_the_callers_environment_and_choices_win_where_they_may(clone: Path) -> None:
+    mine = {"WANDB_MODE": "offline", "OMP_NUM_THREADS": "3", "PYTHONPATH": "/mine", "PCPO": "off"}
+    asked = request(clone, miniature=True, epochs=None, accelerate_args=["--num_processes", "2"],
+                    overrides=["--config.save_freq=5"])  # fmt: skip
+    planned = plan.make_plan(asked, mine)[0]
+    assert planned.environment["WANDB_MODE"] == "offline"
+    assert planned.environment["OMP_NUM_THREADS"] == "3"
+    assert planned.environment["PYTHONPATH"].endswith(os.pathsep + "/mine")
+    assert planned.environment["PCPO"] == "observe"
+    assert planned.environment["HF_HUB_OFFLINE"] == "1"
+    assert planned.command[3:6] == ["--num_processes", "2", "scripts/train.py"]
+    assert not any("num_epochs" in word or "save_freq=1000000" in word for word in planned.command)
+
+
+def test_without_cuda_the_launcher_is_told_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "_has_cuda", lambda: False)
+    assert plan.launch_options(None)[-1] == "--cpu"
+    monkeypatch.setattr(plan, "_has_cuda", lambda: True)
+    assert "--cpu" not in plan.launch_options(None)
+    assert plan.launch_options([]) == []
+
+
+def test_the_digest_follows_what_decides_the_result(clone: Path) -> None:
+    digest = plan.make_plan(request(clone), {})[0].digest
+    assert plan.make_plan(request(clone, out=clone / "x"), {"OMP_NUM_THREADS": "1"})[0].digest == digest
+    for change in ({"epochs": 5}, {"overrides": ["--config.use_lora=False"]}, {"accelerate_args": []}):
+        assert plan.make_plan(request(clone, **change), {})[0].digest != digest
+    (clone / "config" / "ours.py").write_text("# another config\n")
+    assert plan.make_plan(request(clone), {})[0].digest != digest
+
+
+@pytest.mark.parametrize(
+    "override", ["--config.seed=3", "--config.num_epochs=9", "--config=x.py", "--pcpo=full"]
+)
+def test_overrides_of_what_the_command_sets_are_refused(
+    clone: Path, override: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command(clone, "--", override) == 1
+    assert f"{override} after --" in capsys.readouterr().err
+
+
+# --- running ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("direct")
+def test_runs_then_reports_then_repeats_nothing(clone: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command(clone, "--seeds", "0,1", "--epochs", "3") == 0
+    printed = capsys.readouterr().out
+    assert "[1/4] observe, seed 0: epoch 3/3, reward 2, 1.0 s" in printed
+    assert "| reward" in printed
+    assert runs_of(clone) == {"observe-seed0", "full-seed0", "observe-seed1", "full-seed1"}
+    report = json.loads((out_of(clone) / "report" / "report.json").read_text())
+    assert [g["label"] for g in report["comparisons"][0]["groups"]] == ["observe", "full"]
+    assert f"cwd {clone}" in (out_of(clone) / "full-seed1" / "output.log").read_text()
+
+    before = {p: p.stat().st_mtime_ns for p in out_of(clone).glob("*/*.json*") if p.parent.name != "report"}
+    assert command(clone, "--seeds", "0,1", "--epochs", "3") == 0
+    assert capsys.readouterr().out.count("finished already") == 4
+    assert before == {
+        p: p.stat().st_mtime_ns for p in out_of(clone).glob("*/*.json*") if p.parent.name != "report"
+    }
+
+
+@pytest.mark.usefixtures("direct")
+def test_a_new_arm_joins_what_is_finished(clone: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command(clone, "--modes", "observe") == 0
+    assert command(clone, "--modes", "off,full,variance=native", "--epochs", "3") == 1
+    assert "epochs: None there, 3 asked for" in capsys.readouterr().err
+    assert command(clone, "--modes", "off,full,variance=native") == 0
+    printed = capsys.readouterr().out
+    assert f"note: {OFF_NOTE}" in printed and printed.count("finished already") == 1
+    assert runs_of(clone) == {"observe-seed0", "full_variance-native-seed0"}
+
+
+@pytest.mark.usefixtures("direct")
+def test_other_settings_in_the_same_folder_are_refused_before_anything_runs(
+    clone: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command(clone, "--modes", "observe") == 0
+    assert command(clone, "--modes", "full,observe", "--", "--config.train.clip_range=1e-3") == 1
+    assert "other settings (overrides: [] there, ['--config.train.clip_range=1e-3'] asked for)" in (
+        capsys.readouterr().err
+    )
+    assert runs_of(clone) == {"observe-seed0"}
+
+
+@pytest.mark.usefixtures("direct")
+def test_a_failing_run_is_told_with_its_log_and_the_others_go_on(
+    clone: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # 'full' is listed first: what comes after it has to run all the same
+    fault = ("--modes", "full,observe", "--", "--fail=full")
+    assert command(clone, *fault) == 1
+    captured = capsys.readouterr()
+    assert "full, seed 0 failed: exit code 1" in captured.out
+    assert "    a fault made on purpose" in captured.out and "output.log" in captured.out
+    assert "    progress 100%" in captured.out and "progress  50%" not in captured.out
+    assert "[2/2] observe, seed 0: finished" in captured.out
+    assert "1 of 2 runs failed: full, seed 0" in captured.err
+    assert "unfinished" in (out_of(clone) / "report" / "report.md").read_text()
+
+    # repeated, with what the first try left set aside and kept
+    assert command(clone, *fault) == 1
+    printed = capsys.readouterr().out
+    assert "finished already" in printed and "full-seed0.aside-1" in printed
+    assert runs_of(clone) == {"full-seed0", "full-seed0.aside-1", "observe-seed0"}
+    assert command(clone, *fault) == 1
+    assert runs_of(clone) == {"full-seed0", "full-seed0.aside-1", "full-seed0.aside-2", "observe-seed0"}
+    assert (out_of(clone) / "full-seed0.aside-1" / "metrics.jsonl").exists()
+
+
+@pytest.mark.usefixtures("direct")
+def test_a_run_that_ends_without_finishing_failed(clone: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command(clone, "--modes", "observe", "--", "--silent=observe") == 1
+    assert "exit code 0, but run.json has status 'running'" in capsys.readouterr().out
+    (clone / "scripts" / "train.py").write_text("# pcpo_overlay is named, and never called\n")
+    assert command(clone, "--modes", "observe", "--", "--silent=observe") == 1
+    assert "left no run.json" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("direct")
+def test_a_folder_of_someone_elses_is_not_touched(clone: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    theirs = out_of(clone) / "full-seed0" / "thesis.txt"
+    theirs.parent.mkdir(parents=True)
+    theirs.write_text("dear")
+    assert command(clone) == 1
+    assert "is not a run of this command" in capsys.readouterr().err
+    assert theirs.read_text() == "dear" and runs_of(clone) == {"full-seed0"}
+
+
+@pytest.mark.usefixtures("direct")
+def test_two_at_once_on_one_folder_are_told_who_holds_it(
+    clone: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out_of(clone).mkdir()
+    with filelock.FileLock(out_of(clone) / runner.LOCK):
+        assert command(clone) == 1
+    assert "another A/B command is at work" in capsys.readouterr().err
+    assert runs_of(clone) == set()
+
+
+def test_an_orphan_still_running_is_not_started_again(clone: Path) -> None:
+    planned = plan.make_plan(request(clone), {})[0]
+    planned.folder.mkdir(parents=True)
+    wait = "import sys; print('up', flush=True); sys.stdin.read()"
+    orphan = subprocess.Popen(
+        [sys.executable, "-c", wait, str(planned.folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert orphan.stdout is not None
+    orphan.stdout.readline()
+    try:
+        state.write_record(planned, exit_code=None, pid=orphan.pid)
+        with pytest.raises(ABError, match=f"still going as process {orphan.pid}"):
+            state.is_finished(planned)
+    finally:
+        orphan.kill()
+        orphan.wait()
+    assert not state.is_finished(planned)
+    # the same number, used again by a process that has nothing to do with the run
+    state.write_record(planned, exit_code=None, pid=os.getpid())
+    assert not state.is_finished(planned)
+
+
+def test_ctrl_c_ends_the_run_and_says_how_to_go_on(clone: Path) -> None:
+    code = (
+        "import sys; from pcpo_overlay.ab import plan; from pcpo_overlay.__main__ import main;"
+        "plan.LAUNCHER = (); plan.launch_options = lambda user: []; sys.exit(main(sys.argv[1:]))"
+    )
+    words = [
+        "ab",
+        "ddpo",
+        "--clone",
+        clone,
+        "--config",
+        "config/ours.py",
+        "--out",
+        out_of(clone),
+        "--modes",
+        "observe",
+    ]
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, words), "--", "--hang=all"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    folder = out_of(clone) / "observe-seed0"
+    deadline = time.monotonic() + 60
+    while not (folder / "hanging").exists() and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.05)
+    record = json.loads((folder / "ab.json").read_text())
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "type the same command again" in errors
+    with pytest.raises(ProcessLookupError):
+        os.kill(record["pid"], 0)
+    assert json.loads((folder / "ab.json").read_text())["stopped"] is True
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_other_signals_stop_the_command_as_ctrl_c_does(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
+    with pytest.raises(KeyboardInterrupt), runner.stoppable():
+        signal.raise_signal(number)
+    assert signal.getsignal(number) is before
+
+
+def test_a_stubborn_grandchild_is_ended_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "GRACE_S", 0.3)
+    stubborn = (
+        "import signal, sys, time; [signal.signal(s, signal.SIG_IGN) for s in (signal.SIGINT, signal.SIGTERM)];"
+        "print('up', flush=True); time.sleep(600)"
+    )
+    leader = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {stubborn!r}])"
+    process = subprocess.Popen([sys.executable, "-c", leader], stdout=subprocess.PIPE, start_new_session=True)
+    assert process.stdout is not None
+    process.stdout.readline()
+    runner.stop_group(process)
+    # the pipe closes when the last process that holds it is gone
+    assert process.stdout.read() == b""
+    assert process.returncode is not None
+
+
+def test_dry_run_prints_commands_and_environment_and_runs_nothing(
+    clone: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command(clone, "--mode", "full,variance=native", "--dry-run", "--", "--config.x=a b") == 0
+    printed = capsys.readouterr().out
+    assert "PCPO=full,variance=native " in printed and f"cd {clone} && " in printed
+    assert printed.rstrip().endswith("'--config.x=a b'")
+    assert not out_of(clone).exists()
+
+
+def test_a_missing_or_unpatched_clone_names_the_command(
+    clone: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    script = clone / "scripts" / "train.py"
+    script.write_text("print('as upstream wrote it')\n")
+    assert command(clone) == 1
+    assert f"python apply.py ddpo-pytorch --into {clone}" in capsys.readouterr().err
+    args = argparse.Namespace(
+        upstream="ddpo",
+        modes=None,
+        mode=[],
+        overrides=[],
+        vendor=tmp_path / "nowhere",
+        clone=None,
+        config=None,
+    )
+    assert cli.run(args) == 1
+    assert f"python apply.py ddpo-pytorch --dest {tmp_path / 'nowhere'}" in capsys.readouterr().err
+
+
+def test_an_unknown_config_file_is_told(clone: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command(clone, "--config", "nowhere.py:x") == 1
+    assert "there is no file nowhere.py" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("argv", [["--seeds", "a"], ["--epochs", "0"], ["--vendor", "x"], ["stray"]])
+def test_wrong_arguments_exit_2(clone: Path, argv: list[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        command(clone, *argv)
+    assert stopped.value.code == 2
+
+
+def test_through_accelerate_itself(clone: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command(clone, "--modes", "observe", "--epochs", "2") == 0, capsys.readouterr()
+    assert (out_of(clone) / "report" / "reward.png").exists()
+    log = (out_of(clone) / "observe-seed0" / "output.log").read_text()
+    assert "default" not in log, "accelerate launch warned about options that were not passed"
+    assert json.loads((out_of(clone) / "observe-seed0" / "ab.json").read_text())["exit_code"] == 0
+
+
+def test_metrics_tail_waits_for_whole_lines(tmp_path: Path) -> None:
+    follower = state.MetricsTail(tmp_path)
+    assert not follower.poll()
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"kind": "step", "epoch": 0}\n{"kind": "epoch", "epoch": 0, "reward_me')
+    assert not follower.poll()
+    with path.open("a") as file:
+        file.write('an": 1.5}\n')
+    assert follower.poll()
+    assert (follower.epochs, follower.reward) == (1, 1.5)
+    assert not follower.poll()
