@@ -12,7 +12,7 @@ from synthetic_runs import TIMESTEPS, write_ladder, write_run
 from pcpo_overlay import labels
 from pcpo_overlay.cli import report as cli
 from pcpo_overlay.config import parse
-from pcpo_overlay.report import markdown, runs, stats
+from pcpo_overlay.report import figures, markdown, runs, stats
 from pcpo_overlay.report.compare import ReportError, compare
 
 
@@ -86,9 +86,10 @@ def test_speedup_of_an_arm_that_never_arrives_is_nothing() -> None:
 
 
 def test_levels_are_evenly_spaced_inside_and_favour_no_arm() -> None:
-    assert stats.levels([0.0, 2.0], [6.0, 11.0]) == [2.0, 3.0, 4.0, 5.0]
-    assert stats.levels([2.0, 0.0], [11.0, 6.0]) == [2.0, 3.0, 4.0, 5.0]
+    assert stats.levels([0.0, 1.0], [6.0, 11.0]) == [2.0, 3.0, 4.0, 5.0]
+    assert stats.levels([1.0, 0.0], [11.0, 6.0]) == [2.0, 3.0, 4.0, 5.0]
     assert stats.levels([1.0, 1.0], [1.0, 5.0]) == []
+    assert stats.levels([1.0, 3.0], [2.0, 5.0]) == []
 
 
 def test_early_and_late_windows_never_overlap() -> None:
@@ -322,7 +323,7 @@ def test_find_searches_below_a_parent_and_passes_over_what_was_set_aside(tmp_pat
 
 
 def test_report_writes_markdown_json_and_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_ladder(tmp_path / "runs", seeds=(0, 1), epochs=12)
+    write_ladder(tmp_path / "runs", seeds=(0, 1), epochs=6)
     assert command(tmp_path / "runs", "--out", tmp_path / "out") == 0
     printed = capsys.readouterr().out
     text = (tmp_path / "out" / "report.md").read_text()
@@ -350,8 +351,9 @@ def test_report_of_one_short_run_with_hardly_anything_in_it(tmp_path: Path) -> N
 
 
 def test_an_unreadable_run_is_named_and_the_others_are_reported(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(figures, "draw_all", lambda *args: {})  # drawing takes seconds
     write_run(tmp_path / "runs" / "good", rewards=[0, 1])
     bad = write_run(tmp_path / "runs" / "bad", rewards=[0, 1])
     (bad / "run.json").write_text("{")

@@ -84,15 +84,14 @@ class Bars:
     """A bar per run."""
 
     def __init__(self, plan: list[Planned], epochs: int | None) -> None:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
         from rich.progress import TimeRemainingColumn as Remaining
 
         self._progress: Any = Progress(
             TextColumn("{task.description}"),
-            BarColumn(),
+            BarColumn(bar_width=16),
             MofNCompleteColumn(),
-            TextColumn("epochs  reward {task.fields[reward]}"),
-            TimeElapsedColumn(),
+            TextColumn("reward {task.fields[reward]}"),
             Remaining(),
             TextColumn("{task.fields[told]}"),
         )

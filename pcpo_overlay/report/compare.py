@@ -215,14 +215,11 @@ def _describe(group: Group, baseline: Group, last_common: int | None, window: in
             "ratio_mean": _mean_of_runs(runs, "ratio_mean"),
             "ratio_std": _mean_of_runs(runs, "ratio_std"),
             "error_mean": _mean_of_runs(runs, "log_ratio_error_mean"),
-            "error_max": max(
-                (v for r in runs for v in r.series("log_ratio_error_max").values()), default=None
-            ),
+            "error_max": _highest(runs, "log_ratio_error_max"),
         },
         "time": _time(group, baseline),
-        "peak_memory_bytes": max(
-            (v for r in runs for v in r.series("peak_memory_bytes").values()), default=None
-        ),
+        "peak_memory_bytes": _highest(runs, "peak_memory_bytes"),
+        "tape_bytes": _highest(runs, "tape_bytes"),
         "per_timestep": _per_timestep(runs),
         "curves": {key: _curve(group, key, window) for key in CURVES},
     }
@@ -248,6 +245,10 @@ def _describe_run(run: Run) -> dict[str, Any]:
 def _mean_of_runs(runs: Sequence[Run], key: str) -> float | None:
     """Mean over every epoch of every run."""
     return stats.mean(v for run in runs for v in run.series(key).values())
+
+
+def _highest(runs: Sequence[Run], key: str) -> float | None:
+    return max((v for run in runs for v in run.series(key).values()), default=None)
 
 
 def _reward(group: Group, last_common: int | None, window: int) -> dict[str, Any]:

@@ -330,9 +330,7 @@ def _speedups(axes: Any, comparison: dict[str, Any]) -> None:
                 axes.bar(x, arm["epochs"], width * 0.9, color=colour)
     axes.set_xticks(range(len(levels)), [f"{level['reward']:.4g}" for level in levels])
     if not levels:
-        axes.text(
-            0.5, 0.5, "no threshold: no arm rose above its start", ha="center", transform=axes.transAxes
-        )
+        axes.text(0.5, 0.5, "no threshold: see the table", ha="center", transform=axes.transAxes)
     axes.set_ylabel("epochs (x: never)")
     _finish(axes, "reward threshold")
 

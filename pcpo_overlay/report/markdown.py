@@ -13,9 +13,9 @@ DEFINITIONS = {
     "every seed has; bands and square brackets give the lowest and highest seed, not a standard deviation.",
     "moving average": "Trailing: the mean over an epoch and up to window - 1 before it. Curves are smoothed with it, "
     "and so is the reward before it is held against a threshold.",
-    "thresholds": "Unless given with --thresholds: four levels evenly spaced strictly between the arms' mean reward in "
-    "the first epoch and the lower (lowest) of the arms' best smoothed rewards. The rule treats all arms alike, and "
-    "every arm reaches every level.",
+    "thresholds": "Unless given with --thresholds: four levels evenly spaced strictly between the highest of the arms' "
+    "rewards in the first epoch and the lowest of the arms' best smoothed rewards. The rule treats all arms alike: no "
+    "arm starts at a level, and every arm reaches every level.",
     "speed-up": "100 * (baseline's epochs / this arm's epochs - 1) percent, as in the paper's Tables 1 and 10 (260 "
     "against 131 epochs is 98.5%). Negative: slower than the baseline. Epochs are those run until the moving average "
     "of the seed-mean reward first stands at the threshold, that epoch included. 'never': not within the epochs run.",
@@ -29,9 +29,13 @@ DEFINITIONS = {
     "an epoch (paper, Figure 11). early and late are the first and last 5 epochs, fewer where they would overlap.",
     "error of log rho": "|log rho - (rho - 1)| / |rho - 1| where rho is not 1: what replacing rho - 1 by log rho in "
     "the objective changes.",
-    "seconds": "Median over all epochs of all seeds of an arm; ratio: against the baseline's median.",
-    "peak memory": "Highest of an arm's runs: the allocator's peak on a GPU, the process's resident peak on a CPU.",
+    "seconds": "Median over all epochs of all seeds of an arm, by the clock, so other load on the machine counts; "
+    "ratio: against the baseline's median.",
+    "peak memory": "Highest of an arm's runs: the allocator's peak on a GPU, the process's resident peak on a CPU. "
+    "tape: the largest part of it that PCPO's record of a rollout took.",
 }
+
+NO_LEVELS = "No threshold: at least one arm's smoothed reward never rose above where an arm started."
 
 _CAPTIONS = {
     "overview": "Overview",
@@ -99,7 +103,7 @@ def speedup_table(comparison: dict[str, Any]) -> str:
     """Thresholds down, arms across: epochs, and the speed-up against the baseline."""
     levels, baseline = comparison["thresholds"]["levels"], comparison["baseline"]
     if not levels:
-        return "No threshold: the smoothed reward of at least one arm never rose above the start."
+        return NO_LEVELS
     head = ["reward"]
     for group in comparison["groups"]:
         head.append(group["label"])
@@ -119,7 +123,7 @@ def speedup_table(comparison: dict[str, Any]) -> str:
 def _seed_table(comparison: dict[str, Any]) -> str:
     levels = comparison["thresholds"]["levels"]
     if not levels:
-        return "No threshold."
+        return NO_LEVELS
     head = ["arm", "seed", *(reward(level["reward"]) for level in levels)]
     rows = []
     for index, group in enumerate(comparison["groups"]):
@@ -209,15 +213,28 @@ def _ratio_table(comparison: dict[str, Any]) -> str:
 
 
 def _time_table(comparison: dict[str, Any]) -> str:
-    head = ["arm", "sampling, s", "ratio", "training, s", "ratio", "epoch, s", "ratio", "peak memory, MiB"]
+    head = [
+        "arm",
+        "sampling, s",
+        "ratio",
+        "training, s",
+        "ratio",
+        "epoch, s",
+        "ratio",
+        "peak memory, MiB",
+        "tape, MiB",
+    ]
     rows = []
     for group in comparison["groups"]:
         row = [group["label"]]
         for part in ("sampling", "training", "total"):
             row += [number(group["time"][f"{part}_median_s"]), number(group["time"][f"{part}_ratio"], 3)]
-        peak = group["peak_memory_bytes"]
-        rows.append([*row, "-" if peak is None else f"{peak / 2**20:.0f}"])
+        rows.append([*row, _mebibytes(group["peak_memory_bytes"], 0), _mebibytes(group["tape_bytes"], 1)])
     return table(head, rows, left=1)
+
+
+def _mebibytes(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value / 2**20:.{digits}f}"
 
 
 def _run_table(comparison: dict[str, Any]) -> str:

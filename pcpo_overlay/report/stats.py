@@ -83,9 +83,10 @@ def speedup_percent(baseline: float | None, other: float | None) -> float | None
 def levels(starts: Sequence[float], tops: Sequence[float], count: int = 4) -> list[float]:
     """Reward thresholds that favour no arm: ``count`` levels evenly spaced strictly between start and top.
 
-    Start is the mean over the arms of their first reward, top the lowest over the arms of their best smoothed
-    reward, so that every arm reaches every level. The top itself is no level: the weaker arm touches it only at the
-    luckiest moment of its curve, which would flatter the other.
+    Start is the highest over the arms of their first reward (a mode that changes the sampler starts elsewhere), so
+    that no arm is given a level; top is the lowest over the arms of their best smoothed reward, so that every arm
+    reaches every level. The top itself is no level: the weaker arm touches it only at the luckiest moment of its
+    curve, which would flatter the other.
 
     Args:
         starts: reward of each arm in its first epoch.
@@ -93,11 +94,11 @@ def levels(starts: Sequence[float], tops: Sequence[float], count: int = 4) -> li
         count: how many levels.
 
     Returns:
-        Ascending levels; none where no arm's reward rose above the start.
+        Ascending levels; none where an arm's reward never rose above the start.
     """
     if not starts or not tops:
         return []
-    start, top = math.fsum(starts) / len(starts), min(tops)
+    start, top = max(starts), min(tops)
     if not top > start:
         return []
     return [start + (top - start) * k / (count + 1) for k in range(1, count + 1)]
