@@ -164,6 +164,16 @@ def test_default_thresholds_are_reached_by_every_arm(tmp_path: Path) -> None:
     assert all(arm["epochs"] is not None for level in thresholds["levels"] for arm in level["arms"])
 
 
+def test_thresholds_close_together_are_printed_apart(tmp_path: Path) -> None:
+    comparison = compared(write_run(tmp_path / "a", rewards=[1.0, 1.002]), thresholds=[1.0001, 1.00012])[
+        "comparisons"
+    ][0]
+    assert [row.split("|")[1].strip() for row in markdown.speedup_table(comparison).splitlines()[2:]] == [
+        "1.00010",
+        "1.00012",
+    ]
+
+
 def test_no_rise_no_threshold(tmp_path: Path) -> None:
     comparison = compared(write_run(tmp_path / "a", rewards=[1.0, 0.5]))["comparisons"][0]
     assert comparison["thresholds"]["levels"] == []

@@ -18,15 +18,19 @@ if TYPE_CHECKING:
     from pcpo_overlay.ab.upstreams import Upstream
 
 _DESCRIPTION = """\
-Run upstream's own, untouched launch path (`accelerate launch scripts/train.py ...`) once per mode and seed with PCPO
-set, then compare the runs (see `report`). Without --config it trains this project's miniature model, on a CPU if need
-be; with it your own. What is finished is not repeated: type the same command again to go on after a stop.
+Run upstream's own, untouched launch path (accelerate launch scripts/train.py ...)
+once per mode and seed with PCPO set, then compare the runs (see: pcpo report).
+Without --config it trains this project's miniature model, on a CPU if need be;
+with --config your own. What is finished is not repeated: type the same command
+again to go on after a stop.
 """
 _EPILOG = """\
-Everything after -- goes to the training script as it is, for example: -- --config.train.learning_rate=1e-4
+What follows -- goes to the training script as it is, for example:
+  pcpo ab ddpo --modes observe,match,full -- --config.train.learning_rate=1e-4
 
-Exit codes: 0 every run and the report are done; 1 a run failed, or could not be started (a message says why); 2 a
-wrong argument; 130 stopped by Ctrl-C or a signal.
+Exit codes: 0 every run and the report are done; 1 a run failed or could not be
+started (a message says why); 2 a wrong argument; 130 stopped by Ctrl-C or a
+signal.
 """
 
 
@@ -37,6 +41,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
         help="baseline against PCPO through an upstream's own training script",
         description=_DESCRIPTION,
         epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         usage="%(prog)s {ddpo} [options] [-- OVERRIDE ...]",
     )
     parser.add_argument("upstream", choices=["ddpo"], help="which upstream to run")

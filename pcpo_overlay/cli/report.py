@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 _DESCRIPTION = """\
-Compare runs of one or more upstreams: reward curves, clipping, gradients, epochs to reach reward thresholds with
-speed-ups, time and memory. Runs are grouped by upstream, mode and options; each group may hold several seeds.
+Compare runs of one or more upstreams: reward curves, clipping, gradients, epochs
+to reach reward thresholds with speed-ups, time and memory. Runs are grouped by
+upstream, mode and options; each group may hold several seeds.
 Writes report.md, report.json and one PNG per figure.
 """
 _EPILOG = """\
-Exit codes: 0 done; 1 a run folder could not be read (the report covers the others) or there is nothing to compare;
-2 a wrong argument.
+Exit codes: 0 done; 1 a run folder could not be read (the report covers the
+others) or there is nothing to compare; 2 a wrong argument.
 """
 
 
@@ -27,6 +28,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
         help="compare run folders: figures, Markdown and JSON",
         description=_DESCRIPTION,
         epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "runs", nargs="+", type=Path, metavar="RUN", help="a run folder, or a folder that holds several"

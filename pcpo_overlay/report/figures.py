@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from pcpo_overlay.report import text
+
 # Okabe and Ito's palette, told apart with every common colour vision; the ladder has the colours of the paper's
 # Figure 6 (blue, green, red, orange). Line styles differ too, for arms that lie on top of each other and for print.
 _LADDER = {
@@ -113,8 +115,8 @@ def _finish(axes: Any, xlabel: str) -> None:
         axes.spines[side].set_visible(False)
 
 
-def _title(axes: Any, text: str) -> None:
-    axes.set_title(text, loc="left", fontsize="medium")
+def _title(axes: Any, title: str) -> None:
+    axes.set_title(title, loc="left", fontsize="medium")
 
 
 def _legend_below(figure: Any, axes: Any) -> None:
@@ -328,7 +330,8 @@ def _speedups(axes: Any, comparison: dict[str, Any]) -> None:
                 axes.plot(x, max(reached, default=1), marker="x", color=colour)
             else:
                 axes.bar(x, arm["epochs"], width * 0.9, color=colour)
-    axes.set_xticks(range(len(levels)), [f"{level['reward']:.4g}" for level in levels])
+    digits = text.level_digits(comparison)
+    axes.set_xticks(range(len(levels)), [text.reward(level["reward"], digits) for level in levels])
     if not levels:
         axes.text(0.5, 0.5, "no threshold: see the table", ha="center", transform=axes.transAxes)
     axes.set_ylabel("epochs (x: never)")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from pcpo_overlay.report.text import level_digits, number, percent, reward
+
 #: What each number is; in the Markdown and, word for word, in the JSON.
 DEFINITIONS = {
     "epoch": "One round of sampling and the training on its samples, counted from 1 in tables and figures and from 0 "
@@ -109,9 +111,10 @@ def speedup_table(comparison: dict[str, Any]) -> str:
         head.append(group["label"])
         if group["label"] != baseline:
             head.append("speed-up")
+    digits = level_digits(comparison)
     rows = []
     for level in levels:
-        row = [reward(level["reward"])]
+        row = [reward(level["reward"], digits)]
         for arm in level["arms"]:
             row.append(_epochs(arm["epochs"]))
             if arm["label"] != baseline:
@@ -124,7 +127,8 @@ def _seed_table(comparison: dict[str, Any]) -> str:
     levels = comparison["thresholds"]["levels"]
     if not levels:
         return NO_LEVELS
-    head = ["arm", "seed", *(reward(level["reward"]) for level in levels)]
+    digits = level_digits(comparison)
+    head = ["arm", "seed", *(reward(level["reward"], digits) for level in levels)]
     rows = []
     for index, group in enumerate(comparison["groups"]):
         for place, run in enumerate(group["runs"]):
@@ -144,13 +148,15 @@ def _with_speedup(value: float | None) -> str:
 def _reward_table(comparison: dict[str, Any]) -> str:
     last = comparison["last_common_epoch"]
     shared = "at the last common epoch" if last is None else f"at epoch {last + 1} (last common)"
+    digits = level_digits(comparison)
     rows = []
     for group in comparison["groups"]:
         held = group["reward"]
-        final = reward(held["final"])
+        final = reward(held["final"], digits)
         if len(group["runs"]) > 1 and held["final"] is not None:
-            final += f" [{reward(held['final_low'])}, {reward(held['final_high'])}]"
-        rows.append([group["label"], final, reward(held["at_last_common_epoch"]), reward(held["best"])])
+            final += f" [{reward(held['final_low'], digits)}, {reward(held['final_high'], digits)}]"
+        shared_reward, best = reward(held["at_last_common_epoch"], digits), reward(held["best"], digits)
+        rows.append([group["label"], final, shared_reward, best])
     return table(["arm", "final", shared, "best"], rows, left=1) + "\n\nAll on the moving average."
 
 
@@ -256,21 +262,6 @@ def _run_table(comparison: dict[str, Any]) -> str:
                 ]
             )
     return table(head, rows, left=2)
-
-
-def number(value: float | None, digits: int = 4) -> str:
-    """Significant digits, a dash for nothing."""
-    return "-" if value is None else f"{value:.{digits}g}"
-
-
-def reward(value: float | None) -> str:
-    """Four significant digits, trailing zeros kept so that a column lines up; a dash for nothing."""
-    return "-" if value is None else f"{value:#.4g}".rstrip(".")
-
-
-def percent(value: float | None) -> str:
-    """One decimal, as in the paper's tables; a dash for nothing."""
-    return "-" if value is None else f"{value:.1f}%"
 
 
 def _epochs(value: int | None) -> str:
