@@ -119,6 +119,11 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--write", action="store_true", help="if it is clean, write the new patches and lock entry"
     )
+    sub.add_argument(
+        "--leave-out",
+        action="store_true",
+        help="with --write: leave out hooks that conflict, to be put in by hand and folded in with refresh",
+    )
     return parser
 
 

@@ -165,6 +165,8 @@ def _refresh(args: argparse.Namespace, ctx: Context, upstreams: Sequence[Upstrea
 
 def _update(args: argparse.Namespace, ctx: Context, upstreams: Sequence[Upstream]) -> int:
     upstream = upstreams[0]
-    trial = update.update(ctx, upstream, args.to, write=args.write)
+    if args.leave_out and not args.write:
+        raise Fault(ExitCode.USAGE, "--leave-out says what to write, so it needs --write")
+    trial = update.update(ctx, upstream, args.to, write=args.write, leave_out=args.leave_out)
     print(update.describe(trial, upstream, wrote=args.write))
     return int(ExitCode.OK if trial.upstream is not None else ExitCode.CONFLICT)

@@ -20,9 +20,9 @@ from .errors import ExitCode, Fault
 from .gitio import Entry, Repo
 from .lockfile import Upstream
 from .manage import Context, Status
-from .merge import three_way, to_crlf, to_lf
+from .merge import conflict_markers, three_way, to_crlf, to_lf
 from .mutex import exclusive
-from .patchfile import sha256, strip
+from .patchfile import decode, sha256, strip
 from .paths import no_symlink_on_the_way
 from .plan import FilePlan, NamedPatch, Plan, make_plan
 from .stages import stage
@@ -125,7 +125,8 @@ def _with_hooks(path: str, clean: bytes, file: FilePlan, named: NamedPatch) -> b
     if merged.conflicts:
         raise Fault(
             ExitCode.CONFLICT,
-            f"{path} differs from the pin where a hook goes, so the hooks do not merge cleanly; nothing was written",
+            f"{path} differs from the pin where a hook goes, so the hooks do not merge cleanly; nothing was written:\n"
+            + conflict_markers(decode(merged.text)),
         )
     if strip(named.patch, merged.text) != text:
         raise Fault(

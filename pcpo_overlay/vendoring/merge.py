@@ -37,6 +37,21 @@ def three_way(ours: bytes, base: bytes, theirs: bytes, names: Sequence[str]) -> 
         return Merged(result.stdout, result.status)
 
 
+def conflict_markers(text: str) -> str:
+    """The conflicting places of a merged text, with their line numbers."""
+    out: list[str] = []
+    inside = False
+    for n, line in enumerate(text.split("\n"), start=1):
+        if line.startswith("<<<<<<< "):
+            inside = True
+            out.append(f"at line {n}:")
+        if inside:
+            out.append(f"  {line}")
+        if line.startswith(">>>>>>> "):
+            inside = False
+    return "\n".join(out)
+
+
 def insertions(base: bytes, new: bytes, where: str) -> tuple[Insertion, ...]:
     """The lines that ``new`` adds to ``base``, with empty labels.
 

@@ -13,24 +13,29 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from . import clone
-from .atomic import write_atomically
+from .atomic import remove, write_atomically
 from .errors import ExitCode, Fault
 from .gitio import Repo
 from .lockfile import PatchEntry, Upstream, render_entry, save
 from .manage import Context, locked
-from .merge import insertions, three_way
-from .patchfile import Patch, decode, keep_labels, render, sha256, strip
+from .merge import conflict_markers, insertions, three_way
+from .patchfile import Insertion, decode, insert, render, sha256, strip
 from .plan import FilePlan, NamedPatch, make_plan, patched_tree, read_patches
 from .stages import stage
 
 
 @dataclass(frozen=True)
 class FileResult:
-    """How one patched file fared. ``patch`` is None where it conflicts; ``detail`` is for the reader."""
+    """How one patched file fared.
+
+    ``patch`` holds the hooks that could be carried over (None if there are none), ``lost`` the words of those that
+    could not, ``detail`` where and why, for the reader.
+    """
 
     path: str
     how: str
     patch: NamedPatch | None
+    lost: tuple[str, ...] = ()
     detail: str = ""
 
 
@@ -71,26 +76,36 @@ def _resolve(repo: Repo, revision: str) -> str | None:
 
 
 def _merge_file(repo: Repo, named: NamedPatch, old: FilePlan, commit: str) -> FileResult:
-    path = named.patch.path
+    """Carry one file's hooks over, each hook by itself, so that one in conflict does not hide the others."""
+    patch = named.patch
+    path = patch.path
     entries = repo.tree_entries(f"{commit}^{{tree}}", [path])
     if path not in entries:
-        return FileResult(
-            path, "conflict", None, f"the file is not there any more{_renamed(repo, path, commit)}"
-        )
+        gone = f"the file is not there any more{_renamed(repo, path, commit)}"
+        return FileResult(path, "conflict", None, tuple(patch.labels()), gone)
     ours = repo.blob(entries[path].oid)
     if ours == old.base:
         return FileResult(path, "unchanged by upstream", named)
-    merged = three_way(
-        ours, old.base, old.patched, ("upstream's new commit", "the pin", "the pin with hooks")
-    )
-    if merged.conflicts:
-        return FileResult(path, "conflict", None, _markers(decode(merged.text)))
-    if strip(named.patch, merged.text) != ours:
-        return FileResult(
-            path, "conflict", None, "the merge came out clean but did not keep every hook in one piece"
+    names = ("upstream's new commit", "the pin", "the pin with hooks")
+    moved: list[Insertion] = []
+    lost: list[str] = []
+    details: list[str] = []
+    for hook in patch.insertions:
+        alone = replace(patch, insertions=(hook,))
+        merged = three_way(ours, old.base, insert(alone, old.base), names)
+        places = (
+            ()
+            if merged.conflicts or strip(alone, merged.text) != ours
+            else insertions(ours, merged.text, path)
         )
-    hunks = keep_labels(named.patch.insertions, insertions(ours, merged.text, path))
-    return FileResult(path, "clean", NamedPatch(named.file, Patch(named.patch.header, path, hunks)))
+        if len(places) == 1 and (not moved or places[0].after > moved[-1].after):
+            moved.append(replace(hook, after=places[0].after))
+        else:
+            lost.append(hook.label)
+            why = conflict_markers(decode(merged.text)) if merged.conflicts else "its place cannot be told"
+            details.append(f"hook '{hook.label}', after line {hook.after} at the pin: {why}")
+    carried = replace(named, patch=replace(patch, insertions=tuple(moved))) if moved else None
+    return FileResult(path, "conflict" if lost else "clean", carried, tuple(lost), "\n".join(details))
 
 
 def _renamed(repo: Repo, path: str, commit: str) -> str:
@@ -99,27 +114,13 @@ def _renamed(repo: Repo, path: str, commit: str) -> str:
     return f" (last seen in {words})" if result.status == 0 and words else ""
 
 
-def _markers(text: str) -> str:
-    """The conflicting places of a merged text, with their line numbers."""
-    out: list[str] = []
-    inside = False
-    for n, line in enumerate(text.split("\n"), start=1):
-        if line.startswith("<<<<<<< "):
-            inside = True
-            out.append(f"at line {n}:")
-        if inside:
-            out.append(f"  {line}")
-        if line.startswith(">>>>>>> "):
-            inside = False
-    return "\n".join(out)
-
-
-def update(ctx: Context, upstream: Upstream, to: str, *, write: bool) -> Trial:
+def update(ctx: Context, upstream: Upstream, to: str, *, write: bool, leave_out: bool = False) -> Trial:
     """Carry the hooks of the pin over to commit ``to``.
 
     Args:
         to: a commit, branch or tag of upstream.
-        write: if every file is clean, write the patch files and the lock.
+        write: if every hook can be carried over, write the patch files and the lock.
+        leave_out: go on without the hooks that cannot, so that they can be put in by hand.
 
     Raises:
         Fault: for a commit that cannot be had, or bad patches; a conflict is a result, not a fault.
@@ -133,9 +134,9 @@ def update(ctx: Context, upstream: Upstream, to: str, *, write: bool) -> Trial:
         results = [_merge_file(repo, n, plan.files[n.patch.path], commit) for n in patches]
         diff = repo.run("diff-tree", "-r", "-z", "--name-only", "--no-renames", upstream.commit, commit)
         changed = len([name for name in diff.split(b"\0") if name])
-        merged = [result.patch for result in results if result.patch is not None]
-        if len(merged) < len(results):
+        if any(result.lost for result in results) and not leave_out:
             return Trial(results, None, changed)
+        merged = [result.patch for result in results if result.patch is not None]
         entries = tuple(PatchEntry(named.file, sha256(render(named.patch))) for named in merged)
         tree = repo.text("rev-parse", f"{commit}^{{tree}}")
         moved = replace(upstream, commit=commit, tree=tree, patches=entries)
@@ -147,10 +148,16 @@ def update(ctx: Context, upstream: Upstream, to: str, *, write: bool) -> Trial:
                     write_atomically(ctx.lock.root / named.file, render(named.patch))
                     stage("patch-written")
                 save(ctx.lock.with_upstream(moved))
+                for entry in set(upstream.patches) - {e for e in upstream.patches if _listed(e, moved)}:
+                    remove(ctx.lock.root / entry.file)
             except OSError as error:
                 raise Fault(ExitCode.UNWRITABLE, f"cannot write the patches: {error}") from None
             stage("lock-written")
     return Trial(results, moved, changed)
+
+
+def _listed(entry: PatchEntry, upstream: Upstream) -> bool:
+    return any(other.file == entry.file for other in upstream.patches)
 
 
 def describe(trial: Trial, upstream: Upstream, *, wrote: bool) -> str:
@@ -159,6 +166,8 @@ def describe(trial: Trial, upstream: Upstream, *, wrote: bool) -> str:
     for result in trial.files:
         lines.append(f"  {result.path}: {result.how}")
         lines += [f"    {line}" for line in result.detail.splitlines()]
+        if result.lost and trial.upstream is not None:
+            lines.append(f"    LEFT OUT, to be put in by hand: {'; '.join(result.lost)}")
     if not trial.files:
         lines.append("  there is no patch to carry over")
     if trial.upstream is None:
