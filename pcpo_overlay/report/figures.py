@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from pcpo_overlay.report import text
+from pcpo_overlay.report import stats, text
 
 # Okabe and Ito's palette, told apart with every common colour vision; the ladder has the colours of the paper's
 # Figure 6 (blue, green, red, orange). Line styles differ too, for arms that lie on top of each other and for print.
@@ -83,7 +84,7 @@ def _has(comparison: dict[str, Any], key: str) -> bool:
 
 
 def _draw_curves(
-    axes: Any, comparison: dict[str, Any], key: str, *, raw: bool = False, log: bool = False
+    axes: Any, comparison: dict[str, Any], key: str, window: int, *, raw: bool = False, log: bool = False
 ) -> None:
     """The moving average of the mean over seeds, the seeds' lowest to highest as a band, optionally the raw mean."""
     styles = _styles(comparison["groups"])
@@ -101,11 +102,28 @@ def _draw_curves(
         )  # fmt: skip
         if len(group["runs"]) > 1:
             axes.fill_between(x, curve["low"], curve["high"], color=colour, alpha=0.15, linewidth=0)
+        _draw_longer_seeds(axes, curve, colour, window)
     values = [v for g in comparison["groups"] for v in g["curves"][key]["smoothed"]]
     if log and any(v > 0 for v in values):
         axes.set_yscale("log", nonpositive="mask")
     _finish(axes, "epoch")
     axes.xaxis.get_major_locator().set_params(integer=True)
+
+
+def _draw_longer_seeds(axes: Any, curve: dict[str, Any], colour: str, window: int) -> None:
+    """Seeds that went on after the shortest one of their arm, from where the mean ends, each as a dotted line."""
+    end = max(curve["epoch"])
+    for seed in curve["seeds"]:
+        smoothed = stats.moving_average(dict(zip(seed["epoch"], seed["value"], strict=True)), window)
+        beyond = {epoch: value for epoch, value in smoothed.items() if epoch >= end}
+        if len(beyond) > 1:
+            axes.plot(
+                [epoch + 1 for epoch in beyond],
+                list(beyond.values()),
+                color=colour,
+                linewidth=1,
+                linestyle=":",
+            )
 
 
 def _finish(axes: Any, xlabel: str) -> None:
@@ -133,6 +151,8 @@ def _legend_below(figure: Any, axes: Any) -> None:
 def _caption(comparison: dict[str, Any], window: int) -> str:
     many = any(len(group["runs"]) > 1 for group in comparison["groups"])
     band = "; band: lowest to highest seed" if many else ""
+    if any(len({run["epochs"] for run in group["runs"]}) > 1 for group in comparison["groups"]):
+        band += "; dotted on: seeds longer than their arm's shortest"
     return f"moving average of {window} epochs{band}"
 
 
@@ -144,11 +164,11 @@ def reward(comparison: dict[str, Any], window: int) -> Any:
     axes = figure.subplots()
     for level in comparison["thresholds"]["levels"]:
         axes.axhline(level["reward"], color="#999999", linewidth=0.6, linestyle=":")
-    _draw_curves(axes, comparison, "reward_mean", raw=True)
+    _draw_curves(axes, comparison, "reward_mean", window, raw=True)
     axes.set_ylabel("reward")
     thin = "thin lines: each epoch's mean over seeds"
-    dotted = "; dotted: thresholds" if comparison["thresholds"]["levels"] else ""
-    _title(axes, f"{_caption(comparison, window)}\n{thin}{dotted}")
+    dotted = "; grey: thresholds" if comparison["thresholds"]["levels"] else ""
+    _title(axes, textwrap.fill(f"{_caption(comparison, window)}; {thin}{dotted}", 90))
     axes.title.set_fontsize("small")
     figure.suptitle("Reward", fontsize="medium")
     _legend_below(figure, axes)
@@ -161,8 +181,8 @@ def clipping(comparison: dict[str, Any], window: int) -> Any:
         return None
     figure = _figure(10, 4.2)
     panels = figure.subplots(1, 2, sharey=True)
-    _draw_curves(panels[0], comparison, "fraction_outside")
-    _draw_curves(panels[1], comparison, "fraction_masked")
+    _draw_curves(panels[0], comparison, "fraction_outside", window)
+    _draw_curves(panels[1], comparison, "fraction_masked", window)
     _title(panels[0], r"(a) outside: $|\rho-1|>\xi$")
     _title(panels[1], r"(b) masked: no gradient")
     panels[0].set_ylabel("fraction of sample-timesteps")
@@ -187,7 +207,7 @@ def gradients(comparison: dict[str, Any], window: int) -> Any:
     figure = _figure(3.9 * len(panels), 7)
     grid = figure.subplots(2, len(panels), squeeze=False)
     for column, (key, name) in enumerate(panels):
-        _draw_curves(grid[0][column], comparison, key)
+        _draw_curves(grid[0][column], comparison, key, window)
         _title(grid[0][column], name)
         grid[0][column].set_ylim(bottom=0)
         _early_late_bars(grid[1][column], comparison, key)
@@ -254,8 +274,8 @@ def ratio(comparison: dict[str, Any], window: int) -> Any:
         return None
     figure = _figure(10, 4.2)
     panels = figure.subplots(1, 2)
-    _draw_curves(panels[0], comparison, "ratio_std", log=True)
-    _draw_curves(panels[1], comparison, "log_ratio_error_mean", log=True)
+    _draw_curves(panels[0], comparison, "ratio_std", window, log=True)
+    _draw_curves(panels[1], comparison, "log_ratio_error_mean", window, log=True)
     _title(panels[0], r"(a) standard deviation of $\rho$")
     _title(panels[1], r"(b) mean of $|\log\rho-(\rho-1)|\,/\,|\rho-1|$ where $\rho\neq 1$")
     figure.suptitle(f"Policy ratio ({_caption(comparison, window)}; zeros are not drawn)", fontsize="medium")
@@ -302,12 +322,12 @@ def overview(comparison: dict[str, Any], window: int) -> Any:
         return None
     figure = _figure(10, 7)
     grid = figure.subplots(2, 2)
-    _draw_curves(grid[0][0], comparison, "reward_mean")
+    _draw_curves(grid[0][0], comparison, "reward_mean", window)
     _title(grid[0][0], "(a) reward")
-    _draw_curves(grid[0][1], comparison, "fraction_outside")
+    _draw_curves(grid[0][1], comparison, "fraction_outside", window)
     _title(grid[0][1], r"(b) fraction outside, $|\rho-1|>\xi$")
     grid[0][1].set_ylim(bottom=0)
-    _draw_curves(grid[1][0], comparison, "grad_norm")
+    _draw_curves(grid[1][0], comparison, "grad_norm", window)
     _title(grid[1][0], "(c) gradient norm")
     grid[1][0].set_ylim(bottom=0)
     _speedups(grid[1][1], comparison)
@@ -327,7 +347,7 @@ def _speedups(axes: Any, comparison: dict[str, Any]) -> None:
         for index, arm in enumerate(level["arms"]):
             x, colour = place + (index - (len(groups) - 1) / 2) * width, styles[arm["label"]][0]
             if arm["epochs"] is None:
-                axes.plot(x, max(reached, default=1), marker="x", color=colour)
+                axes.plot(x, 1.08 * max(reached, default=1), marker="x", color=colour)
             else:
                 axes.bar(x, arm["epochs"], width * 0.9, color=colour)
     digits = text.level_digits(comparison)
