@@ -29,7 +29,11 @@ _ACTS_IN = {
 
 
 class PCPOError(ValueError):
-    """A setting or a state PCPO cannot work with; the message says what is wrong and what to do."""
+    """A setting PCPO cannot work with; the message says what is wrong and what to do."""
+
+
+class HookError(RuntimeError):
+    """The hooks were not called as the patches call them, so PCPO would not do what the mode says."""
 
 
 @dataclass(frozen=True)

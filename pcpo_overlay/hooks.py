@@ -6,8 +6,10 @@ for bit. The logic is in :mod:`pcpo_overlay.session`; here is only the gate.
 
 from __future__ import annotations
 
+import functools
 import sys
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -33,6 +35,23 @@ def config() -> PCPOConfig:
     return _current().config
 
 
+_Hook = TypeVar("_Hook", bound=Callable[..., Any])
+
+
+def _checks_settings(hook: _Hook) -> _Hook:
+    """A hook in which a setting can turn out unusable: one line on stderr and exit code 2, no traceback."""
+
+    @functools.wraps(hook)
+    def checked(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return hook(*args, **kwargs)
+        except PCPOError as error:
+            print(f"[pcpo] error: {error}", file=sys.stderr, flush=True)
+            raise SystemExit(2) from None
+
+    return checked  # type: ignore[return-value]
+
+
 # ---------------------------------------------------------------------- run
 
 
@@ -52,10 +71,11 @@ def define_flag(flags: Any) -> None:
     )
 
 
+@_checks_settings
 def start(upstream: str, accelerator: Any, trainer: Any) -> None:
     """The trainer's configuration is known: resolve PCPO's, and open the run folder in every mode but off.
 
-    Exits with code 2 and one line on stderr where the configuration cannot be used.
+    Where the configuration cannot be used: one line on stderr, exit code 2.
 
     Args:
         upstream: short name for the run folder.
@@ -64,20 +84,16 @@ def start(upstream: str, accelerator: Any, trainer: Any) -> None:
             resume, ``resume_from``.
     """
     global _session
-    try:
-        _session = Session(resolve(_flags[_FLAG].value if _flags is not None else None))
-        if _session.config.recording:
-            _session.start(
-                upstream,
-                accelerator,
-                trainer.to_dict(),
-                clip_range=trainer.train.clip_range,
-                seed=trainer.seed,
-                resume=bool(trainer.get("resume_from")),
-            )
-    except PCPOError as error:
-        print(f"[pcpo] error: {error}", file=sys.stderr, flush=True)
-        raise SystemExit(2) from None
+    _session = Session(resolve(_flags[_FLAG].value if _flags is not None else None))
+    if _session.config.recording:
+        _session.start(
+            upstream,
+            accelerator,
+            trainer.to_dict(),
+            clip_range=trainer.train.clip_range,
+            seed=trainer.seed,
+            resume=bool(trainer.get("resume_from")),
+        )
 
 
 def begin_epoch(epoch: int) -> None:
@@ -113,6 +129,7 @@ def end_rollout(sample: dict[str, Any]) -> None:
         _current().end_rollout(sample)
 
 
+@_checks_settings
 def ddim_std(std: Tensor, scheduler: Any, timestep: Tensor, eta: float) -> Tensor:
     """The std a DDIM step is sampled with: the paper's under ``variance=paper``, else the one given.
 
@@ -127,6 +144,7 @@ def ddim_std(std: Tensor, scheduler: Any, timestep: Tensor, eta: float) -> Tenso
     return _current().ddim_table(scheduler, eta, std.device).std(timestep, std)
 
 
+@_checks_settings
 def record_step(pred: Tensor, z: Tensor, scheduler: Any, timestep: Tensor, eta: float) -> None:
     """A DDIM step of a rollout was drawn.
 

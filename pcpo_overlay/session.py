@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pcpo_overlay import losses, run_folder
-from pcpo_overlay.config import PCPOConfig, PCPOError
+from pcpo_overlay.config import HookError, PCPOConfig, PCPOError
 from pcpo_overlay.ddim import DDIMTable
 from pcpo_overlay.metrics import Gather, GradientMetrics, Samples, StepMetrics, mean
 from pcpo_overlay.run_folder import RunFolder
@@ -98,10 +98,10 @@ class Session:
         """End the run.
 
         Raises:
-            PCPOError: the loss hook of an active mode never ran, so nothing PCPO promises was done.
+            HookError: the loss hook of an active mode never ran, so nothing PCPO promises was done.
         """
         if self.config.active and not self._first_epoch and not self._loss_fired:
-            raise PCPOError(
+            raise HookError(
                 f"mode {self.config.mode} was set, but the loss hook never ran: the run was a baseline"
             )
         if self.folder:
@@ -209,7 +209,7 @@ class Session:
     def match_step(self, pred: Tensor) -> Tensor:
         """Log ratio of the step being trained, from the live prediction."""
         if self._matched is None:
-            raise PCPOError(
+            raise HookError(
                 "a step is trained that no begin_step hook named: the training script is not patched"
             )
         matched, self._matched = self._matched, None
@@ -222,7 +222,7 @@ class Session:
         if self.config.active:
             if self.config.matching:
                 if self._log_rho is None:
-                    raise PCPOError(
+                    raise HookError(
                         "the loss is computed, but the patched step function was not run for this step"
                     )
                 log_rho = self._log_rho

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from pcpo_overlay.config import PCPOError
+from pcpo_overlay.config import HookError
 
 #: The key under which a trainer's samples carry their place on the tape: (B, steps) int64.
 INDEX = "pcpo_index"
@@ -60,11 +60,11 @@ class Tape:
             (B, steps) int64: where each sample's steps lie on the tape.
 
         Raises:
-            PCPOError: the sampler recorded nothing.
+            HookError: the sampler recorded nothing.
         """
         preds, zs, weights = (column[self._open :] for column in (self._pred, self._z, self._weight))
         if not preds:
-            raise PCPOError(
+            raise HookError(
                 "the sampler of this rollout recorded no step: the step function that ran is not the patched one; "
                 "check with `python apply.py check` that the clone is patched and is the one being imported"
             )
