@@ -1,0 +1,196 @@
+"""``pcpo miniature {train,check,grid}``: the miniature Stable Diffusion that writes digits."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+BAR = 0.90
+"""Share of samples that must read as prompted for `check` to succeed."""
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add ``miniature`` and its three actions."""
+    parser = subparsers.add_parser(
+        "miniature",
+        help="train, check or show the miniature model of handwritten digits",
+        description="A miniature Stable Diffusion 1.x of handwritten digits, shipped with its weights.",
+        epilog="Exit codes: 0 done; 1 the check missed its bar, or a library or file is missing; 2 a wrong argument.",
+    )
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+
+    train = actions.add_parser("train", help="train it from nothing (about an hour on one CPU core)")
+    train.add_argument("model", choices=("sd", "classifier"))
+    train.add_argument(
+        "--out", type=Path, help="folder (sd) or file (classifier) to write; default: the package's own"
+    )
+    train.add_argument("--seed", type=int, default=0)
+    train.add_argument("--threads", type=_positive, default=1, help="torch threads (default: 1)")
+    train.add_argument("--steps", type=_positive, help="optimizer steps (default: as the shipped weights)")
+    train.add_argument(
+        "--vae", type=Path, metavar="DIR", help="reuse the autoencoder of this pipeline folder"
+    )
+
+    check = actions.add_parser("check", help="read samples with a classifier of real digits")
+    check.add_argument("model", choices=("sd",))
+    check.add_argument("--samples", type=_positive, default=1000, help="at least 20 (default: 1000)")
+    check.add_argument("--json", action="store_true", help="one JSON object on stdout")
+
+    grid = actions.add_parser("grid", help="draw a picture of samples, one row per prompt")
+    grid.add_argument("model", choices=("sd",))
+    grid.add_argument("--out", type=Path, required=True, help="PNG file to write")
+    grid.add_argument("--columns", type=_positive, default=8, help="samples per prompt (default: 8)")
+
+    for action in (check, grid):
+        action.add_argument("--path", type=Path, help="pipeline folder (default: the shipped one)")
+        action.add_argument("--guidance", type=float, default=5.0, help="guidance scale (default: 5.0)")
+        action.add_argument("--steps", type=_positive, default=50, help="DDIM steps, eta 1 (default: 50)")
+        action.add_argument("--seed", type=int, default=0 if action is check else 1)
+    train.set_defaults(func=run, task=_train)
+    check.set_defaults(func=run, task=_check)
+    grid.set_defaults(func=run, task=_grid)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the action; a user's mistake is one line on stderr."""
+    try:
+        code: int = args.task(args)
+    except ValueError as error:
+        print(f"pcpo miniature: {error}", file=sys.stderr)
+        return 2
+    except (ImportError, OSError) as error:
+        print(f"pcpo miniature: {error}", file=sys.stderr)
+        return 1
+    return code
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
+    return value
+
+
+@contextmanager
+def _bar(title: str, total: int) -> Iterator[Callable[..., None]]:
+    """A rich progress bar on stderr; the yielded function takes the steps done and, if any, the loss."""
+    from pcpo_overlay.miniature import require
+
+    require("rich")
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[loss]}"),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task(title, total=total, loss="")
+        smooth = float("nan")
+
+        def report(done: int, loss: float | None = None) -> None:
+            nonlocal smooth
+            if loss is not None:
+                smooth = loss if smooth != smooth else 0.98 * smooth + 0.02 * loss
+                progress.update(task, completed=done, loss=f"loss {smooth:.4f}")
+            else:
+                progress.update(task, completed=done)
+
+        yield report
+
+
+def _train(args: argparse.Namespace) -> int:
+    import torch
+
+    torch.set_num_threads(args.threads)
+    return _train_classifier(args) if args.model == "classifier" else _train_sd(args)
+
+
+def _train_classifier(args: argparse.Namespace) -> int:
+    from pcpo_overlay.miniature import classifier as reader
+    from pcpo_overlay.miniature.digits import load_digits
+
+    steps = args.steps or 2500
+    with _bar("classifier", steps) as report:
+        model = reader.train_classifier(steps=steps, seed=args.seed, report=report)
+    test = load_digits("test")
+    accuracy = reader.accuracy(model, test.images, test.labels)
+    out = args.out or reader.classifier_path()
+    reader.save_classifier(model, out, test_accuracy=accuracy)
+    print(f"{out}: reads {accuracy:.2%} of {len(test)} held-out real digits")
+    return 0
+
+
+def _train_sd(args: argparse.Namespace) -> int:
+    from dataclasses import replace
+
+    from pcpo_overlay.miniature import WEIGHTS, sd, train
+
+    recipe = train.Recipe(seed=args.seed)
+    if args.steps is not None:
+        recipe = replace(recipe, unet_steps=args.steps)
+    if args.vae is not None:
+        vae = sd.load_pipeline(args.vae).vae.eval().requires_grad_(False)
+    else:
+        with _bar("autoencoder", recipe.vae_steps) as report:
+            vae = train.train_vae(recipe, report)
+    out: Path = args.out or WEIGHTS / "sd"
+    with _bar("text encoder and UNet", recipe.unet_steps) as report:
+        unet, text_encoder = train.train_unet(train.encode_train_split(vae, recipe), recipe, report)
+    sd.save_pipeline(out, unet=unet, vae=vae, text_encoder=text_encoder)
+    print(f"{out}: trained; now run: pcpo miniature check sd --path {out}")
+    return 0
+
+
+def _check(args: argparse.Namespace) -> int:
+    from pcpo_overlay.miniature import DIGIT_NAMES, sd
+    from pcpo_overlay.miniature.check import check
+
+    pipeline = sd.load_pipeline(args.path)
+    with _bar("sampling", args.samples) as report:
+        result = check(
+            pipeline,
+            samples=args.samples,
+            steps=args.steps,
+            guidance=args.guidance,
+            seed=args.seed,
+            report=report,
+        )
+    if args.json:
+        print(json.dumps(result.to_json()))
+    else:
+        for name, share in zip(DIGIT_NAMES, result.per_digit, strict=True):
+            print(f"  {name:6} {share:7.1%}")
+        print(f"{result.accuracy:.1%} of {result.samples} samples read as prompted (bar: {BAR:.0%})")
+        print(f"spread of a pixel within a digit: {result.spread:.3f} (real digits {result.spread_real:.3f})")
+        print(
+            f"to the nearest training picture: {result.nearest:.3f} (held-out digits {result.nearest_real:.3f})"
+        )
+    if result.accuracy < BAR:
+        print(f"pcpo miniature: {result.accuracy:.1%} read as prompted, below {BAR:.0%}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _grid(args: argparse.Namespace) -> int:
+    from pcpo_overlay.miniature import sd
+    from pcpo_overlay.miniature.check import grid
+
+    grid(
+        sd.load_pipeline(args.path),
+        args.out,
+        columns=args.columns,
+        steps=args.steps,
+        guidance=args.guidance,
+        seed=args.seed,
+    )
+    print(args.out)
+    return 0

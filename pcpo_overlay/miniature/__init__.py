@@ -1,0 +1,49 @@
+"""A miniature Stable Diffusion 1.x that writes digits, small enough to train with DDPO on a laptop.
+
+``digits``      real handwritten digits (scikit-learn), split and rendered at 32x32
+``classifier``  a CNN that reads them, trained on real digits only
+``tokenizer``   a CLIP tokenizer with a vocabulary of a few hundred tokens
+``sd``          the pipeline's architecture, where it lies on disk, loading and sampling
+``train``       trains classifier, autoencoder, text encoder and UNet from one command
+``check``       how many samples read as prompted, and how varied they are
+``ddpo_config`` a ``--config`` file for ddpo-pytorch's ``scripts/train.py``
+
+Importing this package needs torch alone; the rest is imported where it is used.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+
+WEIGHTS = Path(__file__).resolve().parent / "weights"
+
+DIGIT_NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+PROMPTS = tuple(f"a handwritten {name}" for name in DIGIT_NAMES)
+"""The ten prompts, the position is the digit."""
+
+IMAGE_SIZE = 32
+
+
+def sd_path() -> Path:
+    """Folder of the shipped miniature, for ``StableDiffusionPipeline.from_pretrained(path)``.
+
+    Raises:
+        FileNotFoundError: the installation lacks the weights.
+    """
+    path = WEIGHTS / "sd"
+    if not (path / "model_index.json").is_file():
+        raise FileNotFoundError(
+            f"the miniature's weights are missing at {path}; "
+            "reinstall pcpo-overlay, or train them: python -m pcpo_overlay miniature train sd"
+        )
+    return path
+
+
+def require(*modules: str) -> None:
+    """Raise an ImportError that names the extra to install when one of `modules` is missing."""
+    missing = [name for name in modules if find_spec(name) is None]
+    if missing:
+        raise ImportError(
+            f'the digits miniature needs {", ".join(missing)}: pip install "pcpo-overlay[miniature]"'
+        )

@@ -1,0 +1,212 @@
+"""The miniature's architecture: Stable Diffusion 1.x with small numbers, on disk as diffusers lays it out.
+
+Every class is SD 1.x's own (UNet2DConditionModel with cross attention, AutoencoderKL, CLIPTextModel,
+CLIPTokenizer), and the scheduler's config is SD 1.5's to the letter.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pcpo_overlay.miniature import IMAGE_SIZE, require, sd_path
+from pcpo_overlay.miniature.tokenizer import MAX_LENGTH, vocabulary, write_tokenizer
+
+LATENT_SIZE = 8
+LATENT_CHANNELS = 4
+SCALING_FACTOR = 0.18215
+"""SD 1.x's own: training folds the latents' statistics into the autoencoder so that it fits exactly."""
+
+SCHEDULER: dict[str, Any] = {
+    "_class_name": "PNDMScheduler",
+    "_diffusers_version": "0.6.0",
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "num_train_timesteps": 1000,
+    "set_alpha_to_one": False,
+    "skip_prk_steps": True,
+    "steps_offset": 1,
+    "trained_betas": None,
+    "clip_sample": False,
+}
+"""scheduler_config.json of SD 1.5."""
+
+TEXT_WIDTH = 64
+
+UNET: dict[str, Any] = {
+    "sample_size": LATENT_SIZE,
+    "in_channels": LATENT_CHANNELS,
+    "out_channels": LATENT_CHANNELS,
+    "block_out_channels": (24, 48),
+    "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+    "layers_per_block": 1,
+    "norm_num_groups": 8,
+    "attention_head_dim": 4,
+    "cross_attention_dim": TEXT_WIDTH,
+}
+
+VAE: dict[str, Any] = {
+    "sample_size": IMAGE_SIZE,
+    "in_channels": 3,
+    "out_channels": 3,
+    "latent_channels": LATENT_CHANNELS,
+    "block_out_channels": (8, 16, 32),
+    "down_block_types": ("DownEncoderBlock2D",) * 3,
+    "up_block_types": ("UpDecoderBlock2D",) * 3,
+    "layers_per_block": 1,
+    "norm_num_groups": 4,
+    "scaling_factor": SCALING_FACTOR,
+}
+
+
+def build_unet() -> Any:
+    """A fresh UNet2DConditionModel: latents (N, 4, 8, 8), text states (N, 16, 64)."""
+    require("diffusers")
+    from diffusers import UNet2DConditionModel
+
+    return UNet2DConditionModel(**UNET)
+
+
+def build_vae() -> Any:
+    """A fresh AutoencoderKL: images (N, 3, 32, 32) in [-1, 1] to latents (N, 4, 8, 8) and back."""
+    require("diffusers")
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL(**VAE)
+
+
+def build_text_encoder() -> Any:
+    """A fresh CLIPTextModel: token ids (N, 16) to states (N, 16, 64)."""
+    require("transformers")
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    vocab, _ = vocabulary()
+    start, end = len(vocab) - 2, len(vocab) - 1
+    config = CLIPTextConfig(
+        vocab_size=len(vocab),
+        hidden_size=TEXT_WIDTH,
+        intermediate_size=2 * TEXT_WIDTH,
+        projection_dim=TEXT_WIDTH,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=MAX_LENGTH,
+        hidden_act="quick_gelu",
+        bos_token_id=start,
+        eos_token_id=end,
+        pad_token_id=end,
+    )
+    return CLIPTextModel(config)
+
+
+def build_tokenizer(folder: Path) -> Any:
+    """The tokenizer written to `folder` and read back from it."""
+    require("transformers")
+    from transformers import CLIPTokenizer
+
+    write_tokenizer(folder)
+    return CLIPTokenizer.from_pretrained(folder)
+
+
+def save_pipeline(folder: Path, *, unet: Any, vae: Any, text_encoder: Any) -> Path:
+    """Write the pipeline's folder as StableDiffusionPipeline reads it, without safety checker.
+
+    The JSON files hold only what diffusers 0.17 knows too, so that old and new versions read the same.
+    An existing folder is replaced only once the new one is complete.
+    """
+    scratch = folder.with_name(folder.name + ".new")
+    shutil.rmtree(scratch, ignore_errors=True)
+    for name, model in (("unet", unet), ("vae", vae), ("text_encoder", text_encoder)):
+        model.save_pretrained(scratch / name, safe_serialization=True)
+        _portable_config(scratch / name / "config.json")
+        for path in (scratch / name).iterdir():
+            path.chmod(0o644)  # safetensors leaves weights that only their owner may read
+    write_tokenizer(scratch / "tokenizer")
+    (scratch / "scheduler").mkdir()
+    _write_json(scratch / "scheduler" / "scheduler_config.json", SCHEDULER)
+    _write_json(
+        scratch / "model_index.json",
+        {
+            "_class_name": "StableDiffusionPipeline",
+            "_diffusers_version": "0.17.1",
+            "feature_extractor": [None, None],
+            "requires_safety_checker": False,
+            "safety_checker": [None, None],
+            "scheduler": ["diffusers", "PNDMScheduler"],
+            "text_encoder": ["transformers", "CLIPTextModel"],
+            "tokenizer": ["transformers", "CLIPTokenizer"],
+            "unet": ["diffusers", "UNet2DConditionModel"],
+            "vae": ["diffusers", "AutoencoderKL"],
+        },
+    )
+    shutil.rmtree(folder, ignore_errors=True)
+    scratch.rename(folder)
+    return folder
+
+
+def _portable_config(path: Path) -> None:
+    """Reduce a saved config.json to what differs from the library's defaults, class and architecture kept."""
+    config = json.loads(path.read_text(encoding="utf-8"))
+    own = {"UNet2DConditionModel": UNET, "AutoencoderKL": VAE}.get(config.get("_class_name", ""))
+    if own is not None:
+        kept = {"_class_name": config["_class_name"], "_diffusers_version": "0.17.1", **own}
+    else:
+        # the name changed in transformers 4.56; the older one is read by both
+        config["torch_dtype"] = config.pop("dtype", config.get("torch_dtype", "float32"))
+        kept = {
+            key: value
+            for key, value in config.items()
+            if key not in ("_name_or_path", "transformers_version")
+        }
+    _write_json(path, kept)
+
+
+def _write_json(path: Path, value: object) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+def load_pipeline(path: Path | None = None) -> Any:
+    """The StableDiffusionPipeline at `path` (default: the shipped one) with DDIM in place of PNDM, in float32.
+
+    Raises:
+        FileNotFoundError: no pipeline in that folder.
+    """
+    path = path or sd_path()
+    if not (path / "model_index.json").is_file():  # diffusers would ask the hub for a model of that name
+        raise FileNotFoundError(f"no pipeline at {path}: it has no model_index.json")
+    require("diffusers", "transformers")
+    from diffusers import DDIMScheduler, StableDiffusionPipeline
+
+    pipeline = StableDiffusionPipeline.from_pretrained(str(path), local_files_only=True)
+    pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+@torch.no_grad()
+def sample(
+    pipeline: Any,
+    prompts: Sequence[str],
+    *,
+    steps: int = 50,
+    guidance: float = 5.0,
+    eta: float = 1.0,
+    seed: int = 0,
+) -> Tensor:
+    """Images (N, 3, 32, 32) float32 in [0, 1] of one batch of prompts, by the plain diffusers pipeline."""
+    result = pipeline(
+        list(prompts),
+        num_inference_steps=steps,
+        guidance_scale=guidance,
+        eta=eta,
+        generator=torch.Generator().manual_seed(seed),
+        output_type="np",
+    )
+    return torch.from_numpy(result.images).permute(0, 3, 1, 2).float().contiguous()
