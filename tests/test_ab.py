@@ -54,6 +54,13 @@ for epoch in range(epochs):
     if flags.get("hang") in (mode, "all"):
         (folder / "hanging").touch()
         time.sleep(600)
+if flags.get("meet"):  # end only once as many runs stand here as are to meet
+    (Path(os.environ["PCPO_RUN_DIR"]).parent / f"here-{mode}-{seed}").touch()
+    until = time.monotonic() + 20
+    while len(list(folder.parent.glob("here-*"))) < int(flags["meet"]):
+        if time.monotonic() > until:
+            sys.exit("the others never came")
+        time.sleep(0.02)
 if flags.get("fail") == mode:
     sys.exit("a fault made on purpose")
 if flags.get("silent") == mode:
@@ -257,6 +264,20 @@ def test_runs_then_reports_then_repeats_nothing(clone: Path, capsys: pytest.Capt
     assert before == {
         p: p.stat().st_mtime_ns for p in out_of(clone).glob("*/*.json*") if p.parent.name != "report"
     }
+
+
+@pytest.mark.usefixtures("direct")
+def test_jobs_run_side_by_side(clone: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command(clone, "--jobs", "2", "--", "--meet=2") == 0
+    assert capsys.readouterr().out.count("finished") >= 2
+
+
+def test_jobs_share_the_cores(clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "_cores", lambda: 4)
+    threads = [
+        plan.make_plan(request(clone, jobs=n), {})[0].environment["OMP_NUM_THREADS"] for n in (1, 2, 3, 9)
+    ]
+    assert threads == ["4", "2", "1", "1"]
 
 
 @pytest.mark.usefixtures("direct")

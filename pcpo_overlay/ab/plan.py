@@ -42,6 +42,7 @@ class Request:
         miniature: whether the config is the project's own.
         accelerate_args: the user's launch options; None takes quiet defaults.
         overrides: the script's further arguments.
+        jobs: how many runs share the machine.
     """
 
     upstream: Upstream
@@ -55,6 +56,7 @@ class Request:
     miniature: bool
     accelerate_args: list[str] | None
     overrides: list[str]
+    jobs: int = 1
 
 
 @dataclass(frozen=True)
@@ -209,7 +211,9 @@ def _environment(request: Request, arm: Arm, folder: Path, environ: Mapping[str,
         "PYTHONPATH": os.pathsep.join(path),
         "WANDB_MODE": environ.get("WANDB_MODE", "disabled"),
         "WANDB_DIR": environ.get("WANDB_DIR", str(folder)),
-        "OMP_NUM_THREADS": environ.get("OMP_NUM_THREADS", str(min(_cores(), _MOST_THREADS))),
+        "OMP_NUM_THREADS": environ.get(
+            "OMP_NUM_THREADS", str(max(1, min(_cores() // request.jobs, _MOST_THREADS)))
+        ),
     }
     if request.miniature:
         variables["HF_HUB_OFFLINE"] = "1"

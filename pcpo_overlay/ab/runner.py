@@ -1,4 +1,4 @@
-"""Running a plan: one process group at a time, finished runs passed over, a failure never stopping the others."""
+"""Running a plan: a process group per run, finished runs passed over, a failure never stopping the others."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ import signal
 import subprocess
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
@@ -75,8 +77,18 @@ def stoppable() -> Iterator[None]:
             signal.signal(getattr(signal, name), handler)
 
 
-def run_all(plan: Sequence[Planned], display: Display) -> list[Planned]:
-    """Run what is not finished yet.
+@dataclass
+class Active:
+    """A run under way."""
+
+    index: int
+    planned: Planned
+    metrics: MetricsTail
+    process: subprocess.Popen[bytes]
+
+
+def run_all(plan: Sequence[Planned], display: Display, jobs: int = 1) -> list[Planned]:
+    """Run what is not finished yet, ``jobs`` at a time.
 
     Returns:
         The runs that failed.
@@ -86,35 +98,62 @@ def run_all(plan: Sequence[Planned], display: Display) -> list[Planned]:
         Interrupted: Ctrl-C, SIGTERM or SIGHUP.
     """
     finished = [is_finished(planned) for planned in plan]
-    failed = []
+    waiting = deque(enumerate(plan))
+    active: list[Active] = []
+    failed: list[Planned] = []
+
+    def conclude(index: int, planned: Planned, metrics: MetricsTail, why: str | None) -> None:
+        if why is None:
+            display.ended(index, "finished", metrics)
+            return
+        failed.append(planned)
+        display.ended(index, "FAILED", metrics)
+        display.say(f"{planned.name} failed: {why}. The end of {planned.folder / LOG}:")
+        for line in tail(planned.folder / LOG):
+            display.say(f"    {line}")
+
     with stoppable(), display:
-        for index, (planned, done) in enumerate(zip(plan, finished, strict=True)):
-            metrics = MetricsTail(planned.folder)
-            if done:
-                metrics.poll()
-                display.ended(index, "finished already", metrics)
-                continue
-            aside = set_aside(planned.folder)
-            if aside is not None:
-                display.say(f"{planned.name}: an unfinished run was there; it is now {aside}")
-            try:
-                why = _run_one(index, planned, display, metrics)
-            except KeyboardInterrupt:
-                display.ended(index, "stopped", metrics)
+        try:
+            while waiting or active:
+                while waiting and len(active) < jobs:
+                    index, planned = waiting.popleft()
+                    metrics = MetricsTail(planned.folder)
+                    if finished[index]:
+                        metrics.poll()
+                        display.ended(index, "finished already", metrics)
+                        continue
+                    aside = set_aside(planned.folder)
+                    if aside is not None:
+                        display.say(f"{planned.name}: an unfinished run was there; it is now {aside}")
+                    why = _start(index, planned, metrics, active)
+                    if why is None:
+                        display.started(index)
+                    else:
+                        conclude(index, planned, metrics, why)
+                for run in list(active):
+                    ended = run.process.poll() is not None
+                    if run.metrics.poll():
+                        display.epoch(run.index, run.metrics)
+                    if ended:
+                        active.remove(run)
+                        write_record(run.planned, exit_code=run.process.returncode, pid=run.process.pid)
+                        why = _verdict(run.planned, run.process.returncode)
+                        conclude(run.index, run.planned, run.metrics, why)
+                if active:
+                    time.sleep(POLL_S)
+        except BaseException as error:
+            for run in active:
+                stop_group(run.process)
+                write_record(run.planned, exit_code=run.process.returncode, pid=run.process.pid, stopped=True)
+                display.ended(run.index, "stopped", run.metrics)
+            if isinstance(error, KeyboardInterrupt):
                 raise Interrupted from None
-            if why is None:
-                display.ended(index, "finished", metrics)
-                continue
-            failed.append(planned)
-            display.ended(index, "FAILED", metrics)
-            display.say(f"{planned.name} failed: {why}. The end of {planned.folder / LOG}:")
-            for line in tail(planned.folder / LOG):
-                display.say(f"    {line}")
+            raise
     return failed
 
 
-def _run_one(index: int, planned: Planned, display: Display, metrics: MetricsTail) -> str | None:
-    """Run one command to its end; None where it did what it should, else what went wrong."""
+def _start(index: int, planned: Planned, metrics: MetricsTail, active: list[Active]) -> str | None:
+    """Start one command and add it to ``active``; None where that worked, else what went wrong."""
     planned.folder.mkdir(parents=True, exist_ok=True)
     write_record(planned, exit_code=None, pid=None)
     with (planned.folder / LOG).open("wb") as log:
@@ -132,24 +171,9 @@ def _run_one(index: int, planned: Planned, display: Display, metrics: MetricsTai
         except OSError as error:
             write_record(planned, exit_code=127, pid=None)
             return f"it could not be started ({error})"
-        try:
-            write_record(planned, exit_code=None, pid=process.pid)
-            display.started(index)
-            while True:
-                try:
-                    process.wait(POLL_S)
-                    break
-                except subprocess.TimeoutExpired:
-                    if metrics.poll():
-                        display.epoch(index, metrics)
-        except BaseException:
-            stop_group(process)
-            write_record(planned, exit_code=process.returncode, pid=process.pid, stopped=True)
-            raise
-    if metrics.poll():
-        display.epoch(index, metrics)
-    write_record(planned, exit_code=process.returncode, pid=process.pid)
-    return _verdict(planned, process.returncode)
+    active.append(Active(index, planned, metrics, process))
+    write_record(planned, exit_code=None, pid=process.pid)
+    return None
 
 
 def _verdict(planned: Planned, code: int) -> str | None:

@@ -63,6 +63,13 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     )
     parser.add_argument("--seeds", type=_seeds, default=[0], metavar="S,...", help="seeds (default: 0)")
     parser.add_argument(
+        "--jobs",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="runs at a time, which share the machine's cores and GPUs (default: 1)",
+    )
+    parser.add_argument(
         "--out", type=Path, metavar="DIR", help="where the runs and the report go (default: pcpo_ab/UPSTREAM)"
     )
     where = parser.add_mutually_exclusive_group()
@@ -162,6 +169,7 @@ def _request(args: argparse.Namespace) -> Request:
         miniature=args.config is None,
         accelerate_args=None if args.accelerate_args is None else shlex.split(args.accelerate_args),
         overrides=args.overrides,
+        jobs=args.jobs,
     )
 
 
@@ -226,7 +234,7 @@ def _run(args: argparse.Namespace, request: Request, plan: list[Planned]) -> int
     _require_libraries()
     with locked(request.out):
         try:
-            failed = run_all(plan, make_display(plan, request.epochs))
+            failed = run_all(plan, make_display(plan, request.epochs), request.jobs)
         except Interrupted:
             print(
                 "pcpo ab: stopped; finished runs are kept, type the same command again to go on",
