@@ -59,7 +59,7 @@ def patched(toy: Toy) -> None:
 def pin_moved(toy: Toy) -> None:
     """Patched at one pin; the lock then goes on to another where more than the touched files differs."""
     patched(toy)
-    toy.ok("update", "toy", "--to", "clean", "--write")
+    toy.ok("update", "toy", "--to", "old", "--write")
 
 
 def own_clone(toy: Toy) -> None:
@@ -145,8 +145,9 @@ def end_relocked(toy: Toy) -> None:
 
 
 def end_updated(toy: Toy) -> None:
-    assert toy.locked("commit") == toy.commits["clean"]
+    assert toy.locked("commit") == toy.commits["old"]
     toy.ok("toy")
+    toy.ok("check", "toy")
     assert toy.status()["state"] == "patched"
     assert_user_edits(toy)
 
@@ -170,7 +171,7 @@ SCENARIOS = {
     ),
     "refresh": Scenario(hooks_edited, ("refresh", "toy"), end_refreshed, vendored=False),
     "from-patches": Scenario(patch_edited, ("refresh", "toy", "--from-patches"), end_relocked),
-    "update": Scenario(patched, ("update", "toy", "--to", "clean", "--write"), end_updated),
+    "update": Scenario(patched, ("update", "toy", "--to", "old", "--write"), end_updated),
 }
 
 

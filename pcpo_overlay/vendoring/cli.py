@@ -183,6 +183,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123 - keeps the interpreter from flushing a closed pipe
         return int(ExitCode.OK)
+    except OSError as error:  # a full disk, a folder that vanished: anything not foreseen where it happens
+        say(f"error: {error}; run the same command again to finish or undo what was begun")
+        return int(ExitCode.FAILED)
 
 
 def _run(args: argparse.Namespace, command: str) -> int:

@@ -24,8 +24,17 @@ def run(args: argparse.Namespace, command: str, say: Callable[[str], None]) -> i
         command: the command line as typed, for the note in the lock.
         say: prints one message to stderr.
     """
+    lock = lockfile.load(args.lock.absolute())
+    if args.command not in ("status", "check", "diff"):
+        try:
+            for file in lockfile.finish(lock):
+                say(f"{file}: put into place for a run that was killed")
+        except OSError as error:
+            raise Fault(
+                ExitCode.UNWRITABLE, f"cannot finish an interrupted refresh or update: {error}"
+            ) from None
     ctx = Context(
-        lock=lockfile.load(args.lock.absolute()),
+        lock=lock,
         dest=args.dest.absolute(),
         mirror=args.mirror.absolute() if args.mirror else None,
         wait=args.wait,

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from .atomic import write_atomically
+from .atomic import remove, write_atomically
 from .errors import ExitCode, Fault
 from .paths import safe_name, safe_relative
+from .stages import stage
 
 _HEX40 = re.compile(r"[0-9a-f]{40}")
 _HEX64 = re.compile(r"[0-9a-f]{64}")
@@ -177,6 +180,49 @@ def render(lock: Lock) -> str:
     return "\n".join([_INTRO, "format = 1\n", *(render_entry(upstream) for upstream in lock.upstreams)])
 
 
-def save(lock: Lock) -> None:
-    """Replace the lock file in one step."""
-    write_atomically(lock.path, render(lock).encode())
+def _waiting(file: Path) -> Path:
+    return file.with_name(f".{file.name}.new")
+
+
+def save(lock: Lock, changed: Upstream, files: Mapping[str, bytes]) -> None:
+    """Replace an upstream's entry together with its patch files, so that dying in between leaves the old or the new.
+
+    The new files wait under other names until the lock is written; from then on :func:`finish` moves them into place,
+    here or at the start of the next run.
+
+    Args:
+        files: content of each patch file of ``changed``, by its name in the lock.
+    """
+    for stale in (lock.root / "patches" / changed.name).glob(".*.patch.new"):
+        remove(stale)
+    for file, data in files.items():
+        path = lock.root / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists() or path.read_bytes() != data:
+            write_atomically(_waiting(path), data)
+        stage("patch-written")
+    after = load(lock.path).with_upstream(
+        changed
+    )  # as it is now: another upstream's entry may have changed since
+    write_atomically(lock.path, render(after).encode())
+    stage("lock-written")
+    finish(after)
+    kept = {entry.file for entry in changed.patches}
+    for entry in lock.get(changed.name).patches:
+        if entry.file not in kept:
+            remove(lock.root / entry.file)
+
+
+def finish(lock: Lock) -> list[str]:
+    """Move into place the patch files that the lock lists and that wait beside; returns their names."""
+    done: list[str] = []
+    for upstream in lock.upstreams:
+        for entry in upstream.patches:
+            waiting = _waiting(lock.root / entry.file)
+            try:
+                if hashlib.sha256(waiting.read_bytes()).hexdigest() == entry.sha256:
+                    waiting.replace(lock.root / entry.file)
+                    done.append(entry.file)
+            except FileNotFoundError:  # the usual case, or another run was faster
+                continue
+    return done

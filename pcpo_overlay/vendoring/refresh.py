@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from . import lint, transition
-from .atomic import write_atomically
 from .errors import ExitCode, Fault
 from .gitio import Entry, Repo
 from .lockfile import PatchEntry, Upstream, save
@@ -146,23 +145,19 @@ def _hand_edited(ctx: Context, upstream: Upstream, named: NamedPatch) -> bool:
 def _write(ctx: Context, repo: Repo, upstream: Upstream, patches: Sequence[NamedPatch]) -> list[str]:
     """Patch files, then lock, then the clone's own records; each step alone is complete."""
     plan = make_plan(repo, upstream, patches, verify=False)
-    entries: list[PatchEntry] = []
-    said: list[str] = []
+    files = {named.file: render(named.patch) for named in patches}
+    entries = tuple(PatchEntry(file, sha256(data)) for file, data in files.items())
+    said = [
+        f"wrote {named.file}: {len(named.patch.insertions)} hunks"
+        for named in patches
+        if not (ctx.lock.root / named.file).exists()
+        or (ctx.lock.root / named.file).read_bytes() != files[named.file]
+    ]
+    upstream = replace(upstream, patches=entries, patched_tree=patched_tree(repo, plan))
     try:
-        for named in patches:
-            data = render(named.patch)
-            target = ctx.lock.root / named.file
-            target.parent.mkdir(parents=True, exist_ok=True)
-            if not target.exists() or target.read_bytes() != data:
-                write_atomically(target, data)
-                said.append(f"wrote {named.file}: {len(named.patch.insertions)} hunks")
-            stage("patch-written")
-            entries.append(PatchEntry(named.file, sha256(data)))
-        upstream = replace(upstream, patches=tuple(entries), patched_tree=patched_tree(repo, plan))
-        save(ctx.lock.with_upstream(upstream))
+        save(ctx.lock, upstream, files)
     except OSError as error:
         raise Fault(ExitCode.UNWRITABLE, f"cannot write the patches: {error}") from None
-    stage("lock-written")
     wanted: dict[str, Entry | None] = {
         path: Entry(file.mode, repo.write_blob(file.patched)) for path, file in plan.files.items()
     }
@@ -208,8 +203,7 @@ def from_patches(ctx: Context, upstream: Upstream) -> list[str]:
         fresh = replace(fresh, patched_tree=patched_tree(repo, plan))
         if fresh == upstream:
             return ["the lock says so already"]
-        save(ctx.lock.with_upstream(fresh))
-        stage("lock-written")
+        save(ctx.lock, fresh, {})
         said.append(
             f"patched_tree = {fresh.patched_tree}; run `python apply.py {upstream.name}` to patch the clone"
         )

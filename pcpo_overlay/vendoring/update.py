@@ -6,6 +6,7 @@ patch files and the lock.
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,7 +14,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from . import clone
-from .atomic import remove, write_atomically
 from .errors import ExitCode, Fault
 from .gitio import Repo
 from .lockfile import PatchEntry, Upstream, render_entry, save
@@ -21,7 +21,8 @@ from .manage import Context, locked
 from .merge import conflict_markers, insertions, three_way
 from .patchfile import Insertion, decode, insert, render, sha256, strip
 from .plan import FilePlan, NamedPatch, make_plan, patched_tree, read_patches
-from .stages import stage
+
+_HEX = re.compile(r"[0-9a-f]{7,40}")
 
 
 @dataclass(frozen=True)
@@ -52,10 +53,11 @@ class Trial:
 def objects_of(ctx: Context, upstream: Upstream, commits: Sequence[str]) -> Iterator[Repo]:
     """A repository that can read the given commits and whose new objects are thrown away.
 
-    The clone under the destination where it has them all, else a scratch clone from the mirror or the network.
+    The clone under the destination where it has them all, else a scratch clone from the mirror or the network. A
+    branch or tag is always looked up afresh: the clone's own may be of another day.
     """
     repo = Repo.at(ctx.path(upstream))
-    if repo is not None and all(_resolve(repo, commit) for commit in commits):
+    if repo is not None and all(_HEX.fullmatch(commit) and _resolve(repo, commit) for commit in commits):
         with repo.scratch_objects() as scratch:
             yield scratch
         return
@@ -144,20 +146,10 @@ def update(ctx: Context, upstream: Upstream, to: str, *, write: bool, leave_out:
     if write:
         with locked(ctx, upstream):
             try:
-                for named in merged:
-                    write_atomically(ctx.lock.root / named.file, render(named.patch))
-                    stage("patch-written")
-                save(ctx.lock.with_upstream(moved))
-                for entry in set(upstream.patches) - {e for e in upstream.patches if _listed(e, moved)}:
-                    remove(ctx.lock.root / entry.file)
+                save(ctx.lock, moved, {named.file: render(named.patch) for named in merged})
             except OSError as error:
                 raise Fault(ExitCode.UNWRITABLE, f"cannot write the patches: {error}") from None
-            stage("lock-written")
     return Trial(results, moved, changed)
-
-
-def _listed(entry: PatchEntry, upstream: Upstream) -> bool:
-    return any(other.file == entry.file for other in upstream.patches)
 
 
 def describe(trial: Trial, upstream: Upstream, *, wrote: bool) -> str:
@@ -172,7 +164,8 @@ def describe(trial: Trial, upstream: Upstream, *, wrote: bool) -> str:
         lines.append("  there is no patch to carry over")
     if trial.upstream is None:
         lines.append(
-            "nothing was written; solve the conflicts by editing hooks at the pin, or pin an earlier commit"
+            "nothing was written. Pin an earlier commit, or let --write --leave-out write the other hooks, put these "
+            "in by hand, and fold them in with refresh."
         )
     else:
         lines.append(
