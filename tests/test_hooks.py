@@ -1,0 +1,155 @@
+"""The hooks without a trainer: off is nothing at all, and hooks that are not called as patched fail loudly."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from pcpo_overlay import hooks
+from pcpo_overlay.config import HookError, parse
+from pcpo_overlay.ddim import DDIMTable, ddim_schedule
+from pcpo_overlay.schedules import ddim_timesteps, sd_alphas_cumprod
+from pcpo_overlay.session import Session
+
+
+@pytest.fixture
+def session(monkeypatch):
+    def make(text):
+        made = Session(parse(text))
+        monkeypatch.setattr(hooks, "_session", made)
+        return made
+
+    return make
+
+
+def scheduler(steps=50, **config):
+    return SimpleNamespace(
+        config={"prediction_type": "epsilon", "clip_sample": False, **config},
+        alphas_cumprod=sd_alphas_cumprod().float(),
+        timesteps=ddim_timesteps(steps),
+        num_inference_steps=steps,
+    )
+
+
+def test_off_returns_what_it_was_given(session):
+    session("off")
+    std, loss = torch.ones(2, 4), torch.tensor(1.0)
+    sample = {"log_probs": torch.zeros(2, 3)}
+    assert hooks.ddim_std(std, None, None, 1.0) is std
+    assert hooks.match_step(std, std) is None
+    assert hooks.loss(loss, None, None, None) is loss
+    hooks.begin_rollout(None, None)
+    hooks.record_step(None, None, None, None, 1.0)
+    hooks.end_rollout(sample)
+    hooks.permute(sample, None)
+    hooks.begin_epoch(0)
+    hooks.begin_step(sample, 0, None)
+    hooks.gradients(None, None)
+    hooks.log_rewards(None)
+    hooks.log_step(0, 0, 0)
+    hooks.end_epoch(0)
+    hooks.finish()
+    assert set(sample) == {"log_probs"}
+
+
+def test_paper_std_by_timestep(session):
+    session("full")
+    schedule = ddim_schedule(
+        scheduler().alphas_cumprod, ddim_timesteps(50), 50, 0.5, parse("full"), "epsilon"
+    )
+    like = torch.ones(2, 4, 8, 8)
+    # The sampler gives one timestep for the batch, the trainer one per sample.
+    one = hooks.ddim_std(like, scheduler(), torch.tensor(21), 0.5)
+    each = hooks.ddim_std(like, scheduler(), torch.tensor([981, 21]), 0.5)
+    assert one.shape == each.shape == like.shape
+    assert one.dtype == torch.float32
+    at = {int(t): float(s) for t, s in zip(schedule.timestep, schedule.std, strict=True)}
+    assert float(one[0, 0, 0, 0]) == pytest.approx(at[21], rel=1e-6)
+    assert each[:, 3, 7, 7].tolist() == pytest.approx([at[981], at[21]], rel=1e-6)
+
+
+def test_another_schedule_gets_its_own_table(session):
+    made = session("full")
+    fifty, ten = scheduler(50), scheduler(10)
+    table = made.ddim_table(fifty, 1.0, torch.device("cpu"))
+    assert made.ddim_table(fifty, 1.0, torch.device("cpu")) is table
+    assert made.ddim_table(fifty, 0.5, torch.device("cpu")) is not table
+    assert len(made.ddim_table(ten, 1.0, torch.device("cpu")).schedule.std) == 10
+
+
+def test_a_timestep_outside_the_schedule_is_not_a_value():
+    table = DDIMTable(scheduler(50), 1.0, parse("full"), torch.device("cpu"))
+    assert torch.isnan(table.weight(torch.tensor([22]), 1)).all()
+
+
+@pytest.mark.parametrize(
+    ("config", "eta", "says"),
+    [
+        ({"clip_sample": True}, 1.0, "clip_sample=true"),
+        ({"thresholding": True}, 1.0, "thresholding=true"),
+        ({}, 0.0, "eta is 0.0"),
+        ({}, 1.5, "eta is 1.5"),
+    ],
+)
+def test_samplers_that_cannot_be_matched_end_the_run(session, capsys, config, eta, says):
+    session("full")
+    with pytest.raises(SystemExit) as stop:
+        hooks.ddim_std(torch.ones(1, 1), scheduler(**config), torch.tensor(21), eta)
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert says in error
+    assert error.count("\n") == 1
+
+
+def test_an_unpatched_sampler_is_found_out(session):
+    session("full")
+    hooks.begin_rollout(SimpleNamespace(mixed_precision="no"), None)
+    with pytest.raises(HookError, match="recorded no step"):
+        hooks.end_rollout({"log_probs": torch.zeros(2, 3)})
+
+
+def test_an_unpatched_trainer_is_found_out(session):
+    session("match")
+    with pytest.raises(HookError, match="no begin_step hook named"):
+        hooks.match_step(torch.ones(2, 4), torch.ones(2, 4))
+
+
+def test_sampling_outside_a_training_rollout_is_not_recorded(session):
+    made = session("full")
+    hooks.record_step(torch.ones(2, 4), torch.ones(2, 4), scheduler(), torch.tensor(21), 1.0)
+    assert made.tape.nbytes == 0
+
+
+def test_log_ratio_through_the_hooks(session):
+    made = session("match")
+    hooks.begin_rollout(SimpleNamespace(mixed_precision="no"), None)
+    pred, z = torch.randn(2, 2, 4, generator=torch.Generator().manual_seed(0)).unbind(0)
+    hooks.record_step(pred, z, scheduler(), torch.tensor(21), 1.0)
+    sample = {"log_probs": torch.full((2, 1), -1.5)}
+    hooks.end_rollout(sample)
+    assert not sample["log_probs"].any()
+    hooks.begin_step(sample, 0, torch.tensor([21, 21]))
+    new = pred.clone()
+    new[1] += 1e-3
+    prev = torch.zeros_like(pred)
+    returned, log_rho = hooks.match_step(new, prev)
+    assert returned is prev
+    assert float(log_rho[0]) == 0
+    w = float(made.ddim_table(scheduler(), 1.0, torch.device("cpu")).weight(torch.tensor([21]), 1))
+    expected = -(w * 1e-3 * float(z[1].mean()) + 0.5 * (w * 1e-3) ** 2)
+    assert float(log_rho[1]) == pytest.approx(expected, rel=1e-3)
+
+
+def test_the_flag_is_an_absl_flag():
+    code = (
+        "from absl import app, flags\n"
+        "from pcpo_overlay import hooks\n"
+        "hooks.define_flag(flags)\n"
+        "app.run(lambda _: print(flags.FLAGS.pcpo), argv=['x', '--pcpo=full,variance=native'])\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.stdout.strip() == "full,variance=native", result.stderr

@@ -1,0 +1,104 @@
+"""Metrics on cases worked by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from pcpo_overlay.metrics import GradientMetrics, StepMetrics, first_layer
+
+
+def reduced(log_rho, advantage, timestep, *, log_objective=True, loss=0.5):
+    metrics = StepMetrics(clip_range=0.1, log_objective=log_objective)
+    for i in range(0, len(log_rho), 2):  # two samples a backward pass
+        metrics.add(
+            torch.tensor(timestep[i : i + 2]),
+            torch.tensor(log_rho[i : i + 2]),
+            torch.tensor(advantage[i : i + 2], dtype=torch.float64),
+            torch.tensor(loss),
+        )
+    return metrics.reduce(lambda x: x)
+
+
+def test_summary():
+    samples = reduced([0.0, 0.2, -0.2, 0.05], [1.0, 1.0, 1.0, -1.0], [21, 1, 21, 1])
+    summary = samples.summary()
+    ratios = [1.0, math.exp(0.2), math.exp(-0.2), math.exp(0.05)]
+    mean = sum(ratios) / 4
+    assert summary["samples"] == 4
+    assert summary["loss"] == 0.5
+    assert summary["fraction_outside"] == 0.5
+    assert (
+        summary["fraction_masked"] == 0.25
+    )  # 0.1 - 0.2 < 0; the one at -0.2 is outside, but still pulled back
+    assert summary["ratio_mean"] == pytest.approx(mean, rel=1e-7)
+    assert summary["ratio_std"] == pytest.approx((sum((r - mean) ** 2 for r in ratios) / 4) ** 0.5, rel=1e-6)
+    assert summary["ratio_min"] == pytest.approx(ratios[2], rel=1e-7)
+    assert summary["ratio_max"] == pytest.approx(ratios[1], rel=1e-7)
+    errors = [abs(x - math.expm1(x)) / abs(math.expm1(x)) for x in (0.2, -0.2, 0.05)]
+    assert summary["log_ratio_error_mean"] == pytest.approx(sum(errors) / 3, rel=1e-5)
+    assert summary["log_ratio_error_max"] == pytest.approx(max(errors), rel=1e-5)
+    assert summary["approx_kl"] == pytest.approx((0.04 + 0.04 + 0.0025) / 8, rel=1e-6)
+    assert summary["nonfinite"] == 0
+    per_timestep = summary["per_timestep"]
+    assert per_timestep["timestep"] == [21, 1]
+    assert per_timestep["count"] == [2, 2]
+    assert per_timestep["fraction_outside"] == [0.5, 0.5]
+    assert per_timestep["fraction_masked"] == [0.0, 0.5]
+
+
+def test_masking_follows_the_objective():
+    """Between log rho and rho - 1 lies a sample that one hinge masks and the other does not."""
+    log_rho = [0.0975]  # rho - 1 = 0.1024
+    assert reduced(log_rho, [1.0], [1], log_objective=True).summary()["fraction_masked"] == 0
+    assert reduced(log_rho, [1.0], [1], log_objective=False).summary()["fraction_masked"] == 1
+
+
+def test_non_finite_values_are_counted_and_left_out():
+    summary = reduced([0.0, math.nan, math.inf, 0.2], [1.0] * 4, [1, 1, 21, 21], loss=math.nan).summary()
+    assert summary["nonfinite"] == 2 + 2  # two log ratios and both losses
+    assert summary["fraction_outside"] == 0.5
+    assert math.isnan(summary["loss"])
+
+
+def test_all_non_finite():
+    summary = reduced([math.nan] * 2, [1.0] * 2, [1, 1]).summary()
+    assert summary["nonfinite"] == 2
+    assert summary["ratio_min"] is None
+    assert summary["per_timestep"]["timestep"] == []
+
+
+def test_reduce_starts_anew_and_gathers():
+    metrics = StepMetrics(clip_range=0.1, log_objective=True)
+    for _ in range(2):
+        metrics.add(torch.tensor([1]), torch.tensor([0.0]), torch.tensor([1.0]), torch.tensor(0.0))
+        both = metrics.reduce(lambda x: torch.cat([x, x]))  # two ranks
+        assert both.summary()["samples"] == 2
+
+
+def test_gradient_statistics():
+    model = torch.nn.Sequential(torch.nn.Linear(2, 1), torch.nn.Linear(1, 1))
+    for parameter, gradient in zip(model.parameters(), ([[3.0, -1.0]], [2.0], [[6.0]], [0.0]), strict=True):
+        parameter.grad = torch.tensor(gradient)
+    stats = GradientMetrics.of(model, scale=2.0)
+    assert stats.grad_norm == pytest.approx(math.sqrt(9 + 1 + 4 + 36) / 2)
+    assert stats.grad_layer == "0"
+    assert stats.grad_abs_mean == pytest.approx(2.0 / 2)
+    assert stats.grad_abs_var == pytest.approx((1 + 1 + 0) / 3 / 4)
+    assert GradientMetrics.of(torch.nn.Linear(1, 1)) is None
+
+
+@pytest.mark.parametrize(
+    ("parameter", "layer"),
+    [
+        ("conv_in.weight", "conv_in"),
+        ("module.conv_in.bias", "module.conv_in"),
+        ("layers.0.to_q_lora.down.weight", "layers.0"),
+        ("blocks.3.attn.lora_A.default.weight", "blocks.3.attn"),
+        ("weight", ""),
+    ],
+)
+def test_first_layer(parameter, layer):
+    assert first_layer(parameter) == layer

@@ -1,0 +1,75 @@
+"""The tape gives back to every sample and step what was recorded for it, however the trainer shuffles."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from pcpo_overlay import hooks
+from pcpo_overlay.config import HookError
+from pcpo_overlay.tape import INDEX, Tape
+
+BATCH, STEPS = 3, 4
+
+
+def value(rollout, sample, step):
+    return 100 * rollout + 10 * sample + step
+
+
+def record_rollout(tape, rollout, dtype=torch.float32):
+    for step in range(STEPS):
+        values = torch.tensor([float(value(rollout, b, step)) for b in range(BATCH)])
+        pred = values[:, None, None].expand(BATCH, 2, 2).to(dtype)
+        tape.record(pred, -pred, values / 8)
+    return tape.close_rollout()
+
+
+def test_lookup_after_shuffling_samples_and_steps():
+    tape = Tape()
+    index = torch.cat([record_rollout(tape, r) for r in range(2)])
+    truth = torch.tensor([[value(r, b, s) for s in range(STEPS)] for r in range(2) for b in range(BATCH)])
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(3):  # inner epochs shuffle what is shuffled already
+        perm = torch.randperm(2 * BATCH, generator=generator)
+        perms = torch.stack([torch.randperm(STEPS, generator=generator) for _ in range(2 * BATCH)])
+        samples = {INDEX: index[perm], "other": torch.zeros(1)}
+        hooks.permute(samples, perms)
+        index, truth = samples[INDEX], torch.gather(truth[perm], 1, perms)
+        for step in range(STEPS):
+            matched = tape.lookup(index[:, step])
+            expected = truth[:, step].float()
+            assert torch.equal(matched.pred_old[:, 0, 0], expected)
+            assert torch.equal(matched.z[:, 1, 1], -expected)
+            assert torch.equal(matched.weight, expected / 8)
+
+
+def test_a_subset_of_the_samples_keeps_its_records():
+    tape = Tape()
+    index = record_rollout(tape, 0)[[2, 0]]
+    assert tape.lookup(index[:, 1]).pred_old[:, 0, 0].tolist() == [value(0, 2, 1), value(0, 0, 1)]
+
+
+def test_dtypes_are_kept_and_nothing_hangs_on_the_graph():
+    tape = Tape()
+    pred = torch.ones(BATCH, 2, dtype=torch.bfloat16, requires_grad=True)
+    tape.record(pred, pred, torch.ones(BATCH))
+    matched = tape.lookup(tape.close_rollout()[:, 0])
+    assert matched.pred_old.dtype == matched.z.dtype == torch.bfloat16
+    assert matched.weight.dtype == torch.float32
+    assert not matched.pred_old.requires_grad
+    assert tape.nbytes == BATCH * (2 * 2 * 2 + 4)
+
+
+def test_an_empty_rollout_is_an_error():
+    tape = Tape()
+    record_rollout(tape, 0)
+    with pytest.raises(HookError, match="recorded no step"):
+        tape.close_rollout()
+
+
+def test_clear_forgets():
+    tape = Tape()
+    record_rollout(tape, 0)
+    tape.clear()
+    assert tape.nbytes == 0
+    assert record_rollout(tape, 1).min() == 0
