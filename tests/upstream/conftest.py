@@ -9,76 +9,13 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import filelock
 import pytest
 import torch
-
-ROOT = Path(__file__).resolve().parents[2]
-HERE = Path(__file__).resolve().parent
-CONFIG = ROOT / "pcpo_overlay" / "miniature" / "ddpo_config.py"
-TIMEOUT_S = 600
-
-#: The miniature at its smallest: 2 epochs of 8 samples, 2 optimizer steps an epoch, 5 denoising steps. Sampling and
-#: training use the same batch size, so that the network's output is reproduced bit for bit wherever it can be.
-SMALL = {
-    "num_epochs": 2,
-    "seed": 7,
-    "sample.num_steps": 5,
-    "sample.batch_size": 4,
-    "sample.num_batches_per_epoch": 2,
-    "train.batch_size": 4,
-    "train.gradient_accumulation_steps": 1,
-    "train.learning_rate": 1e-3,
-    "per_prompt_stat_tracking.min_count": 100,
-    "save_freq": 1000,
-}
-
-
-@dataclass(frozen=True)
-class Run:
-    """A finished run: what ``record.py`` saved on every rank, and the run folder that PCPO wrote, if any."""
-
-    ranks: list[dict[str, Any]]
-    folder: Path
-    stderr: str
-
-    @property
-    def record(self) -> dict[str, Any]:
-        return self.ranks[0]
-
-    @property
-    def run_json(self) -> dict[str, Any]:
-        loaded: dict[str, Any] = json.loads((self.folder / "run.json").read_text())
-        return loaded
-
-    def metrics(self, kind: str) -> list[dict[str, Any]]:
-        lines = (self.folder / "metrics.jsonl").read_text().splitlines()
-        return [r for r in map(json.loads, lines) if r["kind"] == kind]
-
-
-def environment(clone: Path, **extra: str) -> dict[str, str]:
-    """The subprocess's environment: one thread (bits depend on the number), no network, no wandb."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("PCPO", "ACCELERATE", "WANDB"))}
-    return {
-        **kept,
-        "PYTHONPATH": os.pathsep.join([str(ROOT), str(clone)]),
-        "PYTHONHASHSEED": "0",
-        "OMP_NUM_THREADS": "1",
-        "ACCELERATE_USE_CPU": "true",
-        "HF_HUB_OFFLINE": "1",
-        "WANDB_MODE": "disabled",
-        "CUDA_VISIBLE_DEVICES": "",
-        **extra,
-    }
-
-
-def arguments(overrides: dict[str, Any]) -> list[str]:
-    return [f"--config.{k}={v}" for k, v in {**SMALL, **overrides}.items()]
-
+from launch import CONFIG, HERE, TIMEOUT_S, Run, arguments, environment
 
 RunMaker = Callable[..., Run]
 

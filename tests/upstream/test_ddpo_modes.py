@@ -7,7 +7,7 @@ import sys
 
 import pytest
 from bits import first_difference, relative_distance
-from conftest import CONFIG, arguments, environment
+from launch import CONFIG, arguments, environment
 
 pytestmark = pytest.mark.upstream
 

@@ -12,7 +12,7 @@ import filelock
 import pytest
 import torch
 from bits import first_difference
-from conftest import CONFIG, HERE, arguments, environment
+from launch import CONFIG, HERE, arguments, environment
 
 pytestmark = [pytest.mark.upstream, pytest.mark.slow, pytest.mark.timeout(1500)]
 
