@@ -59,7 +59,7 @@ def patched(toy: Toy) -> None:
 def pin_moved(toy: Toy) -> None:
     """Patched at one pin; the lock then goes on to another where more than the touched files differs."""
     patched(toy)
-    toy.ok("update", "toy", "--to", "old", "--write")
+    toy.ok("update", "toy", "--to", "clean", "--write")
 
 
 def own_clone(toy: Toy) -> None:
