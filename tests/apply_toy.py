@@ -22,6 +22,7 @@ from pcpo_overlay.vendoring import cli
 from pcpo_overlay.vendoring.patchfile import Insertion, Patch, insert, render
 
 ROOT = Path(__file__).resolve().parents[1]
+SETTINGS = Path(__file__).with_name("apply_toy.gitconfig")
 URL = "https://upstream.invalid/someone/toy"
 
 HEADER = (
@@ -48,7 +49,7 @@ def git(where: Path, *command: str) -> str:
     """Run git as a user with no settings of their own."""
     env = {
         **os.environ,
-        "GIT_CONFIG_GLOBAL": os.devnull,
+        "GIT_CONFIG_GLOBAL": str(SETTINGS),
         "GIT_CONFIG_NOSYSTEM": "1",
         "GIT_AUTHOR_NAME": "toy",
         "GIT_AUTHOR_EMAIL": "toy@example.invalid",
@@ -126,7 +127,7 @@ class Toy:
 
     def environment(self, extra: Mapping[str, str] | None = None) -> dict[str, str]:
         env = {k: v for k, v in os.environ.items() if k != "PCPO_MIRROR"}
-        env["GIT_CONFIG_GLOBAL"] = os.devnull
+        env["GIT_CONFIG_GLOBAL"] = str(SETTINGS)
         env.update(extra or {})
         return env
 
@@ -165,6 +166,9 @@ class Toy:
                     sys.stderr = io.TextIOWrapper(io.FileIO(2, "w", closefd=False))
                     os.environ.clear()
                     os.environ.update(env)
+                    os.fsync = lambda fd: (
+                        None
+                    )  # SIGKILL loses nothing that was written; only a power cut does
                     known = stages.stage
 
                     def watched(name: str) -> None:

@@ -619,20 +619,15 @@ def test_interrupt(toy: Toy) -> None:
         "GIT_CONFIG_KEY_0": "core.sshCommand",
         "GIT_CONFIG_VALUE_0": "sleep 30 #",
     }
-    toy.lock.write_text(toy.lock.read_text())
     env |= {"GIT_CONFIG_COUNT": "2", "GIT_CONFIG_KEY_1": "url.ssh://nowhere.invalid/.insteadOf"}
     env |= {"GIT_CONFIG_VALUE_1": "https://upstream.invalid/"}
-    run = (
-        subprocess.Popen(
-            command,
-            env=toy.environment(env),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            process_group=0,
-        )
-        if sys.version_info >= (3, 11)
-        else pytest.skip("process groups of Popen need Python 3.11")
+    run = subprocess.Popen(
+        command,
+        env=toy.environment(env),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
     assert run.stderr is not None
     assert "cloning toy" in run.stderr.readline()

@@ -130,8 +130,7 @@ def end_own_reverted(toy: Toy) -> None:
 
 
 def end_refreshed(toy: Toy) -> None:
-    assert toy.status()["state"] == "patched"
-    assert toy.ok("check", "toy").code == 0
+    toy.ok("check", "toy")
     patch = (toy.overlay / "patches/toy/train.patch").read_text()
     assert patch.endswith("+pcpo.finish()\n+pcpo.more()\n")
     assert (toy.clone / "step.py").read_text().endswith("pcpo.more()\n")
@@ -148,7 +147,6 @@ def end_updated(toy: Toy) -> None:
     assert toy.locked("commit") == toy.commits["old"]
     toy.ok("toy")
     toy.ok("check", "toy")
-    assert toy.status()["state"] == "patched"
     assert_user_edits(toy)
 
 
@@ -173,6 +171,14 @@ SCENARIOS = {
     "from-patches": Scenario(patch_edited, ("refresh", "toy", "--from-patches"), end_relocked),
     "update": Scenario(patched, ("update", "toy", "--to", "old", "--write"), end_updated),
 }
+
+
+def deaths(name: str, stages: list[str]) -> list[tuple[int, str]]:
+    """The stages, by number, at which a scenario's command is killed: all that no other scenario covers."""
+    numbered = list(enumerate(stages, start=1))
+    if name == "fresh":  # from here on it goes as in "patch"
+        return [(n, stage) for n, stage in numbered if not n > stages.index("plan-made")]
+    return [(n, stage) for n, stage in numbered if stage != "locked"]
 
 
 def command_of(toy: Toy, scenario: Scenario) -> list[str]:
@@ -207,7 +213,7 @@ def test_sigkill_at_every_stage(
     start, stages = starts(name)
     assert stages, "the command passes no stage"
     scenario = SCENARIOS[name]
-    for number, stage in enumerate(stages, start=1):
+    for number, stage in deaths(name, stages):
         toy = start.copy(tmp_path / f"{number}-{stage}")
         command = command_of(toy, scenario)
         toy.killed(number, *command)
@@ -217,9 +223,8 @@ def test_sigkill_at_every_stage(
         scenario.end(toy)
 
 
-def test_the_scenarios_pass_every_stage(starts: Callable[[str], tuple[Toy, list[str]]]) -> None:
-    passed = {stage for name in SCENARIOS for stage in starts(name)[1]}
-    assert passed == set(STAGES)
+def test_every_stage_is_one_to_die_at(starts: Callable[[str], tuple[Toy, list[str]]]) -> None:
+    assert {stage for name in SCENARIOS for _, stage in deaths(name, starts(name)[1])} == set(STAGES)
 
 
 # git itself dying in the middle of read-tree: files one by one, index last.

@@ -120,7 +120,7 @@ def _prepare_index(repo: Repo, wanted: Mapping[str, Entry | None]) -> None:
     repo.outcome("update-index", "-q", "--refresh")
 
 
-def wait_for_index_lock(repo: Repo, *, ours: bool, seconds: float = 5.0) -> None:
+def wait_for_index_lock(repo: Repo, *, ours: bool, seconds: float = 3.0) -> None:
     """Let another git finish with the index.
 
     Args:
@@ -205,7 +205,7 @@ def finish(repo: Repo) -> None:
     stage("journal-removed")
 
 
-def recover(repo: Repo, seconds: float = 5.0) -> str | None:
+def recover(repo: Repo, seconds: float = 3.0) -> str | None:
     """Finish or undo a move that was interrupted.
 
     Returns:
