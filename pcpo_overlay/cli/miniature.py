@@ -24,7 +24,7 @@ def add_parser(subparsers: Any) -> None:
     )
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
 
-    train = actions.add_parser("train", help="train it from nothing (about an hour on one CPU core)")
+    train = actions.add_parser("train", help="train it from nothing (about half an hour on one CPU core)")
     train.add_argument("model", choices=("sd", "classifier"))
     train.add_argument(
         "--out", type=Path, help="folder (sd) or file (classifier) to write; default: the package's own"
