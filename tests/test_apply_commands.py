@@ -43,7 +43,7 @@ def test_the_script_itself(toy: Toy) -> None:
     result = toy.script("toy")
     assert result.code == 0
     assert result.out == f"toy: cloned, patched ({toy.clone})\n"
-    assert result.err == f"cloning toy from {toy.upstream}\n"
+    assert result.err.strip() == f"cloning toy from {toy.upstream}"
     toy.assert_patched()
 
 
