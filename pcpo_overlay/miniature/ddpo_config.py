@@ -83,7 +83,9 @@ def get_config() -> Any:
     config.pretrained.model = str(sd_path())
     config.mixed_precision = "no"
     config.allow_tf32 = False
-    config.use_lora = True
+    # a network this small leaves low-rank factors little to move
+    config.use_lora = False
+    config.train.learning_rate = 3e-4
     config.num_epochs = 20
     config.save_freq = 10
     config.num_checkpoint_limit = 2

@@ -16,6 +16,7 @@ TIMEOUT_S = 600
 #: The miniature at its smallest: 2 epochs of 8 samples, 2 optimizer steps an epoch, 5 denoising steps. Sampling and
 #: training use the same batch size, so that the network's output is reproduced bit for bit wherever it can be.
 SMALL = {
+    "use_lora": True,
     "num_epochs": 2,
     "seed": 7,
     "sample.num_steps": 5,
