@@ -25,14 +25,16 @@ SETTINGS = {
     "train__learning_rate": 3e-4,
 }
 #: Series and their tolerances: over the first epochs, where another processor's rounding has not grown yet, and over
-#: all of them (the largest deviation); and of the mean signed deviation, which a bias cannot hide in.
+#: all of them (the largest deviation); and of the mean signed deviation, which a bias cannot hide in. For scale: two
+#: threads in place of one, which changes rounding alone, moved the late values by at most 7e-3 (reward), 5e-2 (outside),
+#: 3e-2 (masked), 4e-4 (ratio) and 5e-2 (gradient norm), and the ratio of the first three epochs by 4e-5.
 EARLY_EPOCHS = 3
 TOLERANCES = {
-    "reward_mean": (2e-3, 2e-2, 6e-3),
-    "fraction_outside": (2e-2, 2.5e-1, 6e-2),
-    "fraction_masked": (2e-2, 2.5e-1, 6e-2),
-    "ratio_mean": (1e-5, 1e-3, 2e-4),
-    "grad_norm": (2e-2, 6e-1, 1.5e-1),
+    "reward_mean": (4e-3, 2.5e-2, 6e-3),
+    "fraction_outside": (3e-2, 2e-1, 4e-2),
+    "fraction_masked": (3e-2, 2e-1, 4e-2),
+    "ratio_mean": (2e-4, 2e-3, 3e-4),
+    "grad_norm": (5e-2, 4e-1, 8e-2),
 }
 
 
