@@ -26,7 +26,7 @@ SETTINGS = {
 }
 #: Series and their tolerances: over the first epochs, where another processor's rounding has not grown yet, and over
 #: all of them (the largest deviation); and of the mean signed deviation, which a bias cannot hide in. For scale: two
-#: threads in place of one, which changes rounding alone, moved the late values by at most 7e-3 (reward), 5e-2 (outside),
+#: threads in place of one, which changes rounding alone, moved late values by at most 7e-3 (reward), 5e-2 (outside),
 #: 3e-2 (masked), 4e-4 (ratio) and 5e-2 (gradient norm), and the ratio of the first three epochs by 4e-5.
 EARLY_EPOCHS = 3
 TOLERANCES = {
