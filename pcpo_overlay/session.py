@@ -26,7 +26,6 @@ class Session:
         self.config = config
         self.tape = Tape()
         self.folder: RunFolder | None = None
-        self.started = False
         self.rolling_out = False
         self._table: tuple[tuple[Any, ...], Any, DDIMTable] | None = None
         self._resolved_written = False
@@ -36,6 +35,7 @@ class Session:
         self._restore_sampler: Callable[[], None] | None = None
         self._loss_fired = False
         self._warned = False
+        self._warned_precision = False
 
     # ------------------------------------------------------------------ run
 
@@ -59,7 +59,6 @@ class Session:
                 f"zeta=trained changes nothing on {upstream}: its intervals are equal and every step of the schedule "
                 "is trained; it is for the flow samplers"
             )
-        self.started = True
         self.clip_range = float(clip_range)
         self._device = accelerator.device
         self._gather: Gather = accelerator.gather
@@ -184,8 +183,6 @@ class Session:
 
         network.forward = in_training_precision
         self._restore_sampler = restore
-
-    _warned_precision = False
 
     def ddim_table(self, scheduler: Any, eta: float, device: torch.device) -> DDIMTable:
         """The tables of the DDIM schedule in use, made once per schedule."""
