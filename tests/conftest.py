@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -74,6 +75,12 @@ def require_upstream(config: pytest.Config, name: str) -> None:
     if os.environ.get("PCPO_REQUIRE_UPSTREAM") == "1":
         pytest.fail(f"PCPO_REQUIRE_UPSTREAM=1, but {name} is out of reach: {reason}", pytrace=False)
     pytest.skip(f"needs upstream {name}: {reason}")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let tests of Ctrl-C meet what a user in a terminal meets: a background job inherits SIGINT as ignored."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

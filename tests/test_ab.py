@@ -403,8 +403,6 @@ def test_ctrl_c_ends_the_run_and_says_how_to_go_on(clone: Path) -> None:
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
-        # As in a terminal: where the tests themselves run in the background, Ctrl-C is inherited as ignored.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     folder = out_of(clone) / "observe-seed0"
     deadline = time.monotonic() + 60
