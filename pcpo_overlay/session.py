@@ -157,9 +157,8 @@ class Session:
 
         Upstream's LoRA training wraps the network so, its sampling does not; in half precision the two differ.
         """
-        wrapped_already = hasattr(
-            network, "_original_forward"
-        )  # accelerate prepared it in place: full fine-tuning
+        # In full fine-tuning accelerate has prepared this very module, in place.
+        wrapped_already = hasattr(network, "_original_forward")
         if accelerator.mixed_precision == "no" or wrapped_already:
             if self._is_main and not self._warned_precision:
                 reason = (

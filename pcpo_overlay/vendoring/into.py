@@ -19,7 +19,7 @@ from .check import show_plan
 from .errors import ExitCode, Fault
 from .gitio import Entry, Repo
 from .lockfile import Upstream
-from .manage import Context, Status
+from .manage import Context, Status, first_look
 from .merge import conflict_markers, three_way, to_crlf, to_lf
 from .mutex import exclusive
 from .patchfile import decode, sha256, strip
@@ -224,26 +224,9 @@ def revert_into(
 
 def status_into(ctx: Context, upstream: Upstream, patches: Sequence[NamedPatch], path: Path) -> Status:
     """Look at the clone at ``path``, change nothing."""
-    out = Status(
-        name=upstream.name,
-        url=upstream.url,
-        commit=upstream.commit,
-        tree=upstream.tree,
-        patched_tree=upstream.patched_tree,
-        path=str(path),
-        state="absent",
-        patches=[named.file for named in patches],
-    )
-    if not path.exists():
-        return out
-    repo = Repo.at(path)
+    out, repo, _ = first_look(upstream, path, [named.file for named in patches], present=path.exists())
     if repo is None:
-        out.state, out.detail = "foreign", "not a git clone"
         return out
-    out.head = repo.head()
-    stamp = read_stamp(repo.git_dir)
-    if stamp is not None:
-        out.stamp = {"commit": stamp.commit, "patched_tree": stamp.patched_tree, "files": dict(stamp.files)}
     undo = read_undo(repo.git_dir)
     now = {name: content(repo.work_tree, name) for name in undo}
     listing = repo.run("diff", "--name-only", "-z", "--no-ext-diff", "--no-renames", "HEAD").split(b"\0")

@@ -306,9 +306,10 @@ class Status:
     stamp: Mapping[str, Any] | None = None
 
 
-def status(ctx: Context, upstream: Upstream, patches: Sequence[NamedPatch] | None) -> Status:
-    """Look, change nothing. ``patches`` is None where the patch files are not what the lock lists."""
-    path = ctx.path(upstream)
+def first_look(
+    upstream: Upstream, path: Path, patches: list[str], *, present: bool
+) -> tuple[Status, Repo | None, Stamp | None]:
+    """What every status begins with: the pin, and HEAD and stamp of the clone; None where there is no clone."""
     out = Status(
         name=upstream.name,
         url=upstream.url,
@@ -317,19 +318,30 @@ def status(ctx: Context, upstream: Upstream, patches: Sequence[NamedPatch] | Non
         patched_tree=upstream.patched_tree,
         path=str(path),
         state="absent",
-        patches=[entry.file for entry in upstream.patches],
+        patches=patches,
     )
-    if not path.exists() and not path.is_symlink():
-        out.detail = f"not cloned; python apply.py {upstream.name}"
-        return out
+    if not present:
+        return out, None, None
     repo = Repo.at(path)
     if repo is None:
         out.state, out.detail = "foreign", "not a git clone"
-        return out
+        return out, None, None
     out.head = repo.head()
     stamp = read_stamp(repo.git_dir)
     if stamp is not None:
         out.stamp = {"commit": stamp.commit, "patched_tree": stamp.patched_tree, "files": dict(stamp.files)}
+    return out, repo, stamp
+
+
+def status(ctx: Context, upstream: Upstream, patches: Sequence[NamedPatch] | None) -> Status:
+    """Look, change nothing. ``patches`` is None where the patch files are not what the lock lists."""
+    path = ctx.path(upstream)
+    present = path.exists() or path.is_symlink()
+    out, repo, stamp = first_look(upstream, path, [entry.file for entry in upstream.patches], present=present)
+    if repo is None:
+        if not present:
+            out.detail = f"not cloned; python apply.py {upstream.name}"
+        return out
     journal = transition.read_journal(repo.git_dir)
     if journal is not None:
         out.state = "partial"
