@@ -31,11 +31,24 @@ def sd_path() -> Path:
     Raises:
         FileNotFoundError: the installation lacks the weights.
     """
-    path = WEIGHTS / "sd"
+    return _pipeline_path("sd")
+
+
+def sd3_path() -> Path:
+    """Folder of the shipped miniature SD3, for ``StableDiffusion3Pipeline.from_pretrained(path)``.
+
+    Raises:
+        FileNotFoundError: the installation lacks the weights.
+    """
+    return _pipeline_path("sd3")
+
+
+def _pipeline_path(model: str) -> Path:
+    path = WEIGHTS / model
     if not (path / "model_index.json").is_file():
         raise FileNotFoundError(
             f"the miniature's weights are missing at {path}; "
-            "reinstall pcpo-overlay, or train them: python -m pcpo_overlay miniature train sd"
+            f"reinstall pcpo-overlay, or train them: python -m pcpo_overlay miniature train {model}"
         )
     return path
 

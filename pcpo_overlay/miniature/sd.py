@@ -6,8 +6,6 @@ CLIPTokenizer), and the scheduler's config is SD 1.5's to the letter.
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ import torch
 from torch import Tensor
 
 from pcpo_overlay.miniature import IMAGE_SIZE, require, sd_path
+from pcpo_overlay.miniature.layout import check_pipeline, write_pipeline
 from pcpo_overlay.miniature.tokenizer import MAX_LENGTH, vocabulary, write_tokenizer
 
 LATENT_SIZE = 8
@@ -121,21 +120,14 @@ def save_pipeline(folder: Path, *, unet: Any, vae: Any, text_encoder: Any) -> Pa
     The JSON files hold only what diffusers 0.17 knows too, so that old and new versions read the same.
     An existing folder is replaced only once the new one is complete.
     """
-    scratch = folder.with_name(folder.name + ".new")
-    shutil.rmtree(scratch, ignore_errors=True)
-    for name, model in (("unet", unet), ("vae", vae), ("text_encoder", text_encoder)):
-        model.save_pretrained(scratch / name, safe_serialization=True)
-        _portable_config(scratch / name / "config.json")
-        for path in (scratch / name).iterdir():
-            path.chmod(0o644)  # safetensors leaves weights that only their owner may read
-    write_tokenizer(scratch / "tokenizer")
-    (scratch / "scheduler").mkdir()
-    _write_json(scratch / "scheduler" / "scheduler_config.json", SCHEDULER)
-    _write_json(
-        scratch / "model_index.json",
-        {
+    return write_pipeline(
+        folder,
+        diffusers_version="0.17.1",
+        models={"unet": (unet, UNET), "vae": (vae, VAE), "text_encoder": (text_encoder, None)},
+        tokenizers={"tokenizer": write_tokenizer},
+        scheduler=SCHEDULER,
+        index={
             "_class_name": "StableDiffusionPipeline",
-            "_diffusers_version": "0.17.1",
             "feature_extractor": [None, None],
             "requires_safety_checker": False,
             "safety_checker": [None, None],
@@ -146,30 +138,6 @@ def save_pipeline(folder: Path, *, unet: Any, vae: Any, text_encoder: Any) -> Pa
             "vae": ["diffusers", "AutoencoderKL"],
         },
     )
-    shutil.rmtree(folder, ignore_errors=True)
-    scratch.rename(folder)
-    return folder
-
-
-def _portable_config(path: Path) -> None:
-    """Reduce a saved config.json to what differs from the library's defaults, class and architecture kept."""
-    config = json.loads(path.read_text(encoding="utf-8"))
-    own = {"UNet2DConditionModel": UNET, "AutoencoderKL": VAE}.get(config.get("_class_name", ""))
-    if own is not None:
-        kept = {"_class_name": config["_class_name"], "_diffusers_version": "0.17.1", **own}
-    else:
-        # the name changed in transformers 4.56; the older one is read by both
-        config["torch_dtype"] = config.pop("dtype", config.get("torch_dtype", "float32"))
-        kept = {
-            key: value
-            for key, value in config.items()
-            if key not in ("_name_or_path", "transformers_version")
-        }
-    _write_json(path, kept)
-
-
-def _write_json(path: Path, value: object) -> None:
-    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
 def load_pipeline(path: Path | None = None) -> Any:
@@ -179,8 +147,7 @@ def load_pipeline(path: Path | None = None) -> Any:
         FileNotFoundError: no pipeline in that folder.
     """
     path = path or sd_path()
-    if not (path / "model_index.json").is_file():  # diffusers would ask the hub for a model of that name
-        raise FileNotFoundError(f"no pipeline at {path}: it has no model_index.json")
+    check_pipeline(path)
     require("diffusers", "transformers")
     from diffusers import DDIMScheduler, StableDiffusionPipeline
 

@@ -1,4 +1,4 @@
-"""A CLIP tokenizer with a vocabulary of our own: bytes, and merges that make each word of ours one token.
+"""A CLIP and a T5 tokenizer with vocabularies of our own: bytes, and what makes each word of ours one token.
 
 Any other prompt falls back to pieces and bytes, so every string tokenizes.
 """
@@ -61,8 +61,8 @@ def vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
     return {token: i for i, token in enumerate(tokens)}, merges
 
 
-def write_tokenizer(folder: Path) -> None:
-    """Write the four files of a CLIPTokenizer into `folder`."""
+def write_tokenizer(folder: Path, *, max_length: int = MAX_LENGTH) -> None:
+    """Write the four files of a CLIPTokenizer into `folder`; prompts are padded and cut to `max_length` tokens."""
     folder.mkdir(parents=True, exist_ok=True)
     vocab, merges = vocabulary()
     special = {"bos_token": START, "eos_token": END, "unk_token": END, "pad_token": END}
@@ -72,12 +72,77 @@ def write_tokenizer(folder: Path) -> None:
         "add_prefix_space": False,
         "do_lower_case": True,
         "errors": "replace",
-        "model_max_length": MAX_LENGTH,
+        "model_max_length": max_length,
     }
     _write_json(folder / "vocab.json", vocab)
     lines = ["#version: 0.2", *(" ".join(pair) for pair in merges)]
     (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     _write_json(folder / "special_tokens_map.json", special)
+    _write_json(folder / "tokenizer_config.json", config)
+
+
+T5_PAD, T5_END, T5_UNKNOWN = "<pad>", "</s>", "<unk>"
+T5_MAX_LENGTH = 512
+"""T5's own. SD3's callers give a length with each call: Flow-GRPO 128, diffusers 256."""
+
+
+def t5_vocabulary() -> list[str]:
+    """Pieces in the order of their ids: T5's three special ones, the bytes, a space, and a piece a word of ours."""
+    words = sorted({word for prompt in PROMPTS for word in prompt.split()})
+    return [
+        *(T5_PAD, T5_END, T5_UNKNOWN),
+        *(f"<0x{byte:02X}>" for byte in range(256)),
+        "▁",
+        *(f"▁{word}" for word in words),
+    ]
+
+
+def write_t5_tokenizer(folder: Path) -> None:
+    """Write the files of a T5TokenizerFast into `folder`: a unigram model, so that no SentencePiece is needed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    pieces = t5_vocabulary()
+    special = [T5_PAD, T5_END, T5_UNKNOWN]
+    spaces = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": True}
+    end = [{"SpecialToken": {"id": T5_END, "type_id": 0}}]
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    tokenizer = {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [{"id": i, "content": token, **flags} for i, token in enumerate(special)],
+        "normalizer": {"type": "NFKC"},
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "WhitespaceSplit"}, spaces]},
+        "post_processor": {
+            "type": "TemplateProcessing",
+            "single": [{"Sequence": {"id": "A", "type_id": 0}}, *end],
+            "pair": [
+                {"Sequence": {"id": "A", "type_id": 0}},
+                *end,
+                {"Sequence": {"id": "B", "type_id": 0}},
+                *end,
+            ],
+            "special_tokens": {T5_END: {"id": T5_END, "ids": [special.index(T5_END)], "tokens": [T5_END]}},
+        },
+        "decoder": {"type": "Sequence", "decoders": [{"type": "ByteFallback"}, spaces]},
+        "model": {
+            "type": "Unigram",
+            "unk_id": special.index(T5_UNKNOWN),
+            # log probabilities: the fewest pieces win
+            "vocab": [[piece, 0.0 if piece in special else -1.0] for piece in pieces],
+            "byte_fallback": True,
+        },
+    }
+    names = {"eos_token": T5_END, "unk_token": T5_UNKNOWN, "pad_token": T5_PAD}
+    config = {
+        **names,
+        "tokenizer_class": "T5TokenizerFast",
+        "extra_ids": 0,
+        "additional_special_tokens": [],
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": T5_MAX_LENGTH,
+    }
+    _write_json(folder / "tokenizer.json", tokenizer)
+    _write_json(folder / "special_tokens_map.json", names)
     _write_json(folder / "tokenizer_config.json", config)
 
 
