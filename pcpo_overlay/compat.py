@@ -18,10 +18,14 @@ from typing import Any
 _WEIGHTS = "pytorch_lora_weights.safetensors"
 
 
-def install() -> None:
-    """Supply everything that is missing; calling it again, or where nothing is missing, does nothing."""
+def install(upstream: str = "ddpo") -> None:
+    """Supply everything that is missing; calling it again, or where nothing is missing, does nothing.
+
+    Args:
+        upstream: short name of the trainer; all but ``imp`` is for ``ddpo``.
+    """
     _imp()
-    if importlib.util.find_spec("diffusers") is None:
+    if upstream != "ddpo" or importlib.util.find_spec("diffusers") is None:
         return
     _randn_tensor()
     _lora_attention()

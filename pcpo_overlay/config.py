@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 
 #: The ablation ladder of the paper (Figure 6), with ``observe``: the baseline with its metrics recorded.
 MODES = ("off", "observe", "log", "match", "full")
@@ -17,7 +17,13 @@ PRECISIONS = ("upstream", "match")
 #: Name of the environment variable; the only way through an untouched launch script.
 VARIABLE = "PCPO"
 
-_CHOICES = {"weights": WEIGHTS, "variance": VARIANCES, "zeta": ZETAS, "precision": PRECISIONS}
+_CHOICES = {
+    "weights": WEIGHTS,
+    "variance": VARIANCES,
+    "zeta": ZETAS,
+    "precision": PRECISIONS,
+    "unique_prompts": ("true", "false"),
+}
 # Which modes an option changes anything in: elsewhere it would be a silent no-op, so it is refused.
 _ACTS_IN = {
     "weights": ("full",),
@@ -25,7 +31,10 @@ _ACTS_IN = {
     "w_star": ("full",),
     "zeta": ("full",),
     "precision": ("log", "match", "full"),
+    "unique_prompts": ("observe", "log", "match", "full"),
 }
+#: Samplers by the trainers' short names; the options that concern one sampler alone are refused on the other.
+_SAMPLERS = {"ddpo": "ddim", "flow_grpo": "flow"}
 
 
 class PCPOError(ValueError):
@@ -49,6 +58,8 @@ class PCPOConfig:
         w_star: target weight of the paper's variance schedule; None takes ``max(4.5, max_t w_native)``.
         zeta: whether Proposition 2 sums over the whole ``schedule`` or over the ``trained`` steps (flow only).
         precision: ``upstream`` samples as upstream does, ``match`` samples under the training's autocast.
+        unique_prompts: whether an epoch's prompts are drawn without repetition, as in the paper (Flow-GRPO only).
+        given: names of the options that were spelled out.
     """
 
     mode: str = "off"
@@ -57,6 +68,8 @@ class PCPOConfig:
     w_star: float | None = None
     zeta: str = "schedule"
     precision: str = "upstream"
+    unique_prompts: bool = False
+    given: frozenset[str] = field(default=frozenset(), compare=False, repr=False)
 
     @property
     def active(self) -> bool:
@@ -78,13 +91,43 @@ class PCPOConfig:
         """Whether a DDIM sampler draws with the paper's standard deviation."""
         return self.variance == "paper"
 
-    def as_dict(self) -> dict[str, str | float | None]:
+    def on(self, upstream: str) -> PCPOConfig:
+        """The configuration as it acts on one upstream, by its short name.
+
+        Raises:
+            PCPOError: an option that was spelled out and changes nothing there.
+        """
+        if _SAMPLERS[upstream] == "ddim":
+            if self.zeta == "trained":
+                raise PCPOError(
+                    f"zeta=trained changes nothing on {upstream}: its intervals are equal and every step of the "
+                    "schedule is trained; it is for the flow samplers"
+                )
+            if self.unique_prompts:
+                raise PCPOError(
+                    f"unique_prompts changes nothing on {upstream}, which draws every prompt by itself; it is for "
+                    "flow_grpo"
+                )
+            return self
+        if self.w_star is not None or (self.variance == "paper" and "variance" in self.given):
+            name = "w_star" if self.w_star is not None else "variance=paper"
+            raise PCPOError(
+                f"{name} changes nothing on {upstream}: PCPO never changes a flow sampler; it is for DDIM"
+            )
+        return replace(self, variance="native")
+
+    def as_dict(self) -> dict[str, str | float | bool | None]:
         """The fields as plain values, for ``run.json``."""
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if name != "given"}
 
     def __str__(self) -> str:
-        options = [f"{k}={v}" for k, v in self.as_dict().items() if k != "mode" and v is not None]
-        return ",".join([self.mode, *options])
+        options = self.as_dict()
+        told = [
+            f"{k}={'true' if v is True else v}"
+            for k, v in options.items()
+            if k != "mode" and v not in (None, False)
+        ]
+        return ",".join([self.mode, *told])
 
 
 def parse(text: str, source: str = VARIABLE) -> PCPOConfig:
@@ -138,6 +181,12 @@ def parse(text: str, source: str = VARIABLE) -> PCPOConfig:
                 "drop one of the two"
             )
 
+    if options.get("weights") == "native" and "zeta" in options:
+        raise PCPOError(
+            f"{source}={text!r}: zeta sets the mean of other weights, weights=native has none to set; "
+            "drop one of the two"
+        )
+
     full = mode == "full"
     return PCPOConfig(
         mode=mode,
@@ -146,6 +195,8 @@ def parse(text: str, source: str = VARIABLE) -> PCPOConfig:
         w_star=w_star,
         zeta=options.get("zeta", "schedule"),
         precision=options.get("precision", "upstream"),
+        unique_prompts=options.get("unique_prompts") == "true",
+        given=frozenset(options),
     )
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from pcpo_overlay.config import PCPOConfig, PCPOError, resolve
+from pcpo_overlay.ddim import DDIMTable
 from pcpo_overlay.session import Session
 
 _FLAG = "pcpo"
@@ -55,11 +56,11 @@ def _checks_settings(hook: _Hook) -> _Hook:
 # ---------------------------------------------------------------------- run
 
 
-def compat() -> None:
+def compat(upstream: str = "ddpo") -> None:
     """Before upstream's imports: supply what newer libraries no longer have. Nothing where nothing is missing."""
     from pcpo_overlay.compat import install
 
-    install()
+    install(upstream)
 
 
 def define_flag(flags: Any) -> None:
@@ -94,6 +95,19 @@ def start(upstream: str, accelerator: Any, trainer: Any) -> None:
             seed=trainer.seed,
             resume=bool(trainer.get("resume_from")),
         )
+
+
+@_checks_settings
+def prompts(dataloader: Any, dataset: Any) -> Any:
+    """The trainer's endless batches of prompts; under ``unique_prompts`` each epoch's are distinct.
+
+    Args:
+        dataloader: upstream's, returned as it is where the option is off.
+        dataset: upstream's, with ``prompts``, ``__getitem__`` and ``collate_fn``.
+    """
+    if not config().recording:
+        return dataloader
+    return _current().prompts(dataloader, dataset)
 
 
 def begin_epoch(epoch: int) -> None:
@@ -141,24 +155,23 @@ def ddim_std(std: Tensor, scheduler: Any, timestep: Tensor, eta: float) -> Tenso
     """
     if not config().reshapes_variance:
         return std
-    return _current().ddim_table(scheduler, eta, std.device).std(timestep, std)
+    table = _current().table(scheduler, eta, std.device)
+    assert isinstance(table, DDIMTable)
+    return table.std(timestep, std)
 
 
 @_checks_settings
-def record_step(pred: Tensor, z: Tensor, scheduler: Any, timestep: Tensor, eta: float) -> None:
-    """A DDIM step of a rollout was drawn.
+def record_step(pred: Tensor, z: Tensor, scheduler: Any, timestep: Tensor, scale: float) -> None:
+    """A step of a rollout was drawn. Nothing outside a training rollout (an evaluation, say).
 
     Args:
         pred: (B, ...) the network's output the step used, guided if the sampler guides.
         z: (B, ...) the noise it drew.
-        scheduler, timestep, eta: as for :func:`ddim_std`.
+        scheduler: diffusers' DDIMScheduler or FlowMatchEulerDiscreteScheduler with its timesteps set.
+        timestep: () or (1,) or (B,).
+        scale: of the noise: DDIM's eta, Flow-GRPO's noise level.
     """
-    session = _current()
-    if not (session.config.recording and session.rolling_out):
-        return
-    table = session.ddim_table(scheduler, eta, pred.device)
-    if session.config.matching:
-        session.tape.record(pred, z, table.weight(timestep.to(pred.device), pred.shape[0]))
+    _current().record_step(pred, z, scheduler, timestep, scale)
 
 
 # ----------------------------------------------------------------- training
@@ -181,15 +194,21 @@ def begin_step(sample: dict[str, Any], step: int, timestep: Tensor) -> None:
         _current().begin_step(sample, step, timestep)
 
 
-def match_step(pred: Tensor, prev_sample: Tensor | None) -> tuple[Tensor, Tensor] | None:
-    """At the head of the step function, in training: ``(prev_sample, log rho)`` by prediction matching.
+def match_step(pred: Tensor, prev_sample: Tensor | None, *rest: Tensor) -> tuple[Tensor, ...] | None:
+    """In the step function, in training: ``(prev_sample, log rho, *rest)`` by prediction matching.
 
-    Everything the step function would compute is then not needed. None where the step is to run as it is: a rollout
-    (no ``prev_sample``), or a mode whose log ratio is upstream's.
+    What the step function would still compute is then not needed. None where it is to run as it is: a rollout (no
+    ``prev_sample``), a mode whose log ratio is upstream's, or a pass without gradient, which is not the policy that
+    is trained but a reference.
+
+    Args:
+        pred: (B, ...) the live prediction, guided as the trainer guides.
+        prev_sample: (B, ...) the sample that the rollout drew.
+        rest: what the step function returns beyond these two.
     """
-    if prev_sample is None or not config().matching:
+    if prev_sample is None or not config().matching or not torch.is_grad_enabled():
         return None
-    return prev_sample, _current().match_step(pred)
+    return prev_sample, _current().match_step(pred), *rest
 
 
 def loss(loss: Tensor, log_prob: Tensor, log_prob_old: Tensor, advantage: Tensor) -> Tensor:
@@ -209,6 +228,18 @@ def gradients(accelerator: Any, model: torch.nn.Module) -> None:
     """Between backward and clipping: gradient statistics, where an optimizer step follows."""
     if config().recording:
         _current().gradients(accelerator, model)
+
+
+def log_kl(kl_loss: Tensor) -> None:
+    """The () KL term of this backward pass, which stays as upstream computed it."""
+    if config().recording:
+        _current().log_kl(kl_loss)
+
+
+def log_eval(rewards: dict[str, Any], step: int) -> None:
+    """The trainer evaluated: arrays (n,) of rewards by name, of all ranks, after ``step`` optimizer steps."""
+    if config().recording:
+        _current().log_eval(rewards, step)
 
 
 def log_rewards(rewards: Any) -> None:

@@ -29,6 +29,7 @@ class StepMetrics:
     _advantage: list[Tensor] = field(default_factory=list)
     _timestep: list[Tensor] = field(default_factory=list)
     _loss: list[Tensor] = field(default_factory=list)
+    _kl: list[Tensor] = field(default_factory=list)
 
     def add(self, timestep: Tensor, log_rho: Tensor, advantage: Tensor, loss: Tensor) -> None:
         """Take note of one backward pass: (B,) timesteps, log ratios and advantages, the () loss."""
@@ -37,35 +38,54 @@ class StepMetrics:
         self._advantage.append(advantage.detach())
         self._loss.append(loss.detach())
 
+    def add_kl(self, kl_loss: Tensor) -> None:
+        """Take note of the () KL term of one backward pass, where the trainer has one."""
+        self._kl.append(kl_loss.detach())
+
     def reduce(self, gather: Gather) -> Samples:
         """Everything noted since the last call, from all ranks, on the host."""
         columns = torch.stack(
             [torch.cat(c).double() for c in (self._timestep, self._log_rho, self._advantage)], dim=1
         )
-        loss = torch.stack(self._loss).double()
-        columns, loss = gather(columns).cpu(), gather(loss).cpu()
-        self._timestep, self._log_rho, self._advantage, self._loss = [], [], [], []
-        return Samples(columns[:, 0], columns[:, 1], columns[:, 2], loss, self.clip_range, self.log_objective)
+        # One KL term a loss, or none at all: a second column beside it.
+        losses = torch.stack([torch.stack(c).double() for c in (self._loss, self._kl) if c], dim=1)
+        columns, losses = gather(columns).cpu(), gather(losses).cpu()
+        self._timestep, self._log_rho, self._advantage, self._loss, self._kl = [], [], [], [], []
+        return Samples(
+            columns[:, 0],
+            columns[:, 1],
+            columns[:, 2],
+            losses[:, 0],
+            losses[:, 1:].flatten(),
+            self.clip_range,
+            self.log_objective,
+        )
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Sample-timesteps on the host: (n,) float64 columns, and the (m,) losses of their backward passes."""
+    """Sample-timesteps on the host: (n,) float64 columns, and the (m,) losses of their backward passes.
+
+    ``kl_loss`` is (m,) too where the trainer has a KL term, else empty.
+    """
 
     timestep: Tensor
     log_rho: Tensor
     advantage: Tensor
     loss: Tensor
+    kl_loss: Tensor
     clip_range: float
     log_objective: bool
 
     @staticmethod
     def concatenate(parts: list[Samples]) -> Samples:
         """Several steps as one."""
-        timestep, log_rho, advantage, loss = (
-            torch.cat([getattr(p, c) for p in parts]) for c in ("timestep", "log_rho", "advantage", "loss")
+        timestep, log_rho, advantage, loss, kl_loss = (
+            torch.cat([getattr(p, c) for p in parts])
+            for c in ("timestep", "log_rho", "advantage", "loss", "kl_loss")
         )
-        return Samples(timestep, log_rho, advantage, loss, parts[0].clip_range, parts[0].log_objective)
+        first = parts[0]
+        return Samples(timestep, log_rho, advantage, loss, kl_loss, first.clip_range, first.log_objective)
 
     @property
     def nonfinite(self) -> Tensor:
@@ -104,6 +124,7 @@ class Samples:
             "log_ratio_error_mean": mean(error) if error.numel() else 0.0,
             "log_ratio_error_max": float(error.max()) if error.numel() else 0.0,
             "approx_kl": mean(stats.approx_kl),
+            **({"kl_loss": mean(self.kl_loss)} if self.kl_loss.numel() else {}),
             "nonfinite": int(self.nonfinite.sum()) + int((~torch.isfinite(self.loss)).sum()),
             "per_timestep": per_timestep,
         }

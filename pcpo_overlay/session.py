@@ -12,11 +12,14 @@ import torch
 from torch import Tensor
 
 from pcpo_overlay import losses, run_folder
-from pcpo_overlay.config import HookError, PCPOConfig, PCPOError
+from pcpo_overlay.config import HookError, PCPOConfig
 from pcpo_overlay.ddim import DDIMTable
+from pcpo_overlay.flow import FlowTable
 from pcpo_overlay.metrics import Gather, GradientMetrics, Samples, StepMetrics, mean
+from pcpo_overlay.prompts import UniquePrompts
 from pcpo_overlay.run_folder import RunFolder
 from pcpo_overlay.tape import INDEX, Matched, Tape
+from pcpo_overlay.unrounded import UnroundedGuidance, seen_latents
 
 
 class Session:
@@ -27,13 +30,18 @@ class Session:
         self.tape = Tape()
         self.folder: RunFolder | None = None
         self.rolling_out = False
-        self._table: tuple[tuple[Any, ...], Any, DDIMTable] | None = None
+        self._table: tuple[tuple[Any, ...], Any, DDIMTable | FlowTable] | None = None
+        self._is_flow = False
+        self._trained_steps: int | None = None
+        self._unrounded: UnroundedGuidance | None = None
         self._resolved_written = False
         self._timestep: Tensor | None = None
         self._matched: Matched | None = None
         self._log_rho: Tensor | None = None
         self._restore_sampler: Callable[[], None] | None = None
         self._loss_fired = False
+        self._first_epoch = True
+        self._kl_sum, self._kl_count = 0.0, 0
         self._warned = False
         self._warned_precision = False
 
@@ -54,17 +62,17 @@ class Session:
         Raises:
             PCPOError: an option that changes nothing on this upstream, or a run folder that cannot be used.
         """
-        if self.config.zeta == "trained":
-            raise PCPOError(
-                f"zeta=trained changes nothing on {upstream}: its intervals are equal and every step of the schedule "
-                "is trained; it is for the flow samplers"
-            )
+        self.config = self.config.on(upstream)
+        self._trainer = trainer
+        self._accelerator = accelerator
+        self._is_flow = upstream == "flow_grpo"
+        if self._is_flow:  # it trains the first steps of every sample, in order
+            self._trained_steps = int(trainer["sample"]["num_steps"] * trainer["train"]["timestep_fraction"])
         self.clip_range = float(clip_range)
         self._device = accelerator.device
         self._gather: Gather = accelerator.gather
         self._is_main = bool(accelerator.is_main_process)
         self._metrics = StepMetrics(self.clip_range, log_objective=self.config.active)
-        self._first_epoch = True
         if not self._is_main:
             return
         clone = run_folder.clone_state(Path(sys.argv[0]))
@@ -87,22 +95,14 @@ class Session:
         commit = clone["commit"][:12] if clone else "unknown commit"
         tree = clone["patched_tree"][:12] + (" (edited)" if clone["modified"] else "") if clone else "unknown"
         say(f"{upstream} at {commit}, patched tree {tree}; mode {self.config}")
-        if self.config.weights == "uniform":
+        if self.config.weights == "uniform" and not self._is_flow:
             say(
                 "weights=uniform equals the default on DDIM: equal intervals make proportional credit uniform"
             )
         say(f"run folder {self.folder.path}")
 
     def finish(self) -> None:
-        """End the run.
-
-        Raises:
-            HookError: the loss hook of an active mode never ran, so nothing PCPO promises was done.
-        """
-        if self.config.active and not self._first_epoch and not self._loss_fired:
-            raise HookError(
-                f"mode {self.config.mode} was set, but the loss hook never ran: the run was a baseline"
-            )
+        """End the run."""
         if self.folder:
             self.folder.finish()
             say(f"finished; metrics in {self.folder.path}")
@@ -117,6 +117,7 @@ class Session:
         if self._device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self._device)
         self._first_epoch = False
+        self._epoch = epoch
         self._epoch_started = self._sampled = time.perf_counter()
 
     # -------------------------------------------------------------- rollout
@@ -126,6 +127,13 @@ class Session:
         self.rolling_out = True
         if self.config.precision == "match":
             self._sample_in_training_precision(accelerator, network)
+        if self._rounds_in_sampling and self._trainer["train"]["cfg"]:
+            self._unrounded = UnroundedGuidance(network, float(self._trainer["sample"]["guidance_scale"]))
+
+    @property
+    def _rounds_in_sampling(self) -> bool:
+        """Whether prediction matching has to undo what Flow-GRPO's sampler rounds and its training does not."""
+        return self.config.matching and self._is_flow and self._accelerator.mixed_precision != "no"
 
     def end_rollout(self, sample: dict[str, Any]) -> None:
         """The rollout is sampled: give its samples their place on the tape."""
@@ -133,24 +141,19 @@ class Session:
         if self._restore_sampler:
             self._restore_sampler()
             self._restore_sampler = None
+        if self._unrounded:
+            self._unrounded.close()
+            self._unrounded = None
         if self._table is not None and self.folder and not self._resolved_written:
-            self._write_resolved(self._table[2])
+            self._resolved_written = True
+            self.folder.write_run(resolved=self._table[2].schedule.as_dict())
+            say(self._table[2].describe(self.config))
+        if self._rounds_in_sampling:
+            sample["latents"] = seen_latents(sample)
         if self.config.matching:
             sample[INDEX] = self.tape.close_rollout()
             # The step function returns log rho itself in these modes, so the reference it is compared with is zero.
             sample["log_probs"] = torch.zeros_like(sample["log_probs"], dtype=torch.float32)
-
-    def _write_resolved(self, table: DDIMTable) -> None:
-        assert self.folder is not None
-        self._resolved_written = True
-        schedule = table.schedule
-        self.folder.write_run(resolved=schedule.as_dict())
-        weight = schedule.weight
-        w_star = "" if schedule.w_star is None else f", w_star {schedule.w_star:g}"
-        say(
-            f"{len(weight)} steps, {self.config.weights} weights {weight.min():.6g} to {weight.max():.6g} "
-            f"(native mean {schedule.mean_native:.6g}), {self.config.variance} variance{w_star}"
-        )
 
     def _sample_in_training_precision(self, accelerator: Any, network: torch.nn.Module) -> None:
         """Run the sampler's network as training runs it: under autocast, with float32 outputs.
@@ -162,9 +165,11 @@ class Session:
         if accelerator.mixed_precision == "no" or wrapped_already:
             if self._is_main and not self._warned_precision:
                 reason = (
-                    "this run is not in half precision" if not wrapped_already else "this is full fine-tuning"
+                    "this run is not in half precision"
+                    if accelerator.mixed_precision == "no"
+                    else "the sampler calls the network that accelerate prepared for training"
                 )
-                say(f"precision=match changes nothing here: {reason}, which samples as it trains already")
+                say(f"precision=match changes nothing here: {reason}, so it samples as it trains already")
                 self._warned_precision = True
             return
         forward = network.forward
@@ -183,15 +188,55 @@ class Session:
         network.forward = in_training_precision
         self._restore_sampler = restore
 
-    def ddim_table(self, scheduler: Any, eta: float, device: torch.device) -> DDIMTable:
-        """The tables of the DDIM schedule in use, made once per schedule."""
-        key = (scheduler.num_inference_steps, float(eta), device)
-        # The scheduler's tensors are compared by identity: set_timesteps makes new ones, with the same values for
-        # the same number of steps, and alphas_cumprod tells one scheduler from another.
-        if self._table is None or self._table[0] != key or self._table[1] is not scheduler.alphas_cumprod:
-            table = DDIMTable(scheduler, float(eta), self.config, device)
-            self._table = (key, scheduler.alphas_cumprod, table)
+    def record_step(self, pred: Tensor, z: Tensor, scheduler: Any, timestep: Tensor, scale: float) -> None:
+        """One step of a training rollout was drawn."""
+        if not (self.config.recording and self.rolling_out):
+            return
+        table = self.table(scheduler, scale, pred.device)
+        if not self.config.matching or self.tape.open_steps == self._trained_steps:
+            return  # a step that is never trained needs no place on the tape
+        timestep, batch = timestep.to(pred.device), pred.shape[0]
+        if self._unrounded and isinstance(table, FlowTable):
+            pred, z = self._unrounded.as_trained(pred, z, table.native_weight(timestep, batch))
+        self.tape.record(pred, z, table.weight(timestep, batch))
+
+    def table(self, scheduler: Any, scale: float, device: torch.device) -> DDIMTable | FlowTable:
+        """The tables of the schedule in use, made once per schedule.
+
+        Args:
+            scheduler: diffusers' DDIMScheduler or FlowMatchEulerDiscreteScheduler with its timesteps set.
+            scale: of the noise: DDIM's eta, Flow-GRPO's noise level.
+            device: where the tables are looked up.
+        """
+        flow = not hasattr(scheduler, "alphas_cumprod")
+        key = (scheduler.num_inference_steps, float(scale), device)
+        # The scheduler's tensors are compared by identity. DDIM's set_timesteps makes the same timesteps for the same
+        # number of steps, and alphas_cumprod tells one scheduler from another; a flow scheduler's sigmas are new
+        # with every set_timesteps, so its table is read anew for each rollout.
+        values = scheduler.sigmas if flow else scheduler.alphas_cumprod
+        if self._table is None or self._table[0] != key or self._table[1] is not values:
+            table = (
+                FlowTable(scheduler, scale, self.config, device, self._trained_steps)
+                if flow
+                else DDIMTable(scheduler, float(scale), self.config, device)
+            )
+            self._table = (key, values, table)
         return self._table[2]
+
+    def prompts(self, dataloader: Any, dataset: Any) -> Any:
+        """The trainer's batches of prompts: as given, or drawn without repetition within an epoch."""
+        if not self.config.unique_prompts:
+            return dataloader
+        sample = self._trainer["sample"]
+        return UniquePrompts(
+            dataset,
+            rank=int(self._accelerator.process_index),
+            ranks=int(self._accelerator.num_processes),
+            images_per_prompt=int(sample["num_image_per_prompt"]),
+            batches=int(sample["num_batches_per_epoch"]),
+            batch_size=int(sample["train_batch_size"]),
+            seed=int(self._trainer["seed"]),
+        )
 
     # ------------------------------------------------------------- training
 
@@ -238,6 +283,30 @@ class Session:
 
     # -------------------------------------------------------------- logging
 
+    def log_kl(self, kl_loss: Tensor) -> None:
+        """The () KL term of one backward pass, as the trainer computed it."""
+        self._metrics.add_kl(kl_loss)
+
+    def log_eval(self, rewards: dict[str, Any], step: int) -> None:
+        """The trainer evaluated: (n,) rewards by name, of all ranks, ``avg`` their weighted sum; -10 is no reward."""
+        self._synchronize()
+        now = time.perf_counter()
+        if self.folder:
+            values = {name: torch.as_tensor(value).double().flatten() for name, value in rewards.items()}
+            means = {name: mean(value[value != -10]) for name, value in values.items()}
+            self.folder.append(
+                {
+                    "kind": "eval",
+                    "epoch": self._epoch,
+                    "step": step,
+                    "reward_mean": means["avg"],
+                    "reward_count": int((values["avg"] != -10).sum()),
+                    "rewards": means,
+                    "seconds": now - self._epoch_started,
+                }
+            )
+        self._epoch_started = now
+
     def log_rewards(self, rewards: Any) -> None:
         """Rewards of all samples of the epoch, of all ranks."""
         self._synchronize()
@@ -274,7 +343,16 @@ class Session:
             )
 
     def end_epoch(self, epoch: int) -> None:
-        """All training of the epoch is done."""
+        """All training of the epoch is done.
+
+        Raises:
+            HookError: the loss hook of an active mode never ran, so nothing PCPO promises was done.
+        """
+        if self.config.active and not self._loss_fired:
+            raise HookError(
+                f"mode {self.config.mode} was set, but the loss hook never ran: this is a baseline run; "
+                "check with `python apply.py check` that the clone is patched"
+            )
         self._synchronize()
         now = time.perf_counter()
         if not self.folder:
@@ -289,7 +367,12 @@ class Session:
         )
         if self._epoch_steps:
             records = [r for r, _ in self._epoch_steps]
-            record.update(Samples.concatenate([s for _, s in self._epoch_steps]).summary())
+            samples = Samples.concatenate([s for _, s in self._epoch_steps])
+            record.update(samples.summary())
+            if samples.kl_loss.numel():
+                self._kl_sum += float(samples.kl_loss.sum())
+                self._kl_count += samples.kl_loss.numel()
+                record["kl_running_mean"] = self._kl_sum / self._kl_count
             with_gradients = [r for r in records if "grad_norm" in r]
             if with_gradients:
                 for name in ("grad_norm", "grad_abs_mean", "grad_abs_var"):

@@ -95,6 +95,11 @@ class Tape:
         )
 
     @property
+    def open_steps(self) -> int:
+        """Steps of the rollout being sampled."""
+        return len(self._pred) - self._open
+
+    @property
     def nbytes(self) -> int:
         """Bytes the tape holds."""
         return sum(

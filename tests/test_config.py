@@ -185,4 +185,4 @@ def test_a_configuration_prints_all_it_resolves_to(text: str) -> None:
     printed = str(config)
     assert printed.startswith(config.mode)
     for name, value in config.as_dict().items():
-        assert name == "mode" or value is None or f"{name}={value}" in printed
+        assert name == "mode" or value in (None, False) or f"{name}={value}" in printed

@@ -75,10 +75,10 @@ def test_paper_std_by_timestep(session):
 def test_another_schedule_gets_its_own_table(session):
     made = session("full")
     fifty, ten = scheduler(50), scheduler(10)
-    table = made.ddim_table(fifty, 1.0, torch.device("cpu"))
-    assert made.ddim_table(fifty, 1.0, torch.device("cpu")) is table
-    assert made.ddim_table(fifty, 0.5, torch.device("cpu")) is not table
-    assert len(made.ddim_table(ten, 1.0, torch.device("cpu")).schedule.std) == 10
+    table = made.table(fifty, 1.0, torch.device("cpu"))
+    assert made.table(fifty, 1.0, torch.device("cpu")) is table
+    assert made.table(fifty, 0.5, torch.device("cpu")) is not table
+    assert len(made.table(ten, 1.0, torch.device("cpu")).schedule.std) == 10
 
 
 def test_a_timestep_outside_the_schedule_is_not_a_value():
@@ -139,7 +139,7 @@ def test_log_ratio_through_the_hooks(session):
     returned, log_rho = hooks.match_step(new, prev)
     assert returned is prev
     assert float(log_rho[0]) == 0
-    w = float(made.ddim_table(scheduler(), 1.0, torch.device("cpu")).weight(torch.tensor([21]), 1))
+    w = float(made.table(scheduler(), 1.0, torch.device("cpu")).weight(torch.tensor([21]), 1))
     expected = -(w * 1e-3 * float(z[1].mean()) + 0.5 * (w * 1e-3) ** 2)
     assert float(log_rho[1]) == pytest.approx(expected, rel=1e-3)
 
