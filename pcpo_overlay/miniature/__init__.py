@@ -43,6 +43,18 @@ def sd3_path() -> Path:
     return _pipeline_path("sd3")
 
 
+def prompts_path() -> Path:
+    """Folder of train.txt (the ten prompts, one a line) and test.txt (each twice), as flow_grpo reads a dataset.
+
+    Raises:
+        FileNotFoundError: the installation lacks it.
+    """
+    path = Path(__file__).resolve().parent / "prompts"
+    if not (path / "train.txt").is_file():
+        raise FileNotFoundError(f"the prompts are missing at {path}; reinstall pcpo-overlay")
+    return path
+
+
 def _pipeline_path(model: str) -> Path:
     path = WEIGHTS / model
     if not (path / "model_index.json").is_file():

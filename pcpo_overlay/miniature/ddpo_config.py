@@ -34,22 +34,13 @@ def digit_probability() -> Callable[
     [Any, Sequence[str], Sequence[dict[str, int]]], tuple[Any, dict[str, Any]]
 ]:
     """A reward function: images in, probability (N,) of the prompted digit and what was read instead."""
-    import numpy as np
-    import torch
-
-    from pcpo_overlay.miniature.classifier import load_classifier
-
-    classifier = load_classifier()
+    from pcpo_overlay.miniature import rewards
 
     def reward(
         images: Any, prompts: Sequence[str], metadata: Sequence[dict[str, int]]
     ) -> tuple[Any, dict[str, Any]]:
-        if not isinstance(images, torch.Tensor):  # uint8, channels last
-            images = torch.from_numpy(np.asarray(images).transpose(0, 3, 1, 2)) / 255
-        images = images.detach().float().cpu()
-        labels = torch.tensor([PROMPTS.index(prompt) for prompt in prompts])
-        read = classifier.read(images)
-        return classifier.digit_probability(images, labels).numpy(), {"read": read.numpy()}
+        values = rewards.digit_probability(images, prompts).astype("float32")
+        return values, {"read": rewards.read_digits(images)}
 
     return reward
 
