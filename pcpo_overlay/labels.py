@@ -21,11 +21,18 @@ def label(fields: Mapping[str, Any]) -> str:
     mode = str(fields.get("mode", "off"))
     defaults: Mapping[str, Any] = parse(mode).as_dict() if mode in MODES else {}
     options = [
-        f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}"
+        f"{name}={_written(value)}"
         for name, value in fields.items()
         if name != "mode" and value is not None and value != defaults.get(name)
     ]
     return ",".join([mode, *options])
+
+
+def _written(value: object) -> str:
+    """As it is written after ``PCPO=``."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def label_of(config: PCPOConfig) -> str:

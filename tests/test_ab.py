@@ -17,7 +17,7 @@ import pytest
 
 from pcpo_overlay.ab import ABError, plan, runner, state
 from pcpo_overlay.ab.arms import OFF_NOTE, arms_of, split_modes
-from pcpo_overlay.ab.upstreams import UPSTREAMS
+from pcpo_overlay.ab.upstreams import PACKAGE, PORT, UPSTREAMS, Upstream
 from pcpo_overlay.cli import ab as cli
 from pcpo_overlay.cli.parser import OneLineParser
 from pcpo_overlay.config import PCPOError, parse
@@ -26,7 +26,7 @@ from pcpo_overlay.report import figures
 ROOT = Path(__file__).resolve().parents[1]
 
 # A training script of ours: it takes upstream's flags and leaves a run folder as the hooks do (pcpo_overlay.hooks).
-# reward_slope=BAD in the overrides makes it fail, hang=1 makes it wait to be stopped.
+# fail=MODE in the overrides makes that mode fail, hang=MODE makes it wait to be stopped.
 SCRIPT = """
 import json, os, sys, time
 from pathlib import Path
@@ -41,7 +41,8 @@ assert not (folder / "metrics.jsonl").exists()
 mode, _, options = os.environ["PCPO"].partition(",")
 epochs, seed = int(flags.get("config.num_epochs", 3)), int(flags["config.seed"])
 pcpo = {"mode": mode, **dict(o.split("=") for o in options.split(",") if o)}
-run = {"format": 1, "upstream": "ddpo", "mode": mode, "pcpo": pcpo, "seed": seed, "status": "running",
+upstream = {"train.py": "ddpo", "train_sd3.py": "flow_grpo"}[Path(sys.argv[0]).name]
+run = {"format": 1, "upstream": upstream, "mode": mode, "pcpo": pcpo, "seed": seed, "status": "running",
        "trainer": {"num_epochs": epochs, "seed": seed}, "clip_range": 1e-4}
 (folder / "run.json").write_text(json.dumps(run))
 print("progress  50%\\rprogress 100%")
@@ -52,7 +53,7 @@ for epoch in range(epochs):
     record = {"kind": "epoch", "epoch": epoch, "reward_mean": slope * epoch + seed, "seconds_total": 1.0}
     print(json.dumps(record), file=metrics, flush=True)
     if flags.get("hang") in (mode, "all"):
-        (folder / "hanging").touch()
+        (folder / "hanging").write_text(f"{os.getpid()}\\n")
         time.sleep(600)
 if flags.get("meet"):  # end only once as many runs stand here as are to meet
     (Path(os.environ["PCPO_RUN_DIR"]).parent / f"here-{mode}-{seed}").touch()
@@ -72,13 +73,28 @@ run["status"] = "finished"
 
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
-    folder = tmp_path / "vendor" / "ddpo-pytorch"
+    return make_clone(tmp_path, "ddpo")
+
+
+@pytest.fixture
+def flow(tmp_path: Path) -> Path:
+    folder = make_clone(tmp_path, "flow_grpo")
+    options = folder / "scripts" / "accelerate_configs" / "multi_gpu.yaml"
+    options.parent.mkdir()
+    options.write_text(
+        "compute_environment: LOCAL_MACHINE\ndistributed_type: MULTI_GPU\nmixed_precision: fp16\n"
+        "num_machines: 1\nnum_processes: 8\n"
+    )
+    return folder
+
+
+def make_clone(tmp_path: Path, name: str) -> Path:
+    upstream = UPSTREAMS[name]
+    folder = tmp_path / "vendor" / upstream.clone
     (folder / "scripts").mkdir(parents=True)
     (folder / "config").mkdir()
     (folder / "config" / "ours.py").write_text("# a config\n")
-    (folder / "scripts" / "train.py").write_text(
-        "# stands for a script that calls pcpo_overlay's hooks\n" + SCRIPT
-    )
+    (folder / upstream.script).write_text("# stands for a script that calls pcpo_overlay's hooks\n" + SCRIPT)
     return folder
 
 
@@ -87,18 +103,31 @@ def direct(monkeypatch: pytest.MonkeyPatch) -> None:
     """Start the script without accelerate, and draw nothing: both take seconds."""
     monkeypatch.setattr(figures, "draw_all", lambda *args: {})
     monkeypatch.setattr(plan, "LAUNCHER", ())
-    monkeypatch.setattr(plan, "launch_options", lambda user: [])
+    monkeypatch.setattr(plan, "launch_options", lambda upstream, user: [])
     monkeypatch.setattr(runner, "POLL_S", 0.02)
 
 
 def command(clone: Path, *argv: object) -> int:
-    """Run ``pcpo ab ddpo`` in this process, into ``out`` beside the clone's vendor folder."""
+    """Run ``pcpo ab`` in this process, into ``out`` beside the clone's vendor folder."""
     parser = OneLineParser(prog="pcpo")
     cli.add_parser(parser.add_subparsers())
-    words = ["ab", "ddpo", "--clone", str(clone), "--config", "config/ours.py", "--out", str(out_of(clone))]
+    words = [
+        "ab",
+        upstream_of(clone).name,
+        "--clone",
+        str(clone),
+        "--config",
+        "config/ours.py",
+        "--out",
+        str(out_of(clone)),
+    ]
     args = parser.parse_args([*words, *map(str, argv)])
     code: int = args.func(args)
     return code
+
+
+def upstream_of(clone: Path) -> Upstream:
+    return next(upstream for upstream in UPSTREAMS.values() if upstream.clone == clone.name)
 
 
 def out_of(clone: Path) -> Path:
@@ -161,7 +190,7 @@ def test_a_wrong_mode_exits_2_before_anything_is_written(
 
 def request(clone: Path, **changes: Any) -> plan.Request:
     fields: dict[str, Any] = {
-        "upstream": UPSTREAMS["ddpo"],
+        "upstream": upstream_of(clone),
         "clone": clone,
         "arms": arms_of(None, [])[0],
         "seeds": [0, 1],
@@ -218,11 +247,12 @@ def test_the_callers_environment_and_choices_win_where_they_may(clone: Path) -> 
 
 
 def test_without_cuda_the_launcher_is_told_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    ddpo = UPSTREAMS["ddpo"]
     monkeypatch.setattr(plan, "_has_cuda", lambda: False)
-    assert plan.launch_options(None)[-1] == "--cpu"
+    assert plan.launch_options(ddpo, None)[-1] == "--cpu"
     monkeypatch.setattr(plan, "_has_cuda", lambda: True)
-    assert "--cpu" not in plan.launch_options(None)
-    assert plan.launch_options([]) == []
+    assert "--cpu" not in plan.launch_options(ddpo, None)
+    assert plan.launch_options(ddpo, []) == []
 
 
 def test_the_digest_follows_what_decides_the_result(clone: Path) -> None:
@@ -234,6 +264,88 @@ def test_the_digest_follows_what_decides_the_result(clone: Path) -> None:
     assert plan.make_plan(request(clone), {})[0].digest != digest
 
 
+def test_flow_grpos_command_is_its_own_launch_path(flow: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "_has_cuda", lambda: False)
+    planned = plan.make_plan(request(flow), {})[0]
+    assert planned.command == [
+        sys.executable, "-m", "accelerate.commands.launch",
+        "--config_file", "scripts/accelerate_configs/multi_gpu.yaml", "--num_processes=1",
+        "--main_process_port", PORT,
+        "scripts/train_sd3.py",
+        "--config", str(flow / "config" / "ours.py"),
+        "--config.seed=0",
+        "--config.num_epochs=4",
+        f"--config.save_dir={planned.folder}",
+        f"--config.logdir={planned.folder / 'logs'}",
+        "--config.save_freq=1000000",
+    ]  # fmt: skip
+    assert planned.cwd == flow
+    assert planned.environment["PYTHONPATH"].split(os.pathsep)[0] == str(flow)
+    assert planned.environment["ACCELERATE_USE_CPU"] == "true"
+    assert planned.environment["WANDB_MODE"] == "disabled"
+
+
+def test_flow_grpo_is_told_cpu_only_where_nothing_else_was_asked_for(
+    flow: Path, clone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def told(at: Path, environ: dict[str, str], **changes: Any) -> str | None:
+        return plan.make_plan(request(at, **changes), environ)[0].environment.get("ACCELERATE_USE_CPU")
+
+    monkeypatch.setattr(plan, "_has_cuda", lambda: True)
+    assert told(flow, {}) is None
+    monkeypatch.setattr(plan, "_has_cuda", lambda: False)
+    assert told(flow, {}, accelerate_args=[]) is None
+    assert told(flow, {"ACCELERATE_USE_CPU": "no"}) == "no"
+    assert told(clone, {}) is None
+
+
+def test_the_port_is_chosen_late_and_is_no_setting(flow: Path, clone: Path) -> None:
+    planned = plan.make_plan(request(flow), {})[0]
+    assert planned.needs_port and planned.port is None
+    first, second = planned.at_port(4001), planned.at_port(4002)
+    assert [first.port, second.port] == [4001, 4002] and "4001" in first.command
+    assert not first.needs_port and first.at_port(5) is first
+    assert first.digest == second.digest == planned.digest
+    asked = request(flow, accelerate_args=["--multi_gpu", "--main_process_port", PORT])
+    assert plan.make_plan(asked, {})[0].at_port(4003).command[3:6] == [
+        "--multi_gpu",
+        "--main_process_port",
+        "4003",
+    ]
+    assert not plan.make_plan(request(clone), {})[0].needs_port
+    assert plan.free_port() > 0
+
+
+def test_free_ports_are_free_and_not_those_handed_out_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    offered = iter([7001, 7001, 7002])
+
+    class Probe:
+        def __enter__(self) -> Probe:
+            self.port = next(offered)
+            return self
+
+        def __exit__(self, *args: object) -> None: ...
+
+        def bind(self, address: tuple[str, int]) -> None:
+            assert address[1] == 0
+
+        def getsockname(self) -> tuple[str, int]:
+            return "", self.port
+
+    monkeypatch.setattr(plan.socket, "socket", lambda *args: Probe())
+    assert plan.free_port({None, 7001}) == 7002
+
+
+@pytest.mark.parametrize("name", [*UPSTREAMS])
+def test_both_upstreams_are_offered(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    parser = OneLineParser(prog="pcpo")
+    cli.add_parser(parser.add_subparsers())
+    with pytest.raises(SystemExit):
+        parser.parse_args(["ab", "--help"])
+    printed = capsys.readouterr().out
+    assert f"  {name} " in printed and name in printed.splitlines()[0] and f"pcpo ab {name}" in printed
+
+
 @pytest.mark.parametrize(
     "override", ["--config.seed=3", "--config.num_epochs=9", "--config=x.py", "--pcpo=full"]
 )
@@ -242,6 +354,39 @@ def test_overrides_of_what_the_command_sets_are_refused(
 ) -> None:
     assert command(clone, "--", override) == 1
     assert f"{override} after --" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("override", ["--config.save_dir=x", "--config.logdir", "--config.num_epochs=9"])
+def test_flow_grpos_folders_and_end_are_the_commands_to_set(
+    flow: Path, override: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command(flow, "--epochs", "2", "--", override) == 1
+    assert f"{override} after --" in capsys.readouterr().err
+
+
+def test_a_config_of_the_users_needs_an_end_in_flow_grpo(
+    flow: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command(flow) == 2
+    told = capsys.readouterr().err
+    assert "endless" in told and "--epochs N" in told and not out_of(flow).exists()
+    # and is given it by the config file that wraps it
+    assert command(flow, "--config", "config/ours.py:some_name", "--epochs", "3", "--dry-run") == 0
+    printed = capsys.readouterr().out
+    wrapper = PACKAGE / "configs" / "flow_grpo.py"
+    assert f"--config {wrapper}:{flow / 'config' / 'ours.py'}:some_name --config.seed=0" in printed
+    assert "--config.num_epochs=3" in printed and "HF_HUB_OFFLINE" not in printed
+
+
+@pytest.mark.parametrize("name", ["", ":digit_probability"])
+def test_the_miniatures_config_has_an_end_and_is_not_wrapped(
+    flow: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = UPSTREAMS["flow_grpo"].config
+    assert command(flow, "--config", f"{own}{name}", "--modes", "observe", "--dry-run") == 0
+    printed = capsys.readouterr().out
+    assert f" --config {own}{name} --config.seed=0 --config.save_dir=" in printed
+    assert "HF_HUB_OFFLINE=1" in printed
 
 
 # --- running ----------------------------------------------------------------------------------------------------
@@ -380,41 +525,40 @@ def test_an_orphan_still_running_is_not_started_again(clone: Path) -> None:
     assert not state.is_finished(planned)
 
 
-def test_ctrl_c_ends_the_run_and_says_how_to_go_on(clone: Path) -> None:
-    code = (
-        "import sys; from pcpo_overlay.ab import plan; from pcpo_overlay.__main__ import main;"
-        "plan.LAUNCHER = (); plan.launch_options = lambda user: []; sys.exit(main(sys.argv[1:]))"
-    )
-    words = [
-        "ab",
-        "ddpo",
-        "--clone",
-        clone,
-        "--config",
-        "config/ours.py",
-        "--out",
-        out_of(clone),
-        "--modes",
-        "observe",
-    ]
+@pytest.mark.parametrize("launcher", ["none", "accelerate"])
+@pytest.mark.parametrize("name", ["clone", "flow"])
+def test_ctrl_c_ends_the_run_and_says_how_to_go_on(
+    request: pytest.FixtureRequest, name: str, launcher: str
+) -> None:
+    at: Path = request.getfixturevalue(name)
+    code = "import sys; from pcpo_overlay.ab import plan; plan._has_cuda = lambda: False;"
+    if launcher == "none":
+        code += "plan.LAUNCHER = (); plan.launch_options = lambda upstream, user: [];"
+    code += "from pcpo_overlay.__main__ import main; sys.exit(main(sys.argv[1:]))"
+    words: list[object] = ["ab", upstream_of(at).name, "--clone", at, "--config", "config/ours.py"]
+    words += ["--out", out_of(at), "--modes", "observe", "--epochs", "2", "--", "--hang=all"]
     process = subprocess.Popen(
-        [sys.executable, "-c", code, *map(str, words), "--", "--hang=all"],
+        [sys.executable, "-c", code, *map(str, words)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
-    folder = out_of(clone) / "observe-seed0"
+    folder = out_of(at) / "observe-seed0"
+    hanging = folder / "hanging"
     deadline = time.monotonic() + 60
-    while not (folder / "hanging").exists() and time.monotonic() < deadline and process.poll() is None:
+    while time.monotonic() < deadline and process.poll() is None:
+        if hanging.exists() and hanging.read_text().endswith("\n"):
+            break
         time.sleep(0.05)
     record = json.loads((folder / "ab.json").read_text())
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "type the same command again" in errors
-    with pytest.raises(ProcessLookupError):
-        os.kill(record["pid"], 0)
+    for pid in (record["pid"], int(hanging.read_text())):  # the launcher's and the training script's
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
     assert json.loads((folder / "ab.json").read_text())["stopped"] is True
 
 
@@ -442,6 +586,23 @@ def test_a_stubborn_grandchild_is_ended_too(monkeypatch: pytest.MonkeyPatch) -> 
     assert process.returncode is not None
 
 
+def test_workers_in_sessions_of_their_own_are_ended_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "GRACE_S", 0.3)
+    worker = (
+        "import signal, time; [signal.signal(s, signal.SIG_IGN) for s in (signal.SIGINT, signal.SIGTERM)];"
+        "print('up', flush=True); time.sleep(600)"
+    )
+    leader = (
+        f"import subprocess, sys; subprocess.run([sys.executable, '-c', {worker!r}], start_new_session=True)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", leader], stdout=subprocess.PIPE, start_new_session=True)
+    assert process.stdout is not None
+    process.stdout.readline()
+    runner.stop_group(process)
+    assert process.stdout.read() == b""
+    assert process.returncode is not None
+
+
 def test_dry_run_prints_commands_and_environment_and_runs_nothing(
     clone: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -450,6 +611,14 @@ def test_dry_run_prints_commands_and_environment_and_runs_nothing(
     assert "PCPO=full,variance=native " in printed and f"cd {clone} && " in printed
     assert printed.rstrip().endswith("'--config.x=a b'")
     assert not out_of(clone).exists()
+
+
+def test_dry_run_shows_a_port_for_each_run(flow: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command(flow, "--epochs", "2", "--dry-run") == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("# a run gets a port that is free when it starts; those below are examples\n")
+    assert "--main_process_port 29501 scripts/train_sd3.py" in printed
+    assert "--main_process_port 29502 scripts/train_sd3.py" in printed and PORT not in printed
 
 
 def test_a_missing_or_unpatched_clone_names_the_command(
@@ -491,6 +660,29 @@ def test_through_accelerate_itself(clone: Path, capsys: pytest.CaptureFixture[st
     log = (out_of(clone) / "observe-seed0" / "output.log").read_text()
     assert "default" not in log, "accelerate launch warned about options that were not passed"
     assert json.loads((out_of(clone) / "observe-seed0" / "ab.json").read_text())["exit_code"] == 0
+
+
+def test_flow_grpo_through_accelerate_itself(
+    flow: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(figures, "draw_all", lambda *args: {})
+    monkeypatch.setattr(plan, "_has_cuda", lambda: False)  # the launch line of a CPU, wherever this test runs
+    words = ("--epochs", "2", "--jobs", "2", "--", "--meet=2")
+    assert command(flow, *words) == 0, capsys.readouterr()
+    printed = capsys.readouterr().out
+    assert "[2/2] full, seed 0: epoch 2/2, reward 2, 1.0 s" in printed
+    records = [json.loads((out_of(flow) / name / "ab.json").read_text()) for name in runs_of(flow)]
+    ports = [r["command"][r["command"].index("--main_process_port") + 1] for r in records]
+    assert len(set(ports)) == 2 and all(port.isdigit() for port in ports)
+    assert command(flow, *words) == 0
+    assert capsys.readouterr().out.count("finished already") == 2
+
+    # the script's own words about its failure, not its launcher's thirty lines
+    assert command(flow, "--mode", "match", "--epochs", "2", "--", "--fail=match") == 1
+    printed = capsys.readouterr().out
+    assert "    a fault made on purpose" in printed and "ChildFailedError" not in printed
+    log = (out_of(flow) / "match-seed0" / "output.log").read_text()
+    assert "ChildFailedError" in log and f"cwd {flow}" in log
 
 
 def test_metrics_tail_waits_for_whole_lines(tmp_path: Path) -> None:

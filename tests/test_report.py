@@ -104,6 +104,9 @@ def test_a_label_names_only_what_differs_from_the_mode() -> None:
     assert labels.label_of(parse("full,w_star=5,zeta=trained")) == "full,w_star=5,zeta=trained"
     assert labels.label_of(parse("observe")) == "observe"
     assert labels.label({"mode": "full", "invented": 3}) != "full"
+    # as it is written after PCPO=, not as Python writes it
+    assert labels.label({"mode": "observe", "unique_prompts": True}) == "observe,unique_prompts=true"
+    assert labels.slug("observe,unique_prompts=true") == "observe_unique_prompts-true"
     assert parse(labels.label_of(parse("full,variance=native"))) == parse("full,variance=native")
     assert labels.slug("full,variance=native") == "full_variance-native"
 

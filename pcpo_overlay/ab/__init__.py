@@ -9,3 +9,7 @@ from __future__ import annotations
 
 class ABError(Exception):
     """The A/B comparison cannot be run as asked; the message says why and what to do."""
+
+
+class WrongArgument(ABError):
+    """An argument is missing or does not go with the others."""

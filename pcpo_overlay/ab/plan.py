@@ -6,16 +6,17 @@ import hashlib
 import json
 import os
 import shlex
+import socket
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pcpo_overlay
 from pcpo_overlay.ab import ABError
 from pcpo_overlay.ab.arms import Arm
-from pcpo_overlay.ab.upstreams import PACKAGE, Upstream
+from pcpo_overlay.ab.upstreams import PACKAGE, PORT, Upstream
 from pcpo_overlay.config import VARIABLE as PCPO
 from pcpo_overlay.run_folder import VARIABLE as RUN_DIR
 from pcpo_overlay.run_folder import clone_state
@@ -37,8 +38,8 @@ class Request:
         arms, seeds: each seed runs every arm.
         epochs: None leaves the number to the config.
         out: the folder that takes the runs.
-        config: the value of ``--config``, its file absolute.
-        config_file: that file.
+        config: the value of the script's ``--config``, every file in it absolute.
+        config_file: the config file itself, the user's or the miniature's.
         miniature: whether the config is the project's own.
         accelerate_args: the user's launch options; None takes quiet defaults.
         overrides: the script's further arguments.
@@ -66,11 +67,12 @@ class Planned:
     Attributes:
         arm, seed: which.
         folder: the run folder; the log and the record of this command lie in it too.
-        command: argument list.
+        command: argument list; it may hold :data:`upstreams.PORT`, for which :meth:`at_port` puts a number.
         cwd: the clone.
         environment: the variables that are set on top of the caller's.
         settings: everything that decides what the run computes, for telling whether a finished run is the one asked
             for.
+        port: the number that was put into the command.
     """
 
     arm: Arm
@@ -80,6 +82,7 @@ class Planned:
     cwd: Path
     environment: dict[str, str]
     settings: dict[str, Any]
+    port: int | None = None
 
     @property
     def name(self) -> str:
@@ -90,6 +93,17 @@ class Planned:
     def digest(self) -> str:
         """SHA-256 of the settings."""
         return hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def needs_port(self) -> bool:
+        """Whether a port is still to be put into the command."""
+        return PORT in self.command
+
+    def at_port(self, port: int) -> Planned:
+        """The same run with this port in its command; without effect on a command that takes none."""
+        if not self.needs_port:
+            return self
+        return replace(self, command=[str(port) if w == PORT else w for w in self.command], port=port)
 
     def as_shell(self) -> str:
         """The run as one line to paste into a shell."""
@@ -106,7 +120,7 @@ def check_overrides(upstream: Upstream, overrides: Sequence[str]) -> None:
     taken = {
         upstream.flags["seed"]: "--seeds",
         upstream.flags["epochs"]: "--epochs",
-        upstream.flags["logdir"]: "--out",
+        **dict.fromkeys(upstream.folders, "--out"),
         "--config": "--config before the --",
         "--pcpo": "--modes",
     }
@@ -139,7 +153,7 @@ def make_plan(request: Request, environ: Mapping[str, str] | None = None) -> lis
         "accelerate_args": request.accelerate_args,
         "overrides": request.overrides,
     }
-    launch = launch_options(request.accelerate_args)
+    launch = launch_options(request.upstream, request.accelerate_args)
     plan = []
     for seed in request.seeds:
         for arm in request.arms:
@@ -167,30 +181,31 @@ def script_arguments(request: Request, seed: int, folder: Path) -> list[str]:
     arguments = ["--config", request.config, f"{flags['seed']}={seed}"]
     if request.epochs is not None:
         arguments.append(f"{flags['epochs']}={request.epochs}")
-    arguments.append(f"{flags['logdir']}={folder / 'logs'}")
+    arguments += [f"{flag}={folder / name}" for flag, name in request.upstream.folders.items()]
     if not any(override.partition("=")[0] == flags["save_freq"] for override in request.overrides):
         arguments.append(f"{flags['save_freq']}={NEVER_SAVE}")
     return [*arguments, *request.overrides]
 
 
-def launch_options(user: Sequence[str] | None) -> list[str]:
-    """Options of ``accelerate launch``: the user's alone, else one process, said in full so that it does not warn.
-
-    The mixed precision here is only the launcher's default: upstream's config names its own.
-    """
+def launch_options(upstream: Upstream, user: Sequence[str] | None) -> list[str]:
+    """Options of ``accelerate launch``: the user's alone, else upstream's."""
     if user is not None:
         return list(user)
-    options = [
-        "--num_processes",
-        "1",
-        "--num_machines",
-        "1",
-        "--mixed_precision",
-        "no",
-        "--dynamo_backend",
-        "no",
-    ]
-    return options if _has_cuda() else [*options, "--cpu"]
+    return [*upstream.launch, *(() if _has_cuda() else upstream.cpu_launch)]
+
+
+def free_port(avoid: Collection[int | None] = ()) -> int:
+    """A port of this machine that nobody listens on and that is not in ``avoid``.
+
+    A launcher binds its port seconds after it was chosen, so those handed out meanwhile look free too and have to be
+    named.
+    """
+    while True:
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+            probe.bind(("", 0))
+            port: int = probe.getsockname()[1]
+        if port not in avoid:
+            return port
 
 
 def _has_cuda() -> bool:
@@ -217,6 +232,9 @@ def _environment(request: Request, arm: Arm, folder: Path, environ: Mapping[str,
     }
     if request.miniature:
         variables["HF_HUB_OFFLINE"] = "1"
+    on_cpu = request.upstream.cpu_environment
+    if on_cpu and request.accelerate_args is None and not _has_cuda():
+        variables |= {name: environ.get(name, value) for name, value in on_cpu.items()}
     return variables
 
 

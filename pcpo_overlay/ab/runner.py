@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import subprocess
@@ -9,13 +10,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from pcpo_overlay.ab import ABError
-from pcpo_overlay.ab.plan import Planned
+from pcpo_overlay.ab.plan import Planned, free_port
 from pcpo_overlay.ab.progress import Display
 from pcpo_overlay.ab.state import LOG, MetricsTail, is_finished, read_json, set_aside, tail, write_record
 
@@ -155,6 +157,8 @@ def run_all(plan: Sequence[Planned], display: Display, jobs: int = 1) -> list[Pl
 def _start(index: int, planned: Planned, metrics: MetricsTail, active: list[Active]) -> str | None:
     """Start one command and add it to ``active``; None where that worked, else what went wrong."""
     planned.folder.mkdir(parents=True, exist_ok=True)
+    if planned.needs_port:
+        planned = planned.at_port(free_port({run.planned.port for run in active}))
     write_record(planned, exit_code=None, pid=None)
     with (planned.folder / LOG).open("wb") as log:
         try:
@@ -190,31 +194,54 @@ def _verdict(planned: Planned, code: int) -> str | None:
 def stop_group(process: subprocess.Popen[bytes]) -> None:
     """End a process and everything it started: interrupted first, then terminated, then killed.
 
-    A second Ctrl-C meanwhile kills at once.
+    A launcher may start its workers in sessions of their own and passes an interrupt on to them; one of ours besides
+    would disturb their way out. The later signals go to every one of them. A second Ctrl-C meanwhile kills at once.
     """
+    groups = _groups_below(process)
     try:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            _signal_group(process, number)
-            if _group_ended(process, GRACE_S):
-                return
+        _signal_group(process.pid, signal.SIGINT)
+        if _groups_ended(process, groups, GRACE_S):
+            return
+        groups |= _groups_below(process)
+        for group in groups:
+            _signal_group(group, signal.SIGTERM)
+        _groups_ended(process, groups, GRACE_S)
     finally:
-        _signal_group(process, signal.SIGKILL)
+        for group in groups | _groups_below(process):
+            _signal_group(group, signal.SIGKILL)
         process.wait()
 
 
-def _signal_group(process: subprocess.Popen[bytes], number: int) -> bool:
-    """Send a signal to what is left of the group; False where nothing is."""
+def _groups_below(process: subprocess.Popen[bytes]) -> set[int]:
+    """The process groups of a group's leader and of all its descendants, as long as it has any."""
+    groups = {process.pid}
     try:
-        os.killpg(process.pid, number)
+        psutil: Any = importlib.import_module("psutil")  # accelerate brings it
+    except ImportError:
+        return groups
+    try:
+        below = psutil.Process(process.pid).children(recursive=True)
+    except psutil.Error:
+        return groups
+    for child in below:
+        with suppress(OSError):
+            groups.add(os.getpgid(child.pid))
+    return groups - {os.getpgrp()}
+
+
+def _signal_group(group: int, number: int) -> bool:
+    """Send a signal to what is left of a group; False where nothing is."""
+    try:
+        os.killpg(group, number)
     except (ProcessLookupError, PermissionError):  # macOS answers the second for a group of zombies
         return False
     return True
 
 
-def _group_ended(process: subprocess.Popen[bytes], seconds: float) -> bool:
+def _groups_ended(process: subprocess.Popen[bytes], groups: set[int], seconds: float) -> bool:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        if process.poll() is not None and not _signal_group(process, 0):
+        if process.poll() is not None and not any(_signal_group(group, 0) for group in groups):
             return True
         time.sleep(0.05)
     return False

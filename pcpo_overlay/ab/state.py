@@ -15,6 +15,8 @@ from pcpo_overlay.run_folder import METRICS, utc_now
 
 RECORD = "ab.json"
 LOG = "output.log"
+#: Begins what torch's elastic launcher writes about a worker that failed: some thirty lines that never say why.
+LAUNCHERS_ACCOUNT = re.compile(r"torch[./]distributed[./]elastic\S*\s*failed \(exitcode")
 
 
 def is_finished(planned: Planned) -> bool:
@@ -120,13 +122,18 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 
 def tail(path: Path, lines: int = 20) -> list[str]:
-    """The last lines of a log; of a progress bar that redraws itself only the last state."""
+    """The last lines of a log; of a progress bar that redraws itself only the last state.
+
+    Where the launcher of several processes added its own account of a failure, the lines before it, which say why.
+    """
     try:
         text = path.read_bytes()[-(2**18) :].decode("utf-8", errors="replace")
     except OSError:
         return []
     kept = [line.rstrip("\r").rpartition("\r")[2].rstrip() for line in text.split("\n")]
-    return [line for line in kept if line.strip()][-lines:]
+    kept = [line for line in kept if line.strip()]
+    account = next((n for n, line in enumerate(kept) if LAUNCHERS_ACCOUNT.search(line)), 0)
+    return kept[: account or None][-lines:]
 
 
 class MetricsTail:

@@ -11,11 +11,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pcpo_overlay.ab.upstreams import PACKAGE, PORT, UPSTREAMS, Upstream
 from pcpo_overlay.cli.report import positive, thresholds
 
 if TYPE_CHECKING:
     from pcpo_overlay.ab.plan import Planned, Request
-    from pcpo_overlay.ab.upstreams import Upstream
+
+#: Ports from here on are shown by --dry-run.
+EXAMPLE_PORT = 29501
 
 _DESCRIPTION = """\
 Run upstream's own, untouched launch path (accelerate launch scripts/train.py ...)
@@ -23,10 +26,16 @@ once per mode and seed with PCPO set, then compare the runs (see: pcpo report).
 Without --config it trains this project's miniature model, on a CPU if need be;
 with --config your own. What is finished is not repeated: type the same command
 again to go on after a stop.
+
+  ddpo       scripts/train.py of ddpo-pytorch
+  flow_grpo  scripts/train_sd3.py of flow_grpo; its loop is endless, so --config
+             needs --epochs
 """
 _EPILOG = """\
 What follows -- goes to the training script as it is, for example:
   pcpo ab ddpo --modes observe,match,full -- --config.train.learning_rate=1e-4
+  pcpo ab flow_grpo --config config/grpo.py:general_ocr_sd3_1gpu --epochs 100 \\
+    -- --config.eval_freq=10
 
 Exit codes: 0 every run and the report are done; 1 a run failed or could not be
 started (a message says why); 2 a wrong argument; 130 stopped by Ctrl-C or a
@@ -42,9 +51,9 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
         description=_DESCRIPTION,
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        usage="%(prog)s {ddpo} [options] [-- OVERRIDE ...]",
+        usage=f"%(prog)s {{{','.join(UPSTREAMS)}}} [options] [-- OVERRIDE ...]",
     )
-    parser.add_argument("upstream", choices=["ddpo"], help="which upstream to run")
+    parser.add_argument("upstream", choices=list(UPSTREAMS), help="which upstream to run")
     parser.add_argument(
         "--modes",
         metavar="LIST",
@@ -59,7 +68,10 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
         help="one more mode with its options; may be repeated",
     )
     parser.add_argument(
-        "--epochs", type=positive, metavar="N", help="epochs of each run (default: the config's)"
+        "--epochs",
+        type=positive,
+        metavar="N",
+        help="epochs of each run (default: the config's; flow_grpo's own configs have none)",
     )
     parser.add_argument("--seeds", type=_seeds, default=[0], metavar="S,...", help="seeds (default: 0)")
     parser.add_argument(
@@ -84,7 +96,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
         "--accelerate-args",
         metavar="'...'",
         help="options of accelerate launch in place of the default (one process, on the CPU where there is no CUDA); "
-        "'' takes those of `accelerate config`",
+        f"'' takes those of `accelerate config`; {PORT} stands for a port that is free when the run starts",
     )
     parser.add_argument("--thresholds", type=thresholds, metavar="A,B,...", help="as for report")
     parser.add_argument("--dry-run", action="store_true", help="print the exact commands and run nothing")
@@ -122,7 +134,7 @@ def _seeds(text: str) -> list[int]:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
-    from pcpo_overlay.ab import ABError
+    from pcpo_overlay.ab import ABError, WrongArgument
     from pcpo_overlay.ab.plan import make_plan
     from pcpo_overlay.config import PCPOError
 
@@ -130,14 +142,21 @@ def run(args: argparse.Namespace) -> int:
         request = _request(args)
         plan = make_plan(request)
         if args.dry_run:
-            for planned in plan:
-                print(f"# {planned.name}\n{planned.as_shell()}")
+            _show(plan)
             return 0
         return _run(args, request, plan)
-    except PCPOError as error:
+    except (PCPOError, WrongArgument) as error:
         return _complain(error, 2)
     except ABError as error:
         return _complain(error, 1)
+
+
+def _show(plan: list[Planned]) -> None:
+    """Print every run's command, to paste into a shell."""
+    if any(planned.needs_port for planned in plan):
+        print("# a run gets a port that is free when it starts; those below are examples")
+    for index, planned in enumerate(plan):
+        print(f"# {planned.name}\n{planned.at_port(EXAMPLE_PORT + index).as_shell()}")
 
 
 def _complain(error: Exception, code: int) -> int:
@@ -146,15 +165,23 @@ def _complain(error: Exception, code: int) -> int:
 
 
 def _request(args: argparse.Namespace) -> Request:
+    from pcpo_overlay.ab import WrongArgument
     from pcpo_overlay.ab.arms import arms_of
     from pcpo_overlay.ab.plan import Request, check_overrides
-    from pcpo_overlay.ab.upstreams import UPSTREAMS
 
     upstream = UPSTREAMS[args.upstream]
     arms, notes = arms_of(args.modes, args.mode)
     check_overrides(upstream, args.overrides)
     clone = _find_clone(upstream, args.vendor, args.clone)
     config, config_file = _find_config(upstream, args.config, clone)
+    miniature = config_file == upstream.config
+    if upstream.wrapper is not None and not miniature:
+        if args.epochs is None:
+            raise WrongArgument(
+                f"{upstream.name}'s training loop is endless and {config_file.name} has no number of epochs, so no run "
+                "would ever end; give --epochs N"
+            )
+        config = f"{upstream.wrapper}:{config}"
     for note in notes:
         print(f"note: {note}")
     return Request(
@@ -166,7 +193,7 @@ def _request(args: argparse.Namespace) -> Request:
         out=(args.out or Path("pcpo_ab") / upstream.name).expanduser().resolve(),
         config=config,
         config_file=config_file,
-        miniature=args.config is None,
+        miniature=miniature,
         accelerate_args=None if args.accelerate_args is None else shlex.split(args.accelerate_args),
         overrides=args.overrides,
         jobs=args.jobs,
@@ -176,7 +203,6 @@ def _request(args: argparse.Namespace) -> Request:
 def _find_clone(upstream: Upstream, vendor: Path | None, clone: Path | None) -> Path:
     """The patched clone, or an error with the very command that makes it."""
     from pcpo_overlay.ab import ABError
-    from pcpo_overlay.ab.upstreams import PACKAGE
 
     apply = PACKAGE.parent / "apply.py"
     here = apply.exists()
