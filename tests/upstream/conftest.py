@@ -15,18 +15,14 @@ from typing import Any
 import filelock
 import pytest
 import torch
-from launch import CONFIG, HERE, TIMEOUT_S, Run, arguments, environment
+from launch import DDPO, FLOW_GRPO, HERE, TIMEOUT_S, Run, Trainer, environment
 
 RunMaker = Callable[..., Run]
 
 
-@pytest.fixture(scope="session")
-def ddpo_run(
-    pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory, upstream_clone: Any
-) -> RunMaker:
-    """``ddpo_run(MODE, procs=1, env={}, args=[], **overrides)``: a run on the miniature; MODE None is unpatched."""
-    base = tmp_path_factory.getbasetemp()
-    store = (base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base) / "ddpo-runs"
+def run_maker(trainer: Trainer, base: Path, upstream_clone: Any) -> RunMaker:
+    """``make(MODE, procs=1, env={}, args=[], **overrides)``: a run on the miniature; MODE None is unpatched."""
+    store = (base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base) / f"{trainer.clone}-runs"
     store.mkdir(exist_ok=True)
 
     def make(
@@ -44,39 +40,57 @@ def ddpo_run(
                 shutil.rmtree(folder, ignore_errors=True)
                 folder.mkdir()
                 (folder / "settings.json").write_text(settings)
-                _train(folder, mode, procs, env or {}, args or [], overrides)
+                clone = upstream_clone(trainer.clone, mode is not None)
+                _train(trainer, clone, folder, mode, procs, env or {}, args or [], overrides)
                 (folder / "done").touch()
         ranks = [torch.load(folder / f"record.{r}.pt", weights_only=False) for r in range(procs)]
         return Run(ranks, folder / "run", (folder / "stderr.log").read_text())
 
-    def _train(
-        folder: Path,
-        mode: str | None,
-        procs: int,
-        env: dict[str, str],
-        args: list[str],
-        overrides: dict[str, Any],
-    ) -> None:
-        clone = upstream_clone("ddpo-pytorch", mode is not None)
-        python = [sys.executable]
-        if procs > 1:
-            python += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={procs}"]
-        command = [
-            *python,
-            str(HERE / "record.py"),
-            str(folder / "record"),
-            "scripts/train.py",
-            f"--config={CONFIG}",
-            *arguments({"logdir": str(folder / "logs"), **overrides}),
-            *args,
-        ]
-        extra = {"PCPO_RUN_DIR": str(folder / "run"), **({"PCPO": mode} if mode is not None else {}), **env}
-        with (folder / "stdout.log").open("w") as out, (folder / "stderr.log").open("w") as err:
-            code = subprocess.run(
-                command, cwd=clone, env=environment(clone, **extra), stdout=out, stderr=err, timeout=TIMEOUT_S
-            ).returncode
-        if code:
-            tail = (folder / "stderr.log").read_text()[-3000:]
-            pytest.fail(f"{' '.join(command)}\nin {clone} with {extra} exited {code}:\n{tail}", pytrace=False)
-
     return make
+
+
+def _train(
+    trainer: Trainer,
+    clone: Path,
+    folder: Path,
+    mode: str | None,
+    procs: int,
+    env: dict[str, str],
+    args: list[str],
+    overrides: dict[str, Any],
+) -> None:
+    python = [sys.executable]
+    if procs > 1 or trainer.always_distributed:
+        python += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={procs}"]
+    outputs = {"logdir": str(folder / "logs")}
+    if trainer is FLOW_GRPO:
+        outputs["save_dir"] = str(folder / "saved")
+    command = [
+        *python,
+        str(HERE / "record.py"),
+        str(folder / "record"),
+        trainer.script,
+        f"--config={trainer.config}",
+        *trainer.arguments({**outputs, **overrides}),
+        *args,
+    ]
+    extra = {"PCPO_RUN_DIR": str(folder / "run"), **({"PCPO": mode} if mode is not None else {}), **env}
+    with (folder / "stdout.log").open("w") as out, (folder / "stderr.log").open("w") as err:
+        code = subprocess.run(
+            command, cwd=clone, env=environment(clone, **extra), stdout=out, stderr=err, timeout=TIMEOUT_S
+        ).returncode
+    if code:
+        tail = (folder / "stderr.log").read_text()[-3000:]
+        pytest.fail(f"{' '.join(command)}\nin {clone} with {extra} exited {code}:\n{tail}", pytrace=False)
+
+
+@pytest.fixture(scope="session")
+def ddpo_run(tmp_path_factory: pytest.TempPathFactory, upstream_clone: Any) -> RunMaker:
+    """Runs of ddpo-pytorch's ``scripts/train.py``."""
+    return run_maker(DDPO, tmp_path_factory.getbasetemp(), upstream_clone)
+
+
+@pytest.fixture(scope="session")
+def flow_run(tmp_path_factory: pytest.TempPathFactory, upstream_clone: Any) -> RunMaker:
+    """Runs of flow_grpo's ``scripts/train_sd3.py``."""
+    return run_maker(FLOW_GRPO, tmp_path_factory.getbasetemp(), upstream_clone)

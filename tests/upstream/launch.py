@@ -10,24 +10,70 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent
-CONFIG = ROOT / "pcpo_overlay" / "miniature" / "ddpo_config.py"
+MINIATURE = ROOT / "pcpo_overlay" / "miniature"
 TIMEOUT_S = 600
 
-#: The miniature at its smallest: 2 epochs of 8 samples, 2 optimizer steps an epoch, 5 denoising steps. Sampling and
-#: training use the same batch size, so that the network's output is reproduced bit for bit wherever it can be.
-SMALL = {
-    "use_lora": True,
-    "num_epochs": 2,
-    "seed": 7,
-    "sample.num_steps": 5,
-    "sample.batch_size": 4,
-    "sample.num_batches_per_epoch": 2,
-    "train.batch_size": 4,
-    "train.gradient_accumulation_steps": 1,
-    "train.learning_rate": 1e-3,
-    "per_prompt_stat_tracking.min_count": 100,
-    "save_freq": 1000,
-}
+
+@dataclass(frozen=True)
+class Trainer:
+    """An upstream's training script and the miniature at its smallest."""
+
+    clone: str
+    script: str
+    config: Path
+    small: dict[str, Any]
+    #: Whether it needs torchrun for one process too: train_sd3.py reaches into DDP's wrapper where beta > 0.
+    always_distributed: bool = False
+
+    def arguments(self, overrides: dict[str, Any]) -> list[str]:
+        return [f"--config.{k}={v}" for k, v in {**self.small, **overrides}.items()]
+
+
+#: Sampling and training use the same batch size, so that the network's output is reproduced bit for bit wherever it can
+#: be. 2 epochs of 8 samples, 2 optimizer steps an epoch, 5 denoising steps.
+DDPO = Trainer(
+    clone="ddpo-pytorch",
+    script="scripts/train.py",
+    config=MINIATURE / "ddpo_config.py",
+    small={
+        "use_lora": True,
+        "num_epochs": 2,
+        "seed": 7,
+        "sample.num_steps": 5,
+        "sample.batch_size": 4,
+        "sample.num_batches_per_epoch": 2,
+        "train.batch_size": 4,
+        "train.gradient_accumulation_steps": 1,
+        "train.learning_rate": 1e-3,
+        "per_prompt_stat_tracking.min_count": 100,
+        "save_freq": 1000,
+    },
+)
+#: 2 epochs of 8 samples of 4 prompts, 2 optimizer steps an epoch, 5 denoising steps of which 4 are trained; one
+#: evaluation before and one after.
+FLOW_GRPO = Trainer(
+    clone="flow_grpo",
+    script="scripts/train_sd3.py",
+    config=MINIATURE / "flow_grpo_config.py",
+    small={
+        "num_epochs": 2,
+        "seed": 7,
+        "sample.num_steps": 5,
+        "sample.eval_num_steps": 3,
+        "sample.train_batch_size": 4,
+        "sample.num_image_per_prompt": 2,
+        "sample.num_batches_per_epoch": 2,
+        "train.batch_size": 4,
+        "train.gradient_accumulation_steps": 1,
+        "train.learning_rate": 1e-3,
+        "save_freq": 1000,
+        "eval_freq": 1000,
+    },
+    always_distributed=True,
+)
+# What the tests of DDPO alone use.
+CONFIG = DDPO.config
+arguments = DDPO.arguments
 
 
 @dataclass(frozen=True)
@@ -67,6 +113,3 @@ def environment(clone: Path, **extra: str) -> dict[str, str]:
         **extra,
     }
 
-
-def arguments(overrides: dict[str, Any]) -> list[str]:
-    return [f"--config.{k}={v}" for k, v in {**SMALL, **overrides}.items()]

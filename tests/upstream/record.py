@@ -9,6 +9,7 @@ the same way for an unpatched and a patched clone. The compatibility layer is in
 
 from __future__ import annotations
 
+import importlib
 import os
 import runpy
 import sys
@@ -76,15 +77,34 @@ def allow_fp16_on_cpu() -> None:
     Accelerator.__init__ = init_fp16
 
 
-def wrap_pipeline() -> None:
-    sys.path.insert(0, str(Path.cwd()))
-    import ddpo_pytorch.diffusers_patch.pipeline_with_logprob as module
+def wrap_wandb() -> None:
+    """flow_grpo logs through ``wandb.log``, which ``wandb.init`` binds anew."""
+    import wandb
 
+    init = wandb.init
+
+    def recording_init(*args: Any, **kw: Any) -> Any:
+        run = init(*args, **kw)
+        log = wandb.log
+
+        def recording_log(values: dict[str, Any], *args: Any, step: int | None = None, **kw: Any) -> Any:
+            RECORD["logs"].append((step, {k: plain(v) for k, v in values.items()}))
+            return log(values, *args, step=step, **kw)
+
+        wandb.log = recording_log
+        return run
+
+    wandb.init = recording_init
+
+
+def wrap_pipeline(name: str) -> None:
+    """Record what the module ``name`` of upstream's samples; its last two results are latents and log probabilities."""
+    module = importlib.import_module(name)
     pipeline_with_logprob = module.pipeline_with_logprob
 
     def recording_pipeline(*args: Any, **kw: Any) -> Any:
         result = pipeline_with_logprob(*args, **kw)
-        _, _, latents, log_probs = result
+        latents, log_probs = result[-2:]
         RECORD["rollouts"].append((torch.stack(latents), torch.stack(log_probs)))
         return result
 
@@ -93,9 +113,15 @@ def wrap_pipeline() -> None:
 
 def main() -> None:
     out, script = Path(sys.argv[1]).resolve(), sys.argv[2]
-    compat.install()
+    sys.path.insert(0, str(Path.cwd()))
     wrap_accelerate()
-    wrap_pipeline()
+    if script == "scripts/train_sd3.py":
+        compat.install("flow_grpo")
+        wrap_wandb()
+        wrap_pipeline("flow_grpo.diffusers_patch.sd3_pipeline_with_logprob")
+    else:
+        compat.install()
+        wrap_pipeline("ddpo_pytorch.diffusers_patch.pipeline_with_logprob")
     sys.argv = sys.argv[2:]
     sys.path.insert(0, str(Path(script).resolve().parent))
     try:
