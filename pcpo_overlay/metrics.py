@@ -12,8 +12,10 @@ from torch import Tensor
 
 from pcpo_overlay.losses import clip_statistics
 
-#: Gathers a tensor over the ranks along its first dimension.
+#: Gathers a tensor over the ranks along its first dimension; shorter ranks are padded with :data:`PADDING`.
 Gather = Callable[[Tensor], Tensor]
+#: No timestep is negative.
+PADDING = -1.0
 
 
 @dataclass
@@ -50,6 +52,7 @@ class StepMetrics:
         # One KL term a loss, or none at all: a second column beside it.
         losses = torch.stack([torch.stack(c).double() for c in (self._loss, self._kl) if c], dim=1)
         columns, losses = gather(columns).cpu(), gather(losses).cpu()
+        columns = columns[columns[:, 0] != PADDING]
         self._timestep, self._log_rho, self._advantage, self._loss, self._kl = [], [], [], [], []
         return Samples(
             columns[:, 0],

@@ -15,7 +15,7 @@ from pcpo_overlay import losses, run_folder
 from pcpo_overlay.config import HookError, PCPOConfig
 from pcpo_overlay.ddim import DDIMTable
 from pcpo_overlay.flow import FlowTable
-from pcpo_overlay.metrics import Gather, GradientMetrics, Samples, StepMetrics, mean
+from pcpo_overlay.metrics import PADDING, GradientMetrics, Samples, StepMetrics, mean
 from pcpo_overlay.prompts import UniquePrompts
 from pcpo_overlay.run_folder import RunFolder
 from pcpo_overlay.tape import INDEX, Matched, Tape
@@ -70,7 +70,6 @@ class Session:
             self._trained_steps = int(trainer["sample"]["num_steps"] * trainer["train"]["timestep_fraction"])
         self.clip_range = float(clip_range)
         self._device = accelerator.device
-        self._gather: Gather = accelerator.gather
         self._is_main = bool(accelerator.is_main_process)
         self._metrics = StepMetrics(self.clip_range, log_objective=self.config.active)
         if not self._is_main:
@@ -320,7 +319,7 @@ class Session:
 
     def log_step(self, epoch: int, inner_epoch: int, step: int) -> None:
         """An optimizer step was taken; every rank calls this."""
-        samples = self._metrics.reduce(self._gather)
+        samples = self._metrics.reduce(self._gather_rows)
         if not self.folder:
             return
         record = {
@@ -341,6 +340,14 @@ class Session:
                 f"warning: {record['nonfinite']} non-finite log ratios or losses in epoch {epoch}, optimizer step "
                 f"{step}{at}; the run goes on, later ones are only counted (`nonfinite` in the metrics)"
             )
+
+    def _gather_rows(self, rows: Tensor) -> Tensor:
+        """(n, k) of this rank to those of all ranks; Flow-GRPO may have dropped other numbers of samples elsewhere."""
+        if self._accelerator.num_processes == 1:
+            return rows
+        padded = self._accelerator.pad_across_processes(rows, dim=0, pad_index=PADDING)
+        gathered: Tensor = self._accelerator.gather(padded)
+        return gathered
 
     def end_epoch(self, epoch: int) -> None:
         """All training of the epoch is done.
