@@ -1,4 +1,4 @@
-"""``pcpo miniature {train,check,grid}``: the miniature Stable Diffusion that writes digits."""
+"""``pcpo miniature {train,check,grid}``: the miniature Stable Diffusions that write digits."""
 
 from __future__ import annotations
 
@@ -18,16 +18,18 @@ def add_parser(subparsers: Any) -> None:
     """Add ``miniature`` and its three actions."""
     parser = subparsers.add_parser(
         "miniature",
-        help="train, check or show the miniature model of handwritten digits",
-        description="A miniature Stable Diffusion 1.x of handwritten digits, shipped with its weights.",
+        help="train, check or show the miniature models of handwritten digits",
+        description="Miniatures of Stable Diffusion 1.x (sd) and 3 (sd3) of handwritten digits, with their weights.",
         epilog="Exit codes: 0 done; 1 the check missed its bar, or a library or file is missing; 2 a wrong argument.",
     )
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
 
-    train = actions.add_parser("train", help="train it from nothing (about half an hour on one CPU core)")
-    train.add_argument("model", choices=("sd", "classifier"))
+    train = actions.add_parser(
+        "train", help="train one from nothing (sd, sd3: about half an hour on one CPU core)"
+    )
+    train.add_argument("model", choices=("sd", "sd3", "classifier"))
     train.add_argument(
-        "--out", type=Path, help="folder (sd) or file (classifier) to write; default: the package's own"
+        "--out", type=Path, help="folder (sd, sd3) or file (classifier) to write; default: the package's own"
     )
     train.add_argument("--seed", type=int, default=0)
     train.add_argument("--threads", type=_positive, default=1, help="torch threads (default: 1)")
@@ -37,19 +39,30 @@ def add_parser(subparsers: Any) -> None:
     )
 
     check = actions.add_parser("check", help="read samples with a classifier of real digits")
-    check.add_argument("model", choices=("sd",))
+    check.add_argument("model", choices=("sd", "sd3"))
     check.add_argument("--samples", type=_positive, default=1000, help="at least 20 (default: 1000)")
-    check.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    check.add_argument("--json", action="store_true", help="one JSON object on stdout for each sampler")
 
     grid = actions.add_parser("grid", help="draw a picture of samples, one row per prompt")
-    grid.add_argument("model", choices=("sd",))
+    grid.add_argument("model", choices=("sd", "sd3"))
     grid.add_argument("--out", type=Path, required=True, help="PNG file to write")
     grid.add_argument("--columns", type=_positive, default=8, help="samples per prompt (default: 8)")
 
     for action in (check, grid):
         action.add_argument("--path", type=Path, help="pipeline folder (default: the shipped one)")
-        action.add_argument("--guidance", type=float, default=5.0, help="guidance scale (default: 5.0)")
-        action.add_argument("--steps", type=_positive, default=50, help="DDIM steps, eta 1 (default: 50)")
+        action.add_argument(
+            "--guidance", type=float, help="guidance scale (default: 5.0 for sd, 4.5 for sd3)"
+        )
+        action.add_argument(
+            "--steps",
+            type=_positive,
+            help="sd: DDIM steps, eta 1 (default: 50). sd3: 10 of Flow-GRPO's SDE, as it samples to train, "
+            "or 40 without noise, as it evaluates "
+            + ("(default: both in turn)" if action is check else "(default: 10)"),
+        )
+        action.add_argument(
+            "--noise-level", type=float, metavar="A", help="sd3 alone: that of the SDE, 0.7, or 0 for none"
+        )
         action.add_argument("--seed", type=int, default=0 if action is check else 1)
     train.set_defaults(func=run, task=_train)
     check.set_defaults(func=run, task=_check)
@@ -111,7 +124,8 @@ def _train(args: argparse.Namespace) -> int:
     import torch
 
     torch.set_num_threads(args.threads)
-    return _train_classifier(args) if args.model == "classifier" else _train_sd(args)
+    tasks = {"sd": _train_sd, "sd3": _train_sd3, "classifier": _train_classifier}
+    return tasks[args.model](args)
 
 
 def _train_classifier(args: argparse.Namespace) -> int:
@@ -143,54 +157,99 @@ def _train_sd(args: argparse.Namespace) -> int:
         with _bar("autoencoder", recipe.vae_steps) as report:
             vae = train.train_vae(recipe, report)
     out: Path = args.out or WEIGHTS / "sd"
+    latents = train.encode_train_split(vae, copies=recipe.copies, seed=recipe.seed)
     with _bar("text encoder and UNet", recipe.unet_steps) as report:
-        unet, text_encoder = train.train_unet(train.encode_train_split(vae, recipe), recipe, report)
+        unet, text_encoder = train.train_unet(latents, recipe, report)
     sd.save_pipeline(out, unet=unet, vae=vae, text_encoder=text_encoder)
     print(f"{out}: trained; now run: pcpo miniature check sd --path {out}")
     return 0
 
 
-def _check(args: argparse.Namespace) -> int:
-    from pcpo_overlay.miniature import DIGIT_NAMES, sd
-    from pcpo_overlay.miniature.check import check
+def _train_sd3(args: argparse.Namespace) -> int:
+    from dataclasses import replace
 
-    pipeline = sd.load_pipeline(args.path)
-    with _bar("sampling", args.samples) as report:
-        result = check(
-            pipeline,
-            samples=args.samples,
-            steps=args.steps,
-            guidance=args.guidance,
-            seed=args.seed,
-            report=report,
-        )
-    if args.json:
-        print(json.dumps(result.to_json()))
+    from pcpo_overlay.miniature import WEIGHTS, sd3, train, train_sd3
+
+    recipe = train_sd3.Recipe(seed=args.seed)
+    if args.steps is not None:
+        full = round(args.steps * recipe.full_steps / recipe.steps)
+        recipe = replace(recipe, short_steps=args.steps - full, full_steps=full)
+    if args.vae is not None:
+        vae = sd3.load_pipeline(args.vae).vae.eval().requires_grad_(False)
     else:
-        for name, share in zip(DIGIT_NAMES, result.per_digit, strict=True):
-            print(f"  {name:6} {share:7.1%}")
-        print(f"{result.accuracy:.1%} of {result.samples} samples read as prompted (bar: {BAR:.0%})")
-        print(f"spread of a pixel within a digit: {result.spread:.3f} (real digits {result.spread_real:.3f})")
-        print(
-            f"to the nearest training picture: {result.nearest:.3f} (held-out digits {result.nearest_real:.3f})"
-        )
-    if result.accuracy < BAR:
-        print(f"pcpo miniature: {result.accuracy:.1%} read as prompted, below {BAR:.0%}", file=sys.stderr)
-        return 1
+        with _bar("autoencoder", recipe.vae_steps) as report:
+            vae = train_sd3.train_vae(recipe, report)
+    out: Path = args.out or WEIGHTS / "sd3"
+    latents = train.encode_train_split(vae, copies=recipe.copies, seed=recipe.seed)
+    with _bar("text encoders and transformer", recipe.steps) as report:
+        transformer, text_encoders = train_sd3.train_transformer(latents, recipe, report)
+    sd3.save_pipeline(out, transformer=transformer, vae=vae, text_encoders=text_encoders)
+    print(f"{out}: trained; now run: pcpo miniature check sd3 --path {out}")
     return 0
 
 
+def _samplers(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """The settings of each sampler asked for: the model's own that agree with what was given.
+
+    Where none does, the first of them with what was given in its place.
+    """
+    from pcpo_overlay.miniature import sd, sd3
+
+    if args.model == "sd" and args.noise_level is not None:
+        raise ValueError("sd has no --noise-level: its DDIM steps are taken with eta 1; sd3 has one")
+    known = sd3.SETTINGS if args.model == "sd3" else sd.SETTINGS
+    given = {"steps": args.steps, "noise_level": args.noise_level}
+    given = {name: value for name, value in given.items() if value is not None}
+    chosen = [settings for settings in known if given.items() <= settings.items()] or [{**known[0], **given}]
+    if args.guidance is not None:
+        chosen = [{**settings, "guidance": args.guidance} for settings in chosen]
+    return chosen
+
+
+def _load(args: argparse.Namespace) -> Any:
+    from pcpo_overlay.miniature import sd, sd3
+
+    return (sd3 if args.model == "sd3" else sd).load_pipeline(args.path)
+
+
+def _check(args: argparse.Namespace) -> int:
+    from pcpo_overlay.miniature import DIGIT_NAMES
+    from pcpo_overlay.miniature.check import check
+
+    samplers, pipeline = _samplers(args), _load(args)
+    code = 0
+    for settings in samplers:
+        title = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in settings.items())
+        with _bar("sampling", args.samples) as report:
+            result = check(pipeline, samples=args.samples, seed=args.seed, report=report, **settings)
+        if args.json:
+            print(json.dumps(result.to_json()), flush=True)
+        else:
+            if len(samplers) > 1:
+                print(f"{title}:")
+            for name, share in zip(DIGIT_NAMES, result.per_digit, strict=True):
+                print(f"  {name:6} {share:7.1%}")
+            print(f"{result.accuracy:.1%} of {result.samples} samples read as prompted (bar: {BAR:.0%})")
+            print(
+                f"spread of a pixel within a digit: {result.spread:.3f} (real digits {result.spread_real:.3f})"
+            )
+            print(
+                f"to the nearest training picture: {result.nearest:.3f} "
+                f"(held-out digits {result.nearest_real:.3f})"
+            )
+        if result.accuracy < BAR:
+            print(
+                f"pcpo miniature: {result.accuracy:.1%} read as prompted, below {BAR:.0%} ({title})",
+                file=sys.stderr,
+            )
+            code = 1
+    return code
+
+
 def _grid(args: argparse.Namespace) -> int:
-    from pcpo_overlay.miniature import sd
     from pcpo_overlay.miniature.check import grid
 
-    grid(
-        sd.load_pipeline(args.path),
-        args.out,
-        columns=args.columns,
-        steps=args.steps,
-        guidance=args.guidance,
-        seed=args.seed,
-    )
+    settings = _samplers(args)[0]
+    grid(_load(args), args.out, columns=args.columns, seed=args.seed, **settings)
     print(args.out)
     return 0

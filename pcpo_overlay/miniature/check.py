@@ -1,16 +1,17 @@
-"""What the miniature draws: how often it reads as prompted, and how varied it is beside real digits."""
+"""What a miniature draws: how often it reads as prompted, and how varied it is beside real digits."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pcpo_overlay.miniature import DIGIT_NAMES, PROMPTS, require, sd
+from pcpo_overlay.miniature import DIGIT_NAMES, PROMPTS, require, sd, sd3
 from pcpo_overlay.miniature.classifier import load_classifier
 from pcpo_overlay.miniature.digits import load_digits
 
@@ -19,15 +20,15 @@ from pcpo_overlay.miniature.digits import load_digits
 class Check:
     """`accuracy` overall and `per_digit`, as the classifier of real digits reads the samples.
 
+    `settings` are the sampler's: steps, guidance, and `eta` (SD 1.x) or `noise_level` (SD3).
+
     The rest says whether ten pictures were learnt by heart. `spread` is the std of a pixel over the samples of
     one digit, averaged over pixels and digits; `nearest` the root mean square pixel distance to the nearest
     picture of the train split, median over samples. Both stand beside the same number for the real test split.
     """
 
     samples: int
-    steps: int
-    guidance: float
-    eta: float
+    settings: dict[str, Any]
     seed: int
     accuracy: float
     per_digit: tuple[float, ...]
@@ -37,8 +38,15 @@ class Check:
     nearest_real: float
 
     def to_json(self) -> dict[str, Any]:
-        """The fields, `per_digit` as an object by the digit's name."""
-        return {**asdict(self), "per_digit": dict(zip(DIGIT_NAMES, self.per_digit, strict=True))}
+        """The fields, `settings` spread among them and `per_digit` as an object by the digit's name."""
+        fields = asdict(self)
+        settings = fields.pop("settings")
+        return {**fields, **settings, "per_digit": dict(zip(DIGIT_NAMES, self.per_digit, strict=True))}
+
+
+def family(pipeline: Any) -> ModuleType:
+    """The module, :mod:`sd` or :mod:`sd3`, whose ``sample`` and ``SETTINGS`` go with `pipeline`."""
+    return sd3 if hasattr(pipeline, "transformer") else sd
 
 
 def prompted_digits(samples: int) -> Tensor:
@@ -50,20 +58,20 @@ def draw(
     pipeline: Any,
     digits: Tensor,
     *,
-    steps: int = 50,
-    guidance: float = 5.0,
-    eta: float = 1.0,
     seed: int = 0,
     batch: int = 50,
     report: Callable[[int], None] | None = None,
+    **settings: Any,
 ) -> Tensor:
-    """One image per entry of `digits`, (N, 3, 32, 32); `report(samples done)` is called after each batch."""
+    """One image per entry of `digits`, (N, 3, 32, 32); `report(samples done)` is called after each batch.
+
+    `settings` are passed to the ``sample`` of the pipeline's module.
+    """
+    sample = family(pipeline).sample
     images = []
     for i, chunk in enumerate(digits.split(batch)):
         prompts = [PROMPTS[digit] for digit in chunk]
-        images.append(
-            sd.sample(pipeline, prompts, steps=steps, guidance=guidance, eta=eta, seed=seed * 100_000 + i)
-        )
+        images.append(sample(pipeline, prompts, seed=seed * 100_000 + i, **settings))
         if report is not None:
             report(min(len(digits), (i + 1) * batch))
     return torch.cat(images)
@@ -73,28 +81,27 @@ def check(
     pipeline: Any,
     *,
     samples: int = 1000,
-    steps: int = 50,
-    guidance: float = 5.0,
-    eta: float = 1.0,
     seed: int = 0,
     report: Callable[[int], None] | None = None,
+    **settings: Any,
 ) -> Check:
     """Draw `samples` digits and read them with the shipped classifier.
+
+    `settings` of the sampler that are not given are the first of the ``SETTINGS`` of the pipeline's module.
 
     Raises:
         ValueError: fewer than 20 samples: two of each digit are the least that has a spread.
     """
     if samples < 20:
         raise ValueError(f"samples must be at least 20, got {samples}")
+    settings = {**family(pipeline).SETTINGS[0], **settings}
     digits = prompted_digits(samples)
-    images = draw(pipeline, digits, steps=steps, guidance=guidance, eta=eta, seed=seed, report=report)
+    images = draw(pipeline, digits, seed=seed, report=report, **settings)
     right = (load_classifier().read(images) == digits).double()
     train, test = load_digits("train"), load_digits("test")
     return Check(
         samples=samples,
-        steps=steps,
-        guidance=guidance,
-        eta=eta,
+        settings=settings,
         seed=seed,
         accuracy=float(right.mean()),
         per_digit=tuple(float(right[digits == d].mean()) for d in range(10)),
@@ -138,10 +145,8 @@ def grid_figure(images: Tensor, out: Path, *, columns: int) -> Path:
     return out
 
 
-def grid(
-    pipeline: Any, out: Path, *, columns: int = 8, steps: int = 50, guidance: float = 5.0, seed: int = 1
-) -> Path:
+def grid(pipeline: Any, out: Path, *, columns: int = 8, seed: int = 1, **settings: Any) -> Path:
     """Draw `columns` samples of each of the ten prompts and save them with :func:`grid_figure`."""
     digits = torch.arange(len(PROMPTS)).repeat_interleave(columns)
-    images = draw(pipeline, digits, steps=steps, guidance=guidance, seed=seed, batch=len(digits))
+    images = draw(pipeline, digits, seed=seed, batch=len(digits), **settings)
     return grid_figure(images, out, columns=columns)

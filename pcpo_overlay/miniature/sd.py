@@ -65,6 +65,9 @@ VAE: dict[str, Any] = {
     "scaling_factor": SCALING_FACTOR,
 }
 
+SETTINGS: tuple[dict[str, Any], ...] = ({"steps": 50, "guidance": 5.0, "eta": 1.0},)
+"""How it is sampled to be judged: ddpo-pytorch's own settings, which are the defaults of :func:`sample`."""
+
 
 def build_unet() -> Any:
     """A fresh UNet2DConditionModel: latents (N, 4, 8, 8), text states (N, 16, 64)."""

@@ -81,6 +81,12 @@ VAE: dict[str, Any] = {
     "use_post_quant_conv": False,
 }
 
+SETTINGS: tuple[dict[str, Any], ...] = (
+    {"steps": 10, "guidance": 4.5, "noise_level": 0.7},
+    {"steps": 40, "guidance": 4.5, "noise_level": 0.0},
+)
+"""How it is sampled to be judged: as Flow-GRPO samples to train, and to evaluate."""
+
 
 def build_transformer() -> Any:
     """A fresh SD3Transformer2DModel: latents (N, 16, 8, 8), text states (N, tokens, 64), pooled text (N, 56)."""
@@ -284,8 +290,8 @@ def sample(
     The defaults are those of its training samples; its evaluations take 40 steps at `noise_level` 0. As there,
     guidance is towards the prompt and away from the empty one.
     """
-    if steps < 2 and noise_level > 0:
-        raise ValueError(f"the SDE takes at least 2 steps, got {steps}")
+    if noise_level < 0:
+        raise ValueError(f"noise_level must not be negative, got {noise_level}")
     different = list(dict.fromkeys(prompts))
     tokenizers = (pipeline.tokenizer, pipeline.tokenizer_2, pipeline.tokenizer_3)
     encoders = (pipeline.text_encoder, pipeline.text_encoder_2, pipeline.text_encoder_3)

@@ -54,14 +54,14 @@ def train_vae(recipe: Recipe, report: Report | None = None) -> Any:
     torch.manual_seed(recipe.seed + 1)
     vae = sd.build_vae().train()
     optimizer = torch.optim.AdamW(vae.parameters(), lr=recipe.vae_lr, weight_decay=1e-4)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _cosine(step, recipe.vae_steps))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: cosine(step, recipe.vae_steps))
     for step in range(recipe.vae_steps):
         index = torch.randint(len(digits), (recipe.vae_batch,), generator=generator)
         images = 2 * augment(digits.images[index], generator) - 1
         latents = F.batch_norm(vae.encode(images).latent_dist.mean, None, None, training=True)
         noise = torch.randn(latents.shape, generator=generator)
         loss = F.mse_loss(vae.decode(latents + recipe.latent_noise * noise).sample, images)
-        _step(loss, optimizer, schedule, vae.parameters())
+        optimize(loss, optimizer, schedule, vae.parameters())
         if report is not None:
             report(step + 1, loss.item())
     vae.eval().requires_grad_(False)
@@ -88,7 +88,7 @@ def _fold(vae: Any, images: Tensor, noise: float) -> None:
 
 @dataclass(frozen=True)
 class Latents:
-    """Posteriors of images: scaled `means` and `stds` (N, 4, 8, 8), and the digits they show, `labels` (N,)."""
+    """Posteriors of images, as the denoiser sees latents: `means` and `stds` (N, C, 8, 8), `labels` (N,) the digits."""
 
     means: Tensor
     stds: Tensor
@@ -96,18 +96,19 @@ class Latents:
 
 
 @torch.no_grad()
-def encode_train_split(vae: Any, recipe: Recipe) -> Latents:
-    """The train split as it is and in `recipe.copies - 1` augmented copies, encoded."""
-    generator = torch.Generator().manual_seed(recipe.seed + 2)
+def encode_train_split(vae: Any, *, copies: int, seed: int) -> Latents:
+    """The train split as it is and in ``copies - 1`` augmented copies, encoded, shifted and scaled."""
+    generator = torch.Generator().manual_seed(seed + 2)
     digits = load_digits("train")
+    shift, scale = vae.config.shift_factor or 0.0, vae.config.scaling_factor
     means, stds = [], []
-    for copy in range(recipe.copies):
+    for copy in range(copies):
         images = digits.images if copy == 0 else augment(digits.images, generator)
         for chunk in images.split(256):
             posterior = vae.encode(2 * chunk - 1).latent_dist
-            means.append(posterior.mean * sd.SCALING_FACTOR)
-            stds.append(posterior.std * sd.SCALING_FACTOR)
-    return Latents(torch.cat(means), torch.cat(stds), digits.labels.repeat(recipe.copies))
+            means.append((posterior.mean - shift) * scale)
+            stds.append(posterior.std * scale)
+    return Latents(torch.cat(means), torch.cat(stds), digits.labels.repeat(copies))
 
 
 def train_unet(
@@ -130,25 +131,20 @@ def train_unet(
     token_ids = tokenize([*PROMPTS, ""])
     alphas_cumprod = ddpm_alphas_cumprod()
     optimizer = torch.optim.AdamW(models.parameters(), lr=recipe.unet_lr, weight_decay=1e-4)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _cosine(step, recipe.unet_steps))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: cosine(step, recipe.unet_steps))
     for step in range(recipe.unet_steps):
         index = torch.randint(len(latents.labels), (recipe.unet_batch,), generator=generator)
         mean, std = latents.means[index], latents.stds[index]
         clean = mean + std * torch.randn(mean.shape, generator=generator)
         empty = torch.rand(recipe.unet_batch, generator=generator) < recipe.unconditional
         prompt = torch.where(empty, len(PROMPTS), latents.labels[index])
-        # evenly spread from a random start, each batch sees every noise level (Kingma et al. 2021)
-        even = (torch.rand(1, generator=generator) + torch.arange(recipe.unet_batch) / recipe.unet_batch) % 1
-        timesteps = (even * len(alphas_cumprod)).long()
+        timesteps = (evenly(recipe.unet_batch, generator) * len(alphas_cumprod)).long()
         signal = alphas_cumprod[timesteps].view(-1, 1, 1, 1)
         noise = torch.randn(clean.shape, generator=generator)
         noisy = signal.sqrt() * clean + (1 - signal).sqrt() * noise
         loss = F.mse_loss(unet(noisy, timesteps, text_encoder(token_ids)[0][prompt]).sample, noise)
-        _step(loss, optimizer, schedule, models.parameters())
-        decay = min(recipe.ema, (1 + step) / (10 + step))
-        with torch.no_grad():
-            for average, value in zip(averages.parameters(), models.parameters(), strict=True):
-                average.lerp_(value, 1 - decay)
+        optimize(loss, optimizer, schedule, models.parameters())
+        average(averages, models, step, recipe.ema)
         if report is not None:
             report(step + 1, loss.item())
         if snapshot is not None and (step + 1) % 1000 == 0:
@@ -171,16 +167,33 @@ def ddpm_alphas_cumprod() -> Tensor:
     return (1 - betas).cumprod(dim=0).float()
 
 
-def _cosine(step: int, steps: int, warmup: int = 100) -> float:
+def cosine(step: int, steps: int, warmup: int = 100) -> float:
     """Learning rate factor: a short linear rise, then a cosine down to 1%."""
     if step < warmup:
         return (step + 1) / warmup
     return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
-def _step(loss: Tensor, optimizer: torch.optim.Optimizer, schedule: Any, parameters: Any) -> None:
+def evenly(n: int, generator: torch.Generator) -> Tensor:
+    """`n` values in [0, 1), evenly spread from a random start: each batch sees every noise level.
+
+    Kingma et al. 2021.
+    """
+    return (torch.rand(1, generator=generator) + torch.arange(n) / n) % 1
+
+
+def optimize(loss: Tensor, optimizer: torch.optim.Optimizer, schedule: Any, parameters: Any) -> None:
+    """One step of the optimizer and its schedule, with the gradient's norm clipped to 1."""
     optimizer.zero_grad()
     loss.backward()
     nn.utils.clip_grad_norm_(parameters, 1.0)
     optimizer.step()
     schedule.step()
+
+
+@torch.no_grad()
+def average(averages: nn.Module, models: nn.Module, step: int, ema: float) -> None:
+    """Move the `averages` of the weights towards those after `step` (from 0), the early ones forgotten sooner."""
+    decay = min(ema, (1 + step) / (10 + step))
+    for mean, value in zip(averages.parameters(), models.parameters(), strict=True):
+        mean.lerp_(value, 1 - decay)
