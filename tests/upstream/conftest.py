@@ -33,6 +33,7 @@ def run_maker(trainer: Trainer, base: Path, upstream_clone: Any) -> RunMaker:
         **overrides: Any,
     ) -> Run:
         overrides = {k.replace("__", "."): v for k, v in overrides.items()}
+        overrides = {k: v for k, v in overrides.items() if (k, v) not in trainer.small.items()}
         settings = json.dumps([mode, procs, env, args, overrides], sort_keys=True)
         folder = store / hashlib.sha256(settings.encode()).hexdigest()[:16]
         with filelock.FileLock(str(folder) + ".lock"):

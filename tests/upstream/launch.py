@@ -60,6 +60,7 @@ FLOW_GRPO = Trainer(
         "seed": 7,
         "sample.num_steps": 5,
         "sample.eval_num_steps": 3,
+        "train.beta": 0.04,
         "sample.train_batch_size": 4,
         "sample.num_image_per_prompt": 2,
         "sample.num_batches_per_epoch": 2,
@@ -112,4 +113,3 @@ def environment(clone: Path, **extra: str) -> dict[str, str]:
         "CUDA_VISIBLE_DEVICES": "",
         **extra,
     }
-
