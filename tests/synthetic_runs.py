@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,24 @@ def write_run(
     upstream: str = "ddpo",
     trainer: dict[str, Any] | None = None,
     steps_per_epoch: int = 2,
+    kl: Sequence[float] | None = None,
+    evaluations: Mapping[int, float | None] | None = None,
     **info: Any,
 ) -> Path:
-    """Write a run folder whose epochs have these rewards; every other number is a function of mode and epoch."""
+    """Write a run folder whose epochs have these rewards; every other number is a function of mode and epoch.
+
+    Args:
+        path: made.
+        mode: with its options, as ``PCPO`` has it.
+        seed, status, upstream, trainer: as in ``run.json``, the last on top of what a trainer's config holds.
+        rewards: one per epoch.
+        steps_per_epoch: optimizer steps.
+        kl: the mean of the KL term, one per epoch, as flow_grpo records it.
+        evaluations: the validation reward by the number of epochs trained before, as flow_grpo records it.
+        info: further entries of ``run.json``.
+    """
     path.mkdir(parents=True)
-    config = parse(mode)
+    config = parse(mode).on(upstream)
     run = {
         "format": 1,
         "upstream": upstream,
@@ -56,12 +69,29 @@ def write_run(
     (path / "run.json").write_text(json.dumps(run), encoding="utf-8")
     with (path / "metrics.jsonl").open("w", encoding="utf-8") as file:
         for epoch, reward in enumerate(rewards):
-            for record in _epoch(config.mode, seed, epoch, reward, steps_per_epoch):
-                file.write(json.dumps(record) + "\n")
+            records = _evaluation(evaluations, epoch)
+            records += _epoch(
+                config.mode, seed, epoch, reward, steps_per_epoch, kl[: epoch + 1] if kl else []
+            )
+            file.writelines(json.dumps(record) + "\n" for record in records)
+        file.writelines(json.dumps(record) + "\n" for record in _evaluation(evaluations, len(rewards)))
     return path
 
 
-def _epoch(mode: str, seed: int, epoch: int, reward: float | None, steps: int) -> list[dict[str, Any]]:
+def _evaluation(evaluations: Mapping[int, float | None] | None, epoch: int) -> list[dict[str, Any]]:
+    if evaluations is None or epoch not in evaluations:
+        return []
+    reward = evaluations[epoch]
+    return [
+        {"kind": "eval", "epoch": epoch, "step": 2 * epoch, "reward_mean": reward, "reward_count": 20,
+         "rewards": {"avg": reward, "jpeg_compressibility": reward}, "seconds": 8.0}
+    ]  # fmt: skip
+
+
+def _epoch(
+    mode: str, seed: int, epoch: int, reward: float | None, steps: int, kl: Sequence[float]
+) -> list[dict[str, Any]]:
+    """The records of one epoch; ``kl`` of all epochs up to it, or empty."""
     level = {"observe": 0.4, "log": 0.4, "match": 0.2, "full": 0.05}[mode]
     common = {
         "samples": 400,
@@ -80,6 +110,7 @@ def _epoch(mode: str, seed: int, epoch: int, reward: float | None, steps: int) -
         "grad_abs_var": 1e-6 * (1 + level * epoch / 10),
         "grad_layer": "conv_in",
         "nonfinite": 0,
+        **({"kl_loss": kl[-1]} if kl else {}),
         "per_timestep": {
             "timestep": TIMESTEPS,
             "count": [8] * len(TIMESTEPS),
@@ -99,6 +130,7 @@ def _epoch(mode: str, seed: int, epoch: int, reward: float | None, steps: int) -
             "kind": "epoch", "epoch": epoch, "reward_mean": reward, "reward_std": 1.0, "reward_count": 64,
             "seconds_sampling": 2.0, "seconds_training": 3.0 if mode == "observe" else 2.5,
             "seconds_total": 5.0 if mode == "observe" else 4.5, "peak_memory_bytes": 2**30, **common,
+            **({"kl_running_mean": math.fsum(kl) / len(kl)} if kl else {}),
         },
     ]  # fmt: skip
 
@@ -122,3 +154,38 @@ def write_ladder(parent: Path, seeds: Sequence[int] = (0, 1, 2), epochs: int = 4
         for index, (mode, speed) in enumerate(speeds.items())
         for seed in seeds
     ]
+
+
+def write_flow(
+    parent: Path,
+    arms: Sequence[str] = ("observe", "full"),
+    seeds: Sequence[int] = (0, 1),
+    epochs: int = 40,
+    eval_freq: int = 5,
+    **options: Any,
+) -> list[Path]:
+    """Runs as flow_grpo leaves them: with a KL and with evaluations, of which the first is before any training."""
+    folders = []
+    for index, mode in enumerate(arms):
+        for seed in seeds:
+            rewards = learning_curve(seed + 7 * index, (1.5, 3.0, 2.2, 2.6)[index], epochs)
+            noise = random.Random(seed + 100 * index)
+            kl = [
+                (0.012 - 0.004 * (index % 2)) * (e / epochs) ** 1.3 * (1 + noise.gauss(0, 0.1))
+                for e in range(epochs)
+            ]
+            evaluated = range(0, epochs + 1, eval_freq)
+            validation = {e: -60.0 if e == 0 else rewards[e - 1] + noise.gauss(0.5, 0.3) for e in evaluated}
+            folders.append(
+                write_run(
+                    parent / f"{index}-seed{seed}",
+                    mode,
+                    seed=seed,
+                    rewards=rewards,
+                    kl=kl,
+                    evaluations=validation,
+                    upstream="flow_grpo",
+                    **options,
+                )
+            )
+    return folders

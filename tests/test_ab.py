@@ -151,7 +151,7 @@ def test_a_piece_with_an_equals_sign_belongs_to_the_mode_before_it() -> None:
 
 
 def test_modes_and_mode_together_in_the_order_given() -> None:
-    arms, notes = arms_of("observe,full", ["full,variance=native", "full"])
+    arms, notes = arms_of("observe,full", ["full,variance=native", "full"], "ddpo")
     assert [arm.label for arm in arms] == ["observe", "full", "full,variance=native"]
     assert [arm.slug for arm in arms] == ["observe", "full", "full_variance-native"]
     assert len(notes) == 1 and "full is asked for more than once" in notes[0]
@@ -159,12 +159,24 @@ def test_modes_and_mode_together_in_the_order_given() -> None:
 
 
 def test_default_is_the_baseline_against_full() -> None:
-    assert [arm.label for arm in arms_of(None, [])[0]] == ["observe", "full"]
-    assert [arm.label for arm in arms_of(None, ["match"])[0]] == ["match"]
+    assert [arm.label for arm in arms_of(None, [], "ddpo")[0]] == ["observe", "full"]
+    assert [arm.label for arm in arms_of(None, ["match"], "ddpo")[0]] == ["match"]
+
+
+def test_options_are_those_of_the_upstream() -> None:
+    arms, notes = arms_of("observe,unique_prompts=true,full,unique_prompts=true", [], "flow_grpo")
+    assert [arm.label for arm in arms] == ["observe,unique_prompts=true", "full,unique_prompts=true"]
+    assert arms[0].slug == "observe_unique_prompts-true" and notes == []
+    with pytest.raises(PCPOError, match="unique_prompts changes nothing on ddpo"):
+        arms_of("full,unique_prompts=true", [], "ddpo")
+    # a flow sampler keeps its own noise, so both are one arm, whose label says nothing of it
+    arms, notes = arms_of("full,full,variance=native", [], "flow_grpo")
+    assert [arm.label for arm in arms] == ["full"] and "more than once" in notes[0]
+    assert arms[0].config == parse("full").on("flow_grpo") != parse("full")
 
 
 def test_off_runs_as_observe_and_says_so() -> None:
-    arms, notes = arms_of("off,full", [])
+    arms, notes = arms_of("off,full", [], "ddpo")
     assert [arm.label for arm in arms] == ["observe", "full"]
     assert notes == [OFF_NOTE]
 
@@ -176,10 +188,10 @@ def test_a_wrong_mode_exits_2_before_anything_is_written(
     clone: Path, modes: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     if modes == "":
-        assert [arm.label for arm in arms_of("", [])[0]] == ["observe"]  # the empty string is off
+        assert [arm.label for arm in arms_of("", [], "ddpo")[0]] == ["observe"]  # the empty string is off
         return
     with pytest.raises(PCPOError):
-        arms_of(modes, [])
+        arms_of(modes, [], "ddpo")
     assert command(clone, "--modes", modes) == 2
     assert "--modes" in capsys.readouterr().err
     assert not out_of(clone).exists()
@@ -192,7 +204,7 @@ def request(clone: Path, **changes: Any) -> plan.Request:
     fields: dict[str, Any] = {
         "upstream": upstream_of(clone),
         "clone": clone,
-        "arms": arms_of(None, [])[0],
+        "arms": arms_of(None, [], upstream_of(clone).name)[0],
         "seeds": [0, 1],
         "epochs": 4,
         "out": out_of(clone),

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from synthetic_runs import TIMESTEPS, write_ladder, write_run
+from synthetic_runs import TIMESTEPS, write_flow, write_ladder, write_run
 
 from pcpo_overlay import labels
 from pcpo_overlay.cli import report as cli
@@ -99,16 +99,29 @@ def test_early_and_late_windows_never_overlap() -> None:
 
 
 def test_a_label_names_only_what_differs_from_the_mode() -> None:
-    assert labels.label_of(parse("full")) == "full"
-    assert labels.label_of(parse("full,weights=proportional,variance=paper")) == "full"
-    assert labels.label_of(parse("full,w_star=5,zeta=trained")) == "full,w_star=5,zeta=trained"
-    assert labels.label_of(parse("observe")) == "observe"
-    assert labels.label({"mode": "full", "invented": 3}) != "full"
-    # as it is written after PCPO=, not as Python writes it
-    assert labels.label({"mode": "observe", "unique_prompts": True}) == "observe,unique_prompts=true"
-    assert labels.slug("observe,unique_prompts=true") == "observe_unique_prompts-true"
-    assert parse(labels.label_of(parse("full,variance=native"))) == parse("full,variance=native")
+    def label(text: str, upstream: str = "ddpo") -> str:
+        return labels.label_of(parse(text).on(upstream), upstream)
+
+    assert label("full") == "full"
+    assert label("full,weights=proportional,variance=paper") == "full"
+    assert label("full,w_star=5,precision=match") == "full,w_star=5,precision=match"
+    assert label("observe") == "observe"
+    assert labels.label({"mode": "full", "invented": 3}, "ddpo") != "full"
+    assert parse(label("full,variance=native")) == parse("full,variance=native")
     assert labels.slug("full,variance=native") == "full_variance-native"
+
+
+def test_a_label_is_the_upstreams() -> None:
+    def label(text: str) -> str:
+        return labels.label_of(parse(text).on("flow_grpo"), "flow_grpo")
+
+    assert label("full") == "full"
+    assert label("full,variance=native") == "full"
+    assert label("full,zeta=trained") == "full,zeta=trained"
+    # as it is written after PCPO=, not as Python writes it
+    assert label("observe,unique_prompts=true") == "observe,unique_prompts=true"
+    assert labels.slug("observe,unique_prompts=true") == "observe_unique_prompts-true"
+    assert labels.label({"mode": "full", "variance": "native"}, "unheard_of") == "full,variance=native"
 
 
 # --- the comparison ---------------------------------------------------------------------------------------------
@@ -264,6 +277,173 @@ def test_baseline_can_be_named(tmp_path: Path) -> None:
         compared(*folders, baseline="log")
 
 
+# --- validation reward and KL -----------------------------------------------------------------------------------
+
+
+def write_two_arms(tmp_path: Path, **options: Any) -> list[Path]:
+    """Two arms of two seeds each, four epochs, evaluated every second one."""
+    kls = {"observe": [0.0, 0.2, 0.4, 0.6], "full": [0.0, 0.1, 0.2, 0.3]}
+    return [
+        write_run(
+            tmp_path / f"{mode}{seed}", mode, seed=seed, upstream="flow_grpo", rewards=[0.0, 1.0, 2.0, 3.0],
+            kl=[k + seed / 10 for k in kl], evaluations={0: 1.0, 2: 2.0 + gain, 4: 3.0 + gain + seed}, **options,
+        )
+        for mode, kl, gain in (("observe", kls["observe"], 0.0), ("full", kls["full"], 1.0))
+        for seed in (0, 1)
+    ]  # fmt: skip
+
+
+def spread(mean: float, low: float, high: float) -> dict[str, Any]:
+    return {"mean": pytest.approx(mean), "low": pytest.approx(low), "high": pytest.approx(high)}
+
+
+def test_validation_reward_at_the_last_common_evaluation(tmp_path: Path) -> None:
+    comparison = compared(*write_two_arms(tmp_path))["comparisons"][0]
+    assert comparison["last_common_evaluation"] == 4 and comparison["warnings"] == []
+    base, full = (g["validation"] for g in comparison["groups"])
+    assert base["at_last_common_evaluation"] == spread(3.5, 3.0, 4.0)
+    assert full["at_last_common_evaluation"] == full["best"] == spread(4.5, 4.0, 5.0)
+    assert base["curve"]["epoch"] == [0, 2, 4]
+    assert base["curve"]["smoothed"] == base["curve"]["mean"] == [1.0, 2.0, 3.5]
+    assert full["curve"]["high"] == [1.0, 3.0, 5.0]
+    # the training reward is what it was
+    assert comparison["groups"][0]["curves"]["reward_mean"]["mean"] == [0.0, 1.0, 2.0, 3.0]
+
+    (table,) = (t for title, t in markdown.tables(comparison) if title == "Validation reward and KL")
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()[:4]]
+    assert rows[0] == [
+        "arm", "reward after epoch 4 (last common)", "best until then", "KL, running mean to epoch 4",
+        "KL, mean of epochs", "KL, late",
+    ]  # fmt: skip
+    assert rows[2][1:4] == ["3.500 [3.000, 4.000]", "3.500 [3.000, 4.000]", "0.35 [0.3, 0.4]"]
+    assert rows[3][3:] == ["0.2 [0.15, 0.25]", "0.2 [0.15, 0.25]", "0.3 [0.25, 0.35]"]
+
+
+def test_kl_is_the_running_mean_and_the_epochs_own(tmp_path: Path) -> None:
+    comparison = compared(*write_two_arms(tmp_path), window=2)["comparisons"][0]
+    base, full = (g["kl"] for g in comparison["groups"])
+    assert comparison["last_common_kl_epoch"] == 3
+    assert base["running_mean"] == base["loss_mean"] == spread(0.35, 0.3, 0.4)
+    assert full["loss_late"] == spread(0.3, 0.25, 0.35)
+    curve = comparison["groups"][0]["curves"]["kl_running_mean"]
+    assert curve["mean"] == pytest.approx([0.05, 0.15, 0.25, 0.35])
+
+
+def test_a_point_against_kl_is_the_policy_after_as_many_epochs(tmp_path: Path) -> None:
+    comparison = compared(*write_two_arms(tmp_path))["comparisons"][0]
+    first, second = comparison["groups"][0]["reward_against_kl"]
+    assert (first["run"], first["seed"], first["source"]) == ("observe0", 0, "validation")
+    # E = 2 stands at the running mean of the epochs 0 and 1, E = 0 before any
+    assert first["epochs"] == [0, 2, 4]
+    assert first["kl"] == [0.0, pytest.approx(0.1), pytest.approx(0.3)]
+    assert first["reward"] == [1.0, 2.0, 3.0]
+    assert second["kl"][1:] == [pytest.approx(0.2), pytest.approx(0.4)] and second["reward"][2] == 4.0
+
+
+@pytest.mark.parametrize("evaluations", [None, {0: 9.0}])
+def test_without_evaluations_the_training_reward_stands_in(
+    tmp_path: Path, evaluations: dict[int, float] | None
+) -> None:
+    folder = write_run(
+        tmp_path / "a",
+        rewards=[0.0, 2.0, 4.0],
+        kl=[0.1, 0.3, 0.5],
+        evaluations=evaluations,
+        upstream="flow_grpo",
+    )
+    (group,) = compared(folder, window=2)["comparisons"][0]["groups"]
+    (way,) = group["reward_against_kl"]
+    assert way["source"] == "training" and way["epochs"] == [0, 1, 2]
+    # an epoch's samples were drawn before its own training
+    assert way["kl"] == [0.0, pytest.approx(0.1), pytest.approx(0.2)]
+    assert way["reward"] == [0.0, 1.0, 3.0]
+    assert ("validation" in group) == (evaluations is not None)
+
+
+def test_runs_without_an_end_are_compared_over_the_epochs_they_share(tmp_path: Path) -> None:
+    endless = {"status": "running", "trainer": {"num_epochs": 0}, "upstream": "flow_grpo"}
+    rewards = [float(e) for e in range(6)]
+    document = compared(
+        write_run(tmp_path / "long", "observe", rewards=rewards, kl=[0.1] * 2 + [0.9] * 4,
+                  evaluations={0: 1.0, 2: 5.0, 4: 2.0, 6: 99.0}, **endless),
+        write_run(tmp_path / "short", "full", rewards=rewards[:5], kl=[0.2] * 5,
+                  evaluations={0: 1.0, 2: 2.0, 4: 3.0}, **endless),
+    )  # fmt: skip
+    assert any(
+        "`long`: unfinished: 6 epochs so far, of a loop without an end" in n for n in document["notes"]
+    )
+    comparison = document["comparisons"][0]
+    assert any("the first 5 epochs, which every run has" in w for w in comparison["warnings"])
+    assert not any("num_epochs" in w for w in comparison["warnings"])
+    base, full = comparison["groups"]
+    assert base["reward"]["final_epoch"] == full["reward"]["final_epoch"] == 4
+    # over five epochs, of which the late ones are the fourth and fifth
+    assert base["gradients"]["grad_norm_late"]["mean"] == pytest.approx(1 + 0.4 * 3.5 / 10)
+    assert base["kl"]["running_mean"]["mean"] == pytest.approx((0.2 + 3 * 0.9) / 5)
+    assert base["validation"]["at_last_common_evaluation"]["mean"] == 2.0
+    assert base["validation"]["best"]["mean"] == 5.0
+    # what was recorded beyond is in the curves
+    assert len(base["curves"]["reward_mean"]["epoch"]) == 6
+    assert base["validation"]["curve"]["epoch"] == [0, 2, 4, 6]
+    assert [r["epochs"] for g in comparison["groups"] for r in g["runs"]] == [6, 5]
+    assert "6 |" in markdown.render(document | {"comparisons": [comparison | {"figures": {}}]})
+
+
+def test_endless_runs_of_one_length_are_not_warned_about(tmp_path: Path) -> None:
+    document = compared(*write_two_arms(tmp_path, status="running", trainer={"num_epochs": 0}))
+    assert document["comparisons"][0]["warnings"] == [] and len(document["notes"]) == 4
+
+
+def test_a_run_that_was_not_evaluated_is_named(tmp_path: Path) -> None:
+    *folders, last = write_two_arms(tmp_path)
+    (last / "metrics.jsonl").write_text(
+        "".join(line for line in (last / "metrics.jsonl").open() if '"kind": "eval"' not in line)
+    )
+    comparison = compared(*folders, last)["comparisons"][0]
+    assert comparison["last_common_evaluation"] == 4
+    assert comparison["warnings"] == [
+        "full: no evaluation in `full1`, so the arm's validation reward is that of 1 of 2 runs"
+    ]
+    assert comparison["groups"][1]["validation"]["at_last_common_evaluation"] == spread(4.0, 4.0, 4.0)
+    assert [way["source"] for way in comparison["groups"][1]["reward_against_kl"]] == [
+        "validation",
+        "training",
+    ]
+
+
+def test_evaluations_that_have_none_in_common(tmp_path: Path) -> None:
+    comparison = compared(
+        write_run(tmp_path / "a", rewards=[0, 1], evaluations={1: 1.0}, upstream="flow_grpo"),
+        write_run(tmp_path / "b", "full", rewards=[0, 1], evaluations={2: 1.0}, upstream="flow_grpo"),
+    )["comparisons"][0]
+    assert comparison["last_common_evaluation"] is None
+    assert [w.partition(":")[0] for w in comparison["warnings"]] == ["observe", "full"]
+    table = dict(markdown.tables(comparison))["Validation reward"]
+    assert "last common evaluation" in table and "| observe |" in table
+
+
+def test_an_upstream_without_kl_or_evaluations_has_no_word_of_them(tmp_path: Path) -> None:
+    document = compared(
+        write_run(tmp_path / "a", rewards=[0, 1]), write_run(tmp_path / "b", "full", rewards=[0, 1])
+    )
+    assert "KL" not in json.dumps(document) and "alidation" not in json.dumps(document)
+    assert "kl_loss" not in document["comparisons"][0]["groups"][0]["curves"]
+    assert markdown.definitions(document["comparisons"]) == markdown.DEFINITIONS
+    assert "KL" not in markdown.render(document)
+
+
+def test_the_baseline_is_upstreams_objective_under_any_option(tmp_path: Path) -> None:
+    folders = write_flow(
+        tmp_path, ("full,unique_prompts=true", "observe,unique_prompts=true"), (0,), epochs=3
+    )
+    comparison = compared(*folders)["comparisons"][0]
+    assert comparison["baseline"] == "observe,unique_prompts=true" and comparison["baseline_is_observe"]
+    assert [g["label"] for g in comparison["groups"]] == [
+        "observe,unique_prompts=true",
+        "full,unique_prompts=true",
+    ]
+
+
 # --- folders as they are found ----------------------------------------------------------------------------------
 
 
@@ -349,6 +529,51 @@ def test_report_writes_markdown_json_and_pictures(tmp_path: Path, capsys: pytest
         assert f"]({file})" in text
     assert "speed-up" in document["definitions"]
     assert all(f"**{name}**" in text for name in document["definitions"])
+
+
+def test_report_of_flow_grpo_has_validation_and_kl(tmp_path: Path) -> None:
+    write_flow(tmp_path / "runs", epochs=6, eval_freq=2)
+    assert command(tmp_path / "runs", "--out", tmp_path / "out") == 0
+    text = (tmp_path / "out" / "report.md").read_text()
+    document = json.loads((tmp_path / "out" / "report.json").read_text(), parse_constant=pytest.fail)
+    drawn = document["comparisons"][0]["figures"]
+    assert {"validation", "pareto"} < set(drawn)
+    for name in ("validation", "pareto"):
+        assert (tmp_path / "out" / drawn[name]).read_bytes().startswith(b"\x89PNG")
+        assert f"]({drawn[name]})" in text
+    assert {"validation reward", "KL", "reward against KL"} < set(document["definitions"])
+    assert all(f"**{name}**" in text for name in document["definitions"])
+
+
+def test_the_figure_against_kl_says_what_its_axes_are(tmp_path: Path) -> None:
+    folders = write_two_arms(tmp_path)
+    comparison = compared(*folders)["comparisons"][0]
+    (axes,) = figures.pareto(comparison, 5).axes
+    assert axes.get_xlabel().startswith("KL to the reference policy")
+    assert axes.get_ylabel() == "validation reward"
+    lines = [line for line in axes.get_lines() if len(line.get_xdata())]
+    assert len(lines) == 4, "one line per run"
+    assert lines[0].get_color() == lines[1].get_color() != lines[2].get_color() == lines[3].get_color()
+    assert lines[0].get_marker() != lines[2].get_marker()
+    _, names = axes.get_legend_handles_labels()
+    assert names == ["observe (2 seeds)", "full (2 seeds)", "start of a run", "its end"]
+
+    for way in comparison["groups"][0]["reward_against_kl"]:
+        way["source"] = "training"
+    label = figures.pareto(comparison, 5).axes[0].get_ylabel()
+    assert label == "validation reward; where there is none,\ntraining reward, moving average of 5 epochs"
+
+
+def test_the_figures_of_validation_and_kl_are_drawn_only_where_there_is_any(tmp_path: Path) -> None:
+    def drawn(name: str, **options: Any) -> set[str]:
+        folder = write_run(tmp_path / name, rewards=[0.0, 1.0], upstream="flow_grpo", **options)
+        comparison = compared(folder)["comparisons"][0]
+        return {n for n in ("validation", "pareto") if figures.FIGURES[n](comparison, 5) is not None}
+
+    assert drawn("neither") == set()
+    assert drawn("kl", kl=[0.1, 0.2]) == {"pareto"}
+    assert drawn("evaluations", evaluations={0: 1.0, 2: 2.0}) == {"validation"}
+    assert drawn("both", kl=[0.1, 0.2], evaluations={0: 1.0, 2: 2.0}) == {"validation", "pareto"}
 
 
 def test_report_of_one_short_run_with_hardly_anything_in_it(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ class Arm:
     """One mode with its options.
 
     Attributes:
-        config: what the run will resolve ``PCPO`` to.
+        config: what the run will resolve ``PCPO`` to on its upstream.
         label: short and parseable, for example ``full,variance=native``; the value of ``PCPO`` too.
     """
 
@@ -46,15 +46,17 @@ def split_modes(text: str) -> list[str]:
     return modes
 
 
-def arms_of(modes: str | None, mode: Sequence[str]) -> tuple[list[Arm], list[str]]:
+def arms_of(modes: str | None, mode: Sequence[str], upstream: str) -> tuple[list[Arm], list[str]]:
     """The arms in the order given, each once, and notes on what was changed.
 
     Args:
         modes: the value of ``--modes``, or None.
         mode: the values of each ``--mode``.
+        upstream: short name.
 
     Raises:
-        PCPOError: an unknown mode, option or value; the message lists the choices.
+        PCPOError: an unknown mode, option or value, where the message lists the choices, or an option that changes
+            nothing on this upstream.
     """
     texts = [(text, "--modes") for text in split_modes(modes)] if modes is not None else []
     texts += [(text, "--mode") for text in mode]
@@ -68,7 +70,8 @@ def arms_of(modes: str | None, mode: Sequence[str]) -> tuple[list[Arm], list[str
             config = parse("observe", source)
             if OFF_NOTE not in notes:
                 notes.append(OFF_NOTE)
-        arm = Arm(config, label_of(config))
+        config = config.on(upstream)
+        arm = Arm(config, label_of(config, upstream))
         if arm in arms:
             notes.append(f"{arm.label} is asked for more than once and runs once")
         else:

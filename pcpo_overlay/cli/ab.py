@@ -170,7 +170,7 @@ def _request(args: argparse.Namespace) -> Request:
     from pcpo_overlay.ab.plan import Request, check_overrides
 
     upstream = UPSTREAMS[args.upstream]
-    arms, notes = arms_of(args.modes, args.mode)
+    arms, notes = arms_of(args.modes, args.mode, upstream.name)
     check_overrides(upstream, args.overrides)
     clone = _find_clone(upstream, args.vendor, args.clone)
     config, config_file = _find_config(upstream, args.config, clone)

@@ -11,8 +11,9 @@ from typing import Any
 
 _DESCRIPTION = """\
 Compare runs of one or more upstreams: reward curves, clipping, gradients, epochs
-to reach reward thresholds with speed-ups, time and memory. Runs are grouped by
-upstream, mode and options; each group may hold several seeds.
+to reach reward thresholds with speed-ups, time and memory; where runs recorded
+them, validation reward and KL, and the one against the other. Runs are grouped
+by upstream, mode and options; each group may hold several seeds.
 Writes report.md, report.json and one PNG per figure.
 """
 _EPILOG = """\

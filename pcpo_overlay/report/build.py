@@ -40,7 +40,7 @@ def build(
     """
     figures.require_matplotlib()
     document = compare(runs, thresholds=thresholds, window=window, baseline=baseline)
-    document["definitions"] = markdown.DEFINITIONS
+    document["definitions"] = markdown.definitions(document["comparisons"])
     out.mkdir(parents=True, exist_ok=True)
     many = len(document["comparisons"]) > 1
     for comparison in document["comparisons"]:

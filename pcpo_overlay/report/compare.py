@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pcpo_overlay.config import MODES
-from pcpo_overlay.report import stats
+from pcpo_overlay.report import stats, validation
 from pcpo_overlay.report.runs import Run, is_number, trainer_epochs
 from pcpo_overlay.report.stats import Series
 
@@ -55,6 +55,15 @@ class Group:
     label: str
     runs: list[Run]
 
+    @property
+    def mode(self) -> str:
+        """The mode without its options."""
+        return self.label.partition(",")[0]
+
+    def until(self, epoch: int) -> Group:
+        """The same runs as they were after this epoch."""
+        return replace(self, runs=[run.until(epoch) for run in self.runs])
+
     def curve(self, key: str) -> Series:
         """Mean over the seeds, at the epochs that every seed has."""
         return stats.mean_series([run.series(key) for run in self.runs])
@@ -81,6 +90,8 @@ def _rung(label: str) -> tuple[int, str]:
 
 def choose_baseline(groups: Sequence[Group], wanted: str | None = None) -> Group:
     """The group the others are held against: ``wanted`` if given, else ``observe``, else the first.
+
+    The first is one of mode ``observe`` wherever there is one, since groups are in the order of the ladder.
 
     Raises:
         ReportError: no group has the wanted label.
@@ -140,19 +151,70 @@ def _compare_upstream(
     rewards = {g.label: g.curve("reward_mean") for g in groups}
     smoothed = {label: stats.moving_average(curve, window) for label, curve in rewards.items()}
     common = stats.common_epochs(list(rewards.values()))
+    last = common[-1] if common else None
     chosen = list(thresholds) if thresholds is not None else _levels(rewards, smoothed)
-    return {
+    warnings = differences(groups) + _seed_warnings(groups)
+    cut = _where_to_cut(groups, last)
+    if cut is not None:
+        warnings.append(
+            "runs without an end of their own were stopped at different epochs: the tables after that of the "
+            f"thresholds are over the first {cut + 1} epochs, which every run has"
+        )
+    measured = [group if cut is None else group.until(cut) for group in groups]
+    reference = measured[groups.index(baseline)]
+    comparison = {
         "upstream": groups[0].upstream,
         "baseline": baseline.label,
-        "baseline_is_observe": baseline.label == "observe",
-        "warnings": differences(groups) + _seed_warnings(groups),
-        "last_common_epoch": common[-1] if common else None,
+        "baseline_is_observe": baseline.mode == "observe",
+        "warnings": warnings,
+        "last_common_epoch": last,
         "thresholds": {
             "chosen_from_data": thresholds is None,
             "levels": [_threshold(level, groups, baseline, smoothed, window) for level in chosen],
         },
-        "groups": [_describe(g, baseline, common[-1] if common else None, window) for g in groups],
+        "groups": [
+            _describe(group, until, reference, last, window)
+            for group, until in zip(groups, measured, strict=True)
+        ],
     }
+    _add_validation(comparison, groups)
+    _add_kl(comparison, groups, window)
+    return comparison
+
+
+def _where_to_cut(groups: Sequence[Group], last_common: int | None) -> int | None:
+    """The epoch after which no run counts in a mean: where endless runs were stopped here and there."""
+    runs = [run for group in groups for run in group.runs]
+    if any(run.endless for run in runs) and len({len(run.epochs) for run in runs}) > 1:
+        return last_common
+    return None
+
+
+def _add_validation(comparison: dict[str, Any], groups: Sequence[Group]) -> None:
+    """The validation reward of each group, where an upstream's runs have any."""
+    runs = [run for group in groups for run in group.runs]
+    if not validation.has_evaluations(runs):
+        return
+    at = comparison["last_common_evaluation"] = validation.last_common_evaluation(runs)
+    for group, described in zip(groups, comparison["groups"], strict=True):
+        evaluated = [run for run in group.runs if run.validation()]
+        described["validation"] = validation.describe_validation(group.runs, at)
+        described["validation"]["curve"] = _curve(evaluated, [run.validation() for run in evaluated], 1)
+        comparison["warnings"] += validation.warnings(group.label, group.runs, at)
+
+
+def _add_kl(comparison: dict[str, Any], groups: Sequence[Group], window: int) -> None:
+    """The KL of each group, and its runs' rewards against it, where an upstream's runs have any."""
+    runs = [run for group in groups for run in group.runs]
+    if not validation.has_kl(runs):
+        return
+    last = comparison["last_common_kl_epoch"] = validation.last_common_kl(runs)
+    for group, described in zip(groups, comparison["groups"], strict=True):
+        described["kl"] = validation.describe_kl(group.runs, last, window)
+        ways = [validation.reward_against_kl(run, window) for run in group.runs]
+        described["reward_against_kl"] = [way for way in ways if way is not None]
+        for key in validation.KL:
+            described["curves"][key] = _curve(group.runs, [run.series(key) for run in group.runs], window)
 
 
 def _levels(rewards: dict[str, Series], smoothed: dict[str, Series]) -> list[float]:
@@ -199,12 +261,23 @@ def _seeds_to_reach(group: Group, level: float, window: int) -> list[int | None]
     ]
 
 
-def _describe(group: Group, baseline: Group, last_common: int | None, window: int) -> dict[str, Any]:
-    runs = group.runs
+def _describe(
+    group: Group, measured: Group, reference: Group, last_common: int | None, window: int
+) -> dict[str, Any]:
+    """One group.
+
+    Args:
+        group: whole, for its curves.
+        measured: the same as far as its numbers go.
+        reference: the baseline, as far as its numbers go.
+        last_common: the last epoch that every group has.
+        window: of the moving average.
+    """
+    runs = measured.runs
     return {
         "label": group.label,
-        "runs": [_describe_run(run) for run in runs],
-        "reward": _reward(group, last_common, window),
+        "runs": [_describe_run(run) for run in group.runs],
+        "reward": _reward(measured, last_common, window),
         "clipping": {key: _mean_of_runs(runs, key) for key in ("fraction_outside", "fraction_masked")}
         | {
             f"on_policy_{key}": stats.mean(v for run in runs for v in run.on_policy(key).values())
@@ -217,11 +290,13 @@ def _describe(group: Group, baseline: Group, last_common: int | None, window: in
             "error_mean": _mean_of_runs(runs, "log_ratio_error_mean"),
             "error_max": _highest(runs, "log_ratio_error_max"),
         },
-        "time": _time(group, baseline),
+        "time": _time(measured, reference),
         "peak_memory_bytes": _highest(runs, "peak_memory_bytes"),
         "tape_bytes": _highest(runs, "tape_bytes"),
         "per_timestep": _per_timestep(runs),
-        "curves": {key: _curve(group, key, window) for key in CURVES},
+        "curves": {
+            key: _curve(group.runs, [run.series(key) for run in group.runs], window) for key in CURVES
+        },
     }
 
 
@@ -288,14 +363,8 @@ def _gradients(runs: Sequence[Run]) -> dict[str, Any]:
             for run in runs:
                 series = run.series(key)
                 window = stats.early_late(list(series))[index] if series else []
-                value = stats.mean(series[epoch] for epoch in window)
-                if value is not None:
-                    values.append(value)
-            described[f"{key}_{when}"] = {
-                "mean": stats.mean(values),
-                "low": min(values, default=None),
-                "high": max(values, default=None),
-            }
+                values.append(stats.mean(series[epoch] for epoch in window))
+            described[f"{key}_{when}"] = stats.spread(values)
     return described
 
 
@@ -342,10 +411,11 @@ def _add_timesteps(table: object, counts: dict[float, float], sums: dict[str, di
                 held[t] = held.get(t, 0.0) + count * fraction
 
 
-def _curve(group: Group, key: str, window: int) -> dict[str, Any]:
-    mean = group.curve(key)
+def _curve(runs: Sequence[Run], series: Sequence[Series], window: int) -> dict[str, Any]:
+    """A curve of some runs: mean, moving average and extremes where all have a value, and each run's own."""
+    mean = stats.mean_series(series)
     smoothed = stats.moving_average(mean, window)
-    seeds = [stats.moving_average(run.series(key), window) for run in group.runs]
+    seeds = [stats.moving_average(raw, window) for raw in series]
     epochs = sorted(mean)
     return {
         "epoch": epochs,
@@ -360,7 +430,7 @@ def _curve(group: Group, key: str, window: int) -> dict[str, Any]:
                 "epoch": sorted(raw),
                 "value": [raw[e] for e in sorted(raw)],
             }
-            for run, raw in ((run, run.series(key)) for run in group.runs)
+            for run, raw in zip(runs, series, strict=True)
         ],
     }
 

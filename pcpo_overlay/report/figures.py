@@ -19,6 +19,8 @@ _LADDER = {
     "full": ("#E69F00", "-"),
 }
 _OTHERS = (("#CC79A7", "--"), ("#56B4E9", "-."), ("#000000", ":"), ("#7F7F7F", "--"), ("#8C510A", ":"))
+#: Markers of the arms where lines may cross and run back.
+_SHAPES = ("o", "s", "^", "D", "v", "P", "X", "p")
 #: Up to this many epochs every one gets a marker.
 _MARKED = 30
 
@@ -86,13 +88,40 @@ def _has(comparison: dict[str, Any], key: str) -> bool:
 def _draw_curves(
     axes: Any, comparison: dict[str, Any], key: str, window: int, *, raw: bool = False, log: bool = False
 ) -> None:
-    """The moving average of the mean over seeds, the seeds' lowest to highest as a band, optionally the raw mean."""
+    """One curve of every group by epoch, counted from 1."""
+    curves = [group["curves"][key] for group in comparison["groups"]]
+    _draw_arms(axes, comparison, curves, window, first=1, raw=raw, log=log)
+    _finish(axes, "epoch")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+
+
+def _draw_arms(
+    axes: Any,
+    comparison: dict[str, Any],
+    curves: Sequence[dict[str, Any]],
+    window: int,
+    *,
+    first: int,
+    raw: bool = False,
+    log: bool = False,
+) -> None:
+    """The moving average of the mean over seeds, the seeds' lowest to highest as a band, optionally the raw mean.
+
+    Args:
+        axes: where.
+        comparison: whose groups the curves belong to.
+        curves: one per group.
+        window: the moving average's, in entries of the curves.
+        first: the number that the entry 0 of a curve is drawn at.
+        raw: whether to draw the mean before smoothing too.
+        log: whether the axis is to be logarithmic.
+    """
     styles = _styles(comparison["groups"])
-    for group in comparison["groups"]:
-        curve, (colour, line) = group["curves"][key], styles[group["label"]]
+    for group, curve in zip(comparison["groups"], curves, strict=True):
+        colour, line = styles[group["label"]]
         if not curve["epoch"]:
             continue
-        x = [epoch + 1 for epoch in curve["epoch"]]
+        x = [epoch + first for epoch in curve["epoch"]]
         marker = "o" if len(x) <= _MARKED else None
         if raw:
             axes.plot(x, curve["mean"], color=colour, linewidth=0.7, alpha=0.45)
@@ -102,15 +131,13 @@ def _draw_curves(
         )  # fmt: skip
         if len(group["runs"]) > 1:
             axes.fill_between(x, curve["low"], curve["high"], color=colour, alpha=0.15, linewidth=0)
-        _draw_longer_seeds(axes, curve, colour, window)
-    values = [v for g in comparison["groups"] for v in g["curves"][key]["smoothed"]]
+        _draw_longer_seeds(axes, curve, colour, window, first)
+    values = [v for curve in curves for v in curve["smoothed"]]
     if log and any(v > 0 for v in values):
         axes.set_yscale("log", nonpositive="mask")
-    _finish(axes, "epoch")
-    axes.xaxis.get_major_locator().set_params(integer=True)
 
 
-def _draw_longer_seeds(axes: Any, curve: dict[str, Any], colour: str, window: int) -> None:
+def _draw_longer_seeds(axes: Any, curve: dict[str, Any], colour: str, window: int, first: int) -> None:
     """Seeds that went on after the shortest one of their arm, from where the mean ends, each as a dotted line."""
     end = max(curve["epoch"])
     for seed in curve["seeds"]:
@@ -118,7 +145,7 @@ def _draw_longer_seeds(axes: Any, curve: dict[str, Any], colour: str, window: in
         beyond = {epoch: value for epoch, value in smoothed.items() if epoch >= end}
         if len(beyond) > 1:
             axes.plot(
-                [epoch + 1 for epoch in beyond],
+                [epoch + first for epoch in beyond],
                 list(beyond.values()),
                 color=colour,
                 linewidth=1,
@@ -149,11 +176,15 @@ def _legend_below(figure: Any, axes: Any) -> None:
 
 
 def _caption(comparison: dict[str, Any], window: int) -> str:
+    return f"moving average of {window} epochs{_bands(comparison)}"
+
+
+def _bands(comparison: dict[str, Any]) -> str:
     many = any(len(group["runs"]) > 1 for group in comparison["groups"])
     band = "; band: lowest to highest seed" if many else ""
     if any(len({run["epochs"] for run in group["runs"]}) > 1 for group in comparison["groups"]):
         band += "; dotted on: seeds longer than their arm's shortest"
-    return f"moving average of {window} epochs{band}"
+    return band
 
 
 def reward(comparison: dict[str, Any], window: int) -> Any:
@@ -173,6 +204,65 @@ def reward(comparison: dict[str, Any], window: int) -> Any:
     figure.suptitle("Reward", fontsize="medium")
     _legend_below(figure, axes)
     return figure
+
+
+def validation(comparison: dict[str, Any], window: int) -> Any:
+    """Validation reward by epochs of training."""
+    groups = comparison["groups"]
+    if not any("validation" in group for group in groups):
+        return None
+    figure = _figure(7, 4.4)
+    axes = figure.subplots()
+    _draw_arms(axes, comparison, [group["validation"]["curve"] for group in groups], 1, first=0)
+    _finish(axes, "epochs of training")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.set_ylabel("validation reward")
+    _title(axes, textwrap.fill(f"each evaluation on the test prompts, not smoothed{_bands(comparison)}", 90))
+    axes.title.set_fontsize("small")
+    figure.suptitle("Validation reward", fontsize="medium")
+    _legend_below(figure, axes)
+    return figure
+
+
+def pareto(comparison: dict[str, Any], window: int) -> Any:
+    """Reward against KL, as in the paper's Figure 5 c and d: a line per run, from a hollow marker to a large one."""
+    groups = comparison["groups"]
+    ways = [(group, way) for group in groups for way in group.get("reward_against_kl", []) if way["kl"]]
+    if not ways:
+        return None
+    figure = _figure(7, 4.8)
+    axes = figure.subplots()
+    styles = _styles(groups)
+    shapes = {group["label"]: _SHAPES[n % len(_SHAPES)] for n, group in enumerate(groups)}
+    named = set()
+    for group, way in ways:
+        (colour, line), shape = styles[group["label"]], shapes[group["label"]]
+        once = None if group["label"] in named else _named(group)
+        named.add(group["label"])
+        axes.plot(
+            way["kl"], way["reward"], color=colour, linestyle=line, linewidth=1.5, label=once,
+            marker=shape, markersize=3.5 if len(way["kl"]) <= _MARKED else 0,
+        )  # fmt: skip
+        _end_marker(axes, way["kl"][0], way["reward"][0], shape, facecolor="white", edgecolor=colour)
+        _end_marker(axes, way["kl"][-1], way["reward"][-1], shape, facecolor=colour, edgecolor="black")
+    _end_marker(axes, [], [], "o", facecolor="white", edgecolor="#555555", label="start of a run")
+    _end_marker(axes, [], [], "o", facecolor="#999999", edgecolor="black", label="its end")
+    _finish(axes, "KL to the reference policy, mean over the epochs so far")
+    axes.set_ylabel(_pareto_reward({way["source"] for _, way in ways}, window))
+    figure.suptitle("Reward against KL, one line per run", fontsize="medium")
+    _legend_below(figure, axes)
+    return figure
+
+
+def _end_marker(axes: Any, x: Any, y: Any, shape: str, **options: Any) -> None:
+    axes.scatter(x, y, s=64, marker=shape, linewidths=1.3, zorder=3, **options)
+
+
+def _pareto_reward(sources: set[str], window: int) -> str:
+    training = f"training reward, moving average of {window} epochs"
+    if sources == {"validation"}:
+        return "validation reward"
+    return training if sources == {"training"} else f"validation reward; where there is none,\n{training}"
 
 
 def clipping(comparison: dict[str, Any], window: int) -> Any:
@@ -361,6 +451,8 @@ def _speedups(axes: Any, comparison: dict[str, Any]) -> None:
 FIGURES: dict[str, Callable[[dict[str, Any], int], Any]] = {
     "overview": overview,
     "reward": reward,
+    "validation": validation,
+    "pareto": pareto,
     "clipping": clipping,
     "gradients": gradients,
     "timesteps": timesteps,

@@ -37,11 +37,31 @@ DEFINITIONS = {
     "tape: the largest part of it that PCPO's record of a rollout took.",
 }
 
+#: The same for numbers that not every upstream has; in a report that has them, by the key of a group that tells.
+FURTHER_DEFINITIONS = {
+    "validation": {
+        "validation reward": "Mean reward on the test prompts, with upstream's own evaluation, after so many epochs of "
+        "training: 0 is the model as it was given. Not smoothed.",
+    },
+    "kl": {
+        "KL": "Upstream's KL term between the trained policy and the reference, on the training's own samples, mean "
+        "over the backward passes of an epoch. running mean: over all of them from the first epoch on, which is what "
+        "the paper's Figure 5 plots. late: over the last 5 epochs, fewer where they would overlap the first.",
+        "reward against KL": "As in the paper's Figure 5 c, d: a point is the policy after so many epochs of training, "
+        "by the running mean of the KL over those epochs (0 before the first) and its validation reward. Of a run that "
+        "was not evaluated after any training the training reward stands in, on the moving average: that of an epoch "
+        "is of the policy before its training. Up and to the left is better: more reward for less departure from the "
+        "reference.",
+    },
+}
+
 NO_LEVELS = "No threshold: at least one arm's smoothed reward never rose above where an arm started."
 
 _CAPTIONS = {
     "overview": "Overview",
     "reward": "Reward",
+    "validation": "Validation reward",
+    "pareto": "Reward against KL, one line per run",
     "clipping": "Fraction outside and fraction masked",
     "gradients": "Gradient statistics",
     "timesteps": "Clipping per timestep, first and last epochs",
@@ -50,13 +70,22 @@ _CAPTIONS = {
 }
 
 
+def definitions(comparisons: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """What each number of a report on these comparisons is."""
+    chosen = dict(DEFINITIONS)
+    for key, further in FURTHER_DEFINITIONS.items():
+        if any(key in group for comparison in comparisons for group in comparison["groups"]):
+            chosen |= further
+    return chosen
+
+
 def render(document: dict[str, Any]) -> str:
     """The whole report of a document that :func:`compare.compare` made and ``build`` added ``figures`` to."""
     parts = ["# PCPO report", "", *_quoted("Note", document["notes"])]
     for comparison in document["comparisons"]:
         parts += [_comparison(comparison, document["window"]), ""]
     parts += ["## What each number is", ""]
-    parts += [f"- **{name}**: {text}" for name, text in DEFINITIONS.items()]
+    parts += [f"- **{name}**: {text}" for name, text in definitions(document["comparisons"]).items()]
     return "\n".join(parts).rstrip() + "\n"
 
 
@@ -96,6 +125,9 @@ def tables(comparison: dict[str, Any]) -> list[tuple[str, str]]:
         ("Time and memory", _time_table(comparison)),
         ("Runs", _run_table(comparison)),
     ]
+    further = [(key, title) for key, title in _FURTHER_TABLE.items() if key in comparison["groups"][0]]
+    if further:
+        result.insert(2, (" and ".join(title for _, title in further), _validation_table(comparison)))
     if any(len(group["runs"]) > 1 for group in comparison["groups"]):
         result.insert(1, ("Epochs to reach a reward, seed by seed", _seed_table(comparison)))
     return result
@@ -158,6 +190,45 @@ def _reward_table(comparison: dict[str, Any]) -> str:
         shared_reward, best = reward(held["at_last_common_epoch"], digits), reward(held["best"], digits)
         rows.append([group["label"], final, shared_reward, best])
     return table(["arm", "final", shared, "best"], rows, left=1) + "\n\nAll on the moving average."
+
+
+_FURTHER_TABLE = {"validation": "Validation reward", "kl": "KL"}
+
+
+def _validation_table(comparison: dict[str, Any]) -> str:
+    """What there is of validation reward and KL."""
+    groups, digits = comparison["groups"], level_digits(comparison)
+    columns: list[tuple[str, list[str]]] = []
+    if "validation" in groups[0]:
+        at = comparison["last_common_evaluation"]
+        head = (
+            "reward at the last common evaluation" if at is None else f"reward after epoch {at} (last common)"
+        )
+        for name, key in ((head, "at_last_common_evaluation"), ("best until then", "best")):
+            columns.append((name, [_with_spread(g, g["validation"][key], digits) for g in groups]))
+    if "kl" in groups[0]:
+        last = comparison["last_common_kl_epoch"]
+        until = "" if last is None else f" to epoch {last + 1}"
+        for name, key in (
+            (f"KL, running mean{until}", "running_mean"),
+            ("KL, mean of epochs", "loss_mean"),
+            ("KL, late", "loss_late"),
+        ):
+            columns.append((name, [_with_spread(g, g["kl"][key]) for g in groups]))
+    rows = [[group["label"], *(cells[n] for _, cells in columns)] for n, group in enumerate(groups)]
+    text = table(["arm", *(name for name, _ in columns)], rows, left=1)
+    return f"{text}\n\nMean over seeds, in brackets the lowest and the highest; not smoothed."
+
+
+def _with_spread(group: dict[str, Any], held: dict[str, float | None], digits: int | None = None) -> str:
+    """A mean with its extremes over seeds; as a reward where ``digits`` are given."""
+
+    def shown(value: float | None) -> str:
+        return number(value, 3) if digits is None else reward(value, digits)
+
+    if len(group["runs"]) > 1 and held["mean"] is not None:
+        return f"{shown(held['mean'])} [{shown(held['low'])}, {shown(held['high'])}]"
+    return shown(held["mean"])
 
 
 def _clipping_table(comparison: dict[str, Any]) -> str:

@@ -6,7 +6,7 @@ import json
 import math
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ class Run:
         first_steps: the first optimizer step of each epoch: what it saw was sampled by the very weights it is
             about to change, so its ratios are the on-policy ones.
         notes: what a reader of the report should know about this run (unfinished, truncated, ...).
+        evaluations: the ``eval`` lines in ascending order, one per number of epochs trained before.
     """
 
     path: Path
@@ -45,6 +46,7 @@ class Run:
     epochs: list[dict[str, Any]]
     first_steps: list[dict[str, Any]]
     notes: list[str] = field(default_factory=list)
+    evaluations: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def upstream(self) -> str:
@@ -55,7 +57,9 @@ class Run:
     def label(self) -> str:
         """Mode and options, for example ``full,variance=native``."""
         fields = self.info.get("pcpo")
-        return label(fields if isinstance(fields, dict) else {"mode": self.info.get("mode", "unknown")})
+        return label(
+            fields if isinstance(fields, dict) else {"mode": self.info.get("mode", "unknown")}, self.upstream
+        )
 
     @property
     def seed(self) -> int | None:
@@ -67,6 +71,20 @@ class Run:
     def finished(self) -> bool:
         """Whether the run came to its own end."""
         return self.info.get("status") == "finished"
+
+    @property
+    def endless(self) -> bool:
+        """Whether the run has no end of its own: it is stopped, and never marked as finished."""
+        return not self.finished and trainer_epochs(self.info) is None
+
+    def until(self, epoch: int) -> Run:
+        """The run as it was after this epoch; its evaluations stay."""
+        kept, first = ([n for n in held if n["epoch"] <= epoch] for held in (self.epochs, self.first_steps))
+        return replace(self, epochs=kept, first_steps=first)
+
+    def validation(self) -> Series:
+        """The reward on the test prompts by the number of epochs trained before: 0 is the policy as it was given."""
+        return numbers(self.evaluations, "reward_mean")
 
     def series(self, key: str) -> Series:
         """The finite values of ``key`` by epoch."""
@@ -126,6 +144,7 @@ def load(path: Path) -> Run:
     lines, notes = _read_lines(path / "metrics.jsonl")
 
     by_epoch: dict[int, dict[str, Any]] = {}
+    evaluations: dict[int, dict[str, Any]] = {}
     first_steps: dict[int, dict[str, Any]] = {}
     repeated = False
     for number, line in lines:
@@ -135,6 +154,8 @@ def load(path: Path) -> Run:
         if kind == "epoch":
             repeated |= epoch in by_epoch
             by_epoch[epoch] = line
+        elif kind == "eval":
+            evaluations[epoch] = line
         elif kind == "step" and epoch not in first_steps:
             first_steps[epoch] = {key: line.get(key) for key in _STEP_KEYS}
     epochs = [by_epoch[epoch] for epoch in sorted(by_epoch)]
@@ -145,8 +166,13 @@ def load(path: Path) -> Run:
         )
     if info.get("status") != "finished":
         planned = trainer_epochs(info)
-        of = f" of {planned}" if planned is not None else ""
-        notes.append(f"unfinished: {len(epochs)}{of} epochs so far")
+        if planned is not None:
+            notes.append(f"unfinished: {len(epochs)} of {planned} epochs so far")
+        else:
+            notes.append(
+                f"unfinished: {len(epochs)} epochs so far, of a loop without an end: such a run ends by being "
+                "stopped, and what it recorded until then is compared as it is"
+            )
     nonfinite = sum(line["nonfinite"] for line in epochs if is_number(line.get("nonfinite")))
     if nonfinite:
         notes.append(f"{nonfinite:g} non-finite log ratios or losses")
@@ -154,14 +180,21 @@ def load(path: Path) -> Run:
     if isinstance(clone, dict) and clone.get("modified"):
         notes.append("the clone held edits beyond the patch when this run started")
     steps = [line for epoch, line in sorted(first_steps.items()) if epoch in by_epoch]
-    return Run(path=path, info=info, epochs=epochs, first_steps=steps, notes=notes)
+    return Run(
+        path=path,
+        info=info,
+        epochs=epochs,
+        first_steps=steps,
+        notes=notes,
+        evaluations=[evaluations[epoch] for epoch in sorted(evaluations)],
+    )
 
 
 def trainer_epochs(info: dict[str, Any]) -> int | None:
-    """How many epochs the trainer was asked for, where its config says so."""
+    """How many epochs the trainer was asked for; None where its config does not say, or says 0 for no end."""
     trainer = info.get("trainer")
     planned = trainer.get("num_epochs") if isinstance(trainer, dict) else None
-    return planned if isinstance(planned, int) else None
+    return planned if isinstance(planned, int) and planned > 0 else None
 
 
 def _read_info(path: Path) -> dict[str, Any]:

@@ -25,6 +25,12 @@ def median(values: Iterable[float]) -> float | None:
     return statistics.median(held) if held else None
 
 
+def spread(values: Iterable[float | None]) -> dict[str, float | None]:
+    """Mean, lowest and highest of the values that are there; None of nothing."""
+    held = [value for value in values if value is not None]
+    return {"mean": mean(held), "low": min(held, default=None), "high": max(held, default=None)}
+
+
 def moving_average(series: Mapping[int, float], window: int = WINDOW) -> Series:
     """Trailing mean: at epoch ``e``, over the values at epochs ``e - window + 1 .. e``.
 
