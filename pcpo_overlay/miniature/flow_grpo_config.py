@@ -46,6 +46,7 @@ def get_config(reward: str = REWARDS[0]) -> Any:
     config.sample.guidance_scale = 4.5
     config.train.timestep_fraction = 0.99
     config.train.beta = 0.04
+    config.train.lora_path = ""  # upstream's None, of which --config.train.lora_path=... cannot make a text
 
     # 16 * 4 = 64 samples of 8 prompts an epoch, and two optimizer steps, as upstream asks for
     config.sample.train_batch_size = 16

@@ -21,7 +21,10 @@ RunMaker = Callable[..., Run]
 
 
 def run_maker(trainer: Trainer, base: Path, upstream_clone: Any) -> RunMaker:
-    """``make(MODE, procs=1, env={}, args=[], **overrides)``: a run on the miniature; MODE None is unpatched."""
+    """``make(MODE, procs=1, env={}, args=[], config=None, **overrides)``: a run on the miniature; MODE None is unpatched.
+
+    ``config`` is a config file in place of the miniature's.
+    """
     store = (base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base) / f"{trainer.clone}-runs"
     store.mkdir(exist_ok=True)
 
@@ -30,11 +33,12 @@ def run_maker(trainer: Trainer, base: Path, upstream_clone: Any) -> RunMaker:
         procs: int = 1,
         env: dict[str, str] | None = None,
         args: list[str] | None = None,
+        config: Path | None = None,
         **overrides: Any,
     ) -> Run:
         overrides = {k.replace("__", "."): v for k, v in overrides.items()}
         overrides = {k: v for k, v in overrides.items() if (k, v) not in trainer.small.items()}
-        settings = json.dumps([mode, procs, env, args, overrides], sort_keys=True)
+        settings = json.dumps([mode, procs, env, args, str(config), overrides], sort_keys=True)
         folder = store / hashlib.sha256(settings.encode()).hexdigest()[:16]
         with filelock.FileLock(str(folder) + ".lock"):
             if not (folder / "done").exists():
@@ -42,7 +46,7 @@ def run_maker(trainer: Trainer, base: Path, upstream_clone: Any) -> RunMaker:
                 folder.mkdir()
                 (folder / "settings.json").write_text(settings)
                 clone = upstream_clone(trainer.clone, mode is not None)
-                _train(trainer, clone, folder, mode, procs, env or {}, args or [], overrides)
+                _train(trainer, clone, folder, mode, procs, env or {}, args or [], config, overrides)
                 (folder / "done").touch()
         ranks = [torch.load(folder / f"record.{r}.pt", weights_only=False) for r in range(procs)]
         return Run(ranks, folder / "run", (folder / "stderr.log").read_text())
@@ -58,6 +62,7 @@ def _train(
     procs: int,
     env: dict[str, str],
     args: list[str],
+    config: Path | None,
     overrides: dict[str, Any],
 ) -> None:
     python = [sys.executable]
@@ -71,7 +76,7 @@ def _train(
         str(HERE / "record.py"),
         str(folder / "record"),
         trainer.script,
-        f"--config={trainer.config}",
+        f"--config={config or trainer.config}",
         *trainer.arguments({**outputs, **overrides}),
         *args,
     ]

@@ -1,0 +1,181 @@
+"""PCPO under the SD3 trainer's other settings: KL, inner epochs, EMA, no guidance, dropped samples, ranks, launch."""
+
+from __future__ import annotations
+
+import math
+import os
+import subprocess
+import sys
+
+import pytest
+from bits import first_difference
+from launch import FLOW_GRPO, HERE, environment
+
+pytestmark = pytest.mark.upstream("flow_grpo")
+
+#: Two inner epochs, no guidance and no CFG pass in training, EMA, no KL term, two batches to an optimizer step.
+BUSY = {
+    "train__num_inner_epochs": 2,
+    "train__cfg": False,
+    "sample__guidance_scale": 1.0,
+    "train__ema": True,
+    "train__beta": 0.0,
+    "train__gradient_accumulation_steps": 2,
+    "sample__num_steps": 6,
+    "train__timestep_fraction": 0.5,
+}
+
+
+def test_inner_epochs_ema_no_guidance_and_accumulation(flow_run):
+    base, run = flow_run(None, **BUSY), flow_run("full", **BUSY)
+    assert first_difference(base.record, flow_run("observe", **BUSY).record) is None
+    steps = run.metrics("step")
+    assert [(s["epoch"], s["inner_epoch"]) for s in steps] == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    # 8 samples at 3 of their 6 steps each, unless upstream dropped some.
+    assert all(s["samples"] <= 24 and s["samples"] % 3 == 0 for s in steps)
+    assert steps[0]["ratio_min"] == steps[0]["ratio_max"] == 1
+    # The second inner epoch trains on the same samples under another shuffle, off-policy by one optimizer step: were
+    # its steps parted from their weights or noise, the ratios would be far from 1.
+    assert 0 < abs(steps[1]["ratio_mean"] - 1) + steps[1]["ratio_std"] < 0.05
+    assert not any("kl_loss" in s for s in steps)
+
+
+def test_full_fine_tuning(flow_run):
+    """Without LoRA the training runs under accelerate's autocast, and there is no reference, so no KL."""
+    settings = {"use_lora": False, "train__beta": 0.0, "num_epochs": 1}
+    base, observed, full = (flow_run(m, **settings) for m in (None, "observe", "full"))
+    assert first_difference(base.record, observed.record) is None
+    assert full.metrics("step")[0]["ratio_min"] == full.metrics("step")[0]["ratio_max"] == 1
+
+
+def test_tape_keeps_the_trained_steps_alone(flow_run):
+    run = flow_run("full")
+    (bytes_,) = {e["tape_bytes"] for e in run.metrics("epoch")}
+    trained_steps, samples, latent = 4, 8, 16 * 8 * 8
+    assert bytes_ == samples * trained_steps * (2 * 4 * latent + 4)
+
+
+def test_kl_is_the_same_in_all_modes_before_the_first_update(flow_run):
+    """From a trained adapter, so that there is a KL to the base model to begin with."""
+    trained = flow_run("off").folder.parent / "saved" / "checkpoints" / "checkpoint-4" / "lora"
+    settings = {"num_epochs": 1, "train__lora_path": str(trained)}
+    kl = [
+        flow_run(mode, **settings).metrics("step")[0]["kl_loss"]
+        for mode in ("observe", "log", "match", "full")
+    ]
+    assert kl[0] > 0
+    assert kl == [kl[0]] * 4
+
+
+def test_metrics_agree_with_what_upstream_logs(flow_run):
+    run = flow_run("observe")
+    logged = [v for _, v in run.record["logs"] if "clipfrac" in v]
+    steps = run.metrics("step")
+    assert len(logged) == len(steps) == 4
+    for ours, theirs in zip(steps, logged, strict=True):
+        assert ours["fraction_outside"] == pytest.approx(float(theirs["clipfrac"]), abs=1e-6)
+        assert ours["loss"] == pytest.approx(float(theirs["policy_loss"]), abs=1e-6)
+        assert ours["kl_loss"] == pytest.approx(float(theirs["kl_loss"]), rel=1e-5)
+    rewards = [v for _, v in run.record["logs"] if "reward_avg" in v]
+    epochs = run.metrics("epoch")
+    for ours, theirs in zip(epochs, rewards, strict=True):
+        assert ours["reward_mean"] == pytest.approx(float(theirs["reward_avg"]))
+        assert ours["reward_count"] == 8
+    all_kl = [s["kl_loss"] for s in steps]
+    assert epochs[-1]["kl_running_mean"] == pytest.approx(sum(all_kl) / len(all_kl))
+    evaluations = [(step, v) for step, v in run.record["logs"] if "eval_reward_avg" in v]
+    for ours, (step, theirs) in zip(run.metrics("eval"), evaluations, strict=True):
+        assert ours["step"] == step
+        assert ours["reward_mean"] == pytest.approx(float(theirs["eval_reward_avg"]))
+        assert ours["rewards"].keys() == {"avg", "jpeg_compressibility"}
+        assert ours["reward_count"] == 20
+    assert [e["epoch"] for e in run.metrics("eval")] == [0, 2]
+
+
+def test_gradient_metrics_agree_with_the_gradients(flow_run):
+    run = flow_run("full")
+    for step, gradients in zip(run.metrics("step"), run.record["gradients"], strict=True):
+        norm = math.sqrt(sum(float(g.double().pow(2).sum()) for g in gradients if g is not None))
+        assert step["grad_norm"] == pytest.approx(norm, rel=1e-5)
+        assert "lora" not in step["grad_layer"]
+
+
+def test_two_ranks_report_all_samples_once(flow_run):
+    run = flow_run("full", 2)
+    steps, epochs = run.metrics("step"), run.metrics("epoch")
+    assert len(steps) == 4
+    assert all(e["reward_count"] == 16 for e in epochs)
+    kept = [v["actual_batch_size"] for _, v in run.record["logs"] if "actual_batch_size" in v]
+    assert len(kept) == 2
+    assert all(s["samples"] <= 2 * 4 * 4 and s["samples"] % 4 == 0 for s in steps)
+    assert steps[0]["ratio_min"] == steps[0]["ratio_max"] == 1
+    assert run.run_json["hardware"]["world_size"] == 2
+    # DDP keeps the ranks' weights equal only if every rank took the same gradient.
+    assert first_difference(*(list(r["weights"].values()) for r in run.ranks)) is None
+
+
+def test_samples_that_upstream_drops(flow_run):
+    """Prompts whose images are all worth the same have no advantage, and upstream drops them before training: other
+    numbers of samples on the two ranks."""
+    settings = {"config": HERE / "dropping_config.py", "num_epochs": 1, "sample__num_batches_per_epoch": 4}
+    base, observed, full = (flow_run(m, 2, **settings) for m in (None, "observe", "full"))
+    for a, b in zip(base.ranks, observed.ranks, strict=True):
+        assert first_difference(a, b) is None
+    steps = full.metrics("step")
+    assert 0 < sum(s["samples"] for s in steps) < 32 * 4
+    assert steps[0]["ratio_min"] == steps[0]["ratio_max"] == 1
+    assert steps[0]["fraction_outside"] == steps[0]["fraction_masked"] == 0
+
+
+def launch_environment(clone, tmp_path, body):
+    """An environment whose ``accelerate`` is a script of ours."""
+    shim = tmp_path / "bin" / "accelerate"
+    shim.parent.mkdir()
+    shim.write_text(f"#!{sys.executable}\nimport json, os, sys\n{body}\n")
+    shim.chmod(0o755)
+    env = environment(clone, PCPO="full", PCPO_RUN_DIR=str(tmp_path / "run"))
+    return {**env, "PATH": os.pathsep.join([str(shim.parent), env["PATH"]])}
+
+
+def test_the_original_launch_script_trains_with_the_variable(upstream_clone, tmp_path):
+    """``PCPO=full bash scripts/single_node/grpo.sh``; only the configuration is the miniature's."""
+    clone = upstream_clone("flow_grpo", True)
+    arguments = [
+        f"--config={FLOW_GRPO.config}",
+        *FLOW_GRPO.arguments({"num_epochs": 1, "save_dir": tmp_path}),
+    ]
+    body = (
+        f"at = sys.argv.index('--config'); argv = sys.argv[1:at] + {arguments!r}\n"
+        f"os.execv({sys.executable!r}, [{sys.executable!r}, '-m', 'accelerate.commands.accelerate_cli', *argv])"
+    )
+    result = subprocess.run(
+        ["bash", "scripts/single_node/grpo.sh"],
+        cwd=clone,
+        env=launch_environment(clone, tmp_path, body),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert "mode full" in result.stderr
+    assert '"kind": "epoch"' in (tmp_path / "run" / "metrics.jsonl").read_text()
+
+
+@pytest.mark.parametrize(
+    "script", ["single_node/grpo.sh", *(f"multi_node/main{i}.sh" for i in ("", 1, 2, 3))]
+)
+def test_every_launch_script_hands_the_variable_on(upstream_clone, tmp_path, script):
+    clone = upstream_clone("flow_grpo", True)
+    body = f"json.dump([sys.argv, os.environ['PCPO']], open({str(tmp_path / 'called')!r}, 'w'))"
+    subprocess.run(
+        ["bash", f"scripts/{script}"],
+        cwd=clone,
+        env=launch_environment(clone, tmp_path, body),
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    called = (tmp_path / "called").read_text()
+    assert "scripts/train_sd3.py" in called
+    assert called.endswith('"full"]')
