@@ -173,6 +173,27 @@ def test_the_process_environment_is_the_default(monkeypatch: pytest.MonkeyPatch)
     assert resolve().mode == "off"
 
 
+@pytest.mark.parametrize("mode", ["observe", "log", "match", "full"])
+def test_unique_prompts_acts_wherever_something_is_recorded(mode: str) -> None:
+    assert parse(f"{mode},unique_prompts=true").unique_prompts is True
+    assert parse(f"{mode},unique_prompts=false") == parse(mode)
+    assert parse(mode).unique_prompts is False
+    assert str(parse(f"{mode},unique_prompts=true")).endswith(",unique_prompts=true")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("off,unique_prompts=true", "changes nothing in mode 'off'"),
+        ("full,unique_prompts=1", "choose one of true, false"),
+        ("full,weights=native,zeta=trained", "weights=native has none to set"),
+    ],
+)
+def test_flow_options_that_would_change_nothing(text: str, says: str) -> None:
+    with pytest.raises(PCPOError, match=says):
+        parse(text)
+
+
 def test_a_configuration_is_frozen() -> None:
     config = parse("full")
     with pytest.raises(FrozenInstanceError):

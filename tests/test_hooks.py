@@ -50,6 +50,10 @@ def test_off_returns_what_it_was_given(session):
     hooks.begin_step(sample, 0, None)
     hooks.gradients(None, None)
     hooks.log_rewards(None)
+    hooks.log_kl(None)
+    hooks.log_eval({}, 0)
+    dataloader = object()
+    assert hooks.prompts(dataloader, None) is dataloader
     hooks.log_step(0, 0, 0)
     hooks.end_epoch(0)
     hooks.finish()
@@ -142,6 +146,67 @@ def test_log_ratio_through_the_hooks(session):
     w = float(made.table(scheduler(), 1.0, torch.device("cpu")).weight(torch.tensor([21]), 1))
     expected = -(w * 1e-3 * float(z[1].mean()) + 0.5 * (w * 1e-3) ** 2)
     assert float(log_rho[1]) == pytest.approx(expected, rel=1e-3)
+
+
+def test_a_pass_without_gradient_is_not_the_policy(session):
+    """Flow-GRPO's reference pass calls the step function between the policy's and the next begin_step."""
+    session("match")
+    pred = torch.ones(2, 4)
+    with torch.no_grad():
+        assert hooks.match_step(pred, pred, pred, pred) is None
+
+
+def flow_scheduler(steps=10):
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    made = FlowMatchEulerDiscreteScheduler(shift=3.0)
+    made.set_timesteps(steps)
+    made.num_inference_steps = steps
+    return made
+
+
+def test_log_ratio_of_a_flow_step_through_the_hooks(session):
+    made = session("match")
+    sched = flow_scheduler()
+    hooks.begin_rollout(SimpleNamespace(mixed_precision="no"), None)
+    pred, z = torch.randn(2, 2, 4, generator=torch.Generator().manual_seed(0)).unbind(0)
+    hooks.record_step(pred, z, sched, sched.timesteps[2:3], 0.7)
+    sample = {"log_probs": torch.full((2, 1), -1.5)}
+    hooks.end_rollout(sample)
+    hooks.begin_step(sample, 0, sched.timesteps[2].repeat(2))
+    rest = torch.zeros(1), torch.ones(1)
+    returned, log_rho, *kept = hooks.match_step(pred + 1e-3, pred, *rest)
+    assert returned is pred
+    assert all(a is b for a, b in zip(kept, rest, strict=True))
+    w = float(made.table(sched, 0.7, torch.device("cpu")).schedule.weight[2])
+    expected = [-(w * 1e-3 * float(row.mean()) + 0.5 * (w * 1e-3) ** 2) for row in z]
+    assert log_rho.tolist() == pytest.approx(expected, rel=1e-3)
+
+
+def test_a_flow_schedule_is_read_anew_for_every_rollout(session):
+    """Two schedules of equal length may differ in their shift, which the scheduler keeps to itself."""
+    made, sched = session("match"), flow_scheduler()
+    table = made.table(sched, 0.7, torch.device("cpu"))
+    assert made.table(sched, 0.7, torch.device("cpu")) is table
+    sched.set_timesteps(10)
+    assert made.table(sched, 0.7, torch.device("cpu")) is not table
+
+
+def test_steps_that_are_never_trained_stay_off_the_tape(session):
+    made, sched = session("match"), flow_scheduler(3)
+    made._trained_steps = 2
+    hooks.begin_rollout(SimpleNamespace(mixed_precision="no"), None)
+    for t in sched.timesteps:
+        hooks.record_step(torch.ones(2, 4), torch.ones(2, 4), sched, t.unsqueeze(0), 0.7)
+    sample = {"log_probs": torch.zeros(2, 3)}
+    hooks.end_rollout(sample)
+    assert sample["pcpo_index"].shape == (2, 2)
+
+
+def test_an_epoch_whose_loss_was_never_replaced_fails_loudly(session):
+    made = session("full")
+    with pytest.raises(HookError, match="this is a baseline run"):
+        made.end_epoch(0)
 
 
 def test_the_flag_is_an_absl_flag():

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from pcpo_overlay.metrics import GradientMetrics, StepMetrics, first_layer
+from pcpo_overlay.metrics import PADDING, GradientMetrics, Samples, StepMetrics, first_layer
 
 
 def reduced(log_rho, advantage, timestep, *, log_objective=True, loss=0.5):
@@ -76,6 +76,35 @@ def test_reduce_starts_anew_and_gathers():
         metrics.add(torch.tensor([1]), torch.tensor([0.0]), torch.tensor([1.0]), torch.tensor(0.0))
         both = metrics.reduce(lambda x: torch.cat([x, x]))  # two ranks
         assert both.summary()["samples"] == 2
+
+
+def test_ranks_with_fewer_samples_are_padded():
+    metrics = StepMetrics(clip_range=0.1, log_objective=True)
+    metrics.add(torch.tensor([1, 1]), torch.zeros(2), torch.ones(2), torch.tensor(0.0))
+
+    def gather(rows):  # the other rank had one sample fewer
+        if rows.shape[1] < 3:
+            return torch.cat([rows, rows])
+        return torch.cat([rows, rows[:1], torch.full_like(rows[:1], PADDING)])
+
+    summary = metrics.reduce(gather).summary()
+    assert summary["samples"] == 3
+    assert summary["per_timestep"]["timestep"] == [1]
+
+
+def test_kl_is_averaged_over_the_backward_passes_of_all_ranks():
+    metrics = StepMetrics(clip_range=0.1, log_objective=True)
+    for kl in (0.1, 0.3):
+        metrics.add(torch.tensor([1]), torch.tensor([0.0]), torch.tensor([1.0]), torch.tensor(2.0))
+        metrics.add_kl(torch.tensor(kl))
+    samples = metrics.reduce(lambda x: torch.cat([x, x + 0.1 * (x.shape[1] == 2)]))
+    assert samples.kl_loss.numel() == 4
+    assert samples.summary()["kl_loss"] == pytest.approx(0.25)
+    assert Samples.concatenate([samples, samples]).kl_loss.numel() == 8
+
+
+def test_without_a_kl_term_there_is_no_field():
+    assert "kl_loss" not in reduced([0.0], [1.0], [1]).summary()
 
 
 def test_gradient_statistics():

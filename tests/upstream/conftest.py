@@ -21,7 +21,7 @@ RunMaker = Callable[..., Run]
 
 
 def run_maker(trainer: Trainer, base: Path, upstream_clone: Any) -> RunMaker:
-    """``make(MODE, procs=1, env={}, args=[], config=None, **overrides)``: a run on the miniature; MODE None is unpatched.
+    """``make(MODE, procs=1, env={}, args=[], config=None, **overrides)``: a run on the miniature; None is unpatched.
 
     ``config`` is a config file in place of the miniature's.
     """
