@@ -188,7 +188,7 @@ def _train_sd3(args: argparse.Namespace) -> int:
     return 0
 
 
-def _samplers(args: argparse.Namespace) -> list[dict[str, Any]]:
+def samplers(args: argparse.Namespace) -> list[dict[str, Any]]:
     """The settings of each sampler asked for: the model's own that agree with what was given.
 
     Where none does, the first of them with what was given in its place.
@@ -216,16 +216,16 @@ def _check(args: argparse.Namespace) -> int:
     from pcpo_overlay.miniature import DIGIT_NAMES
     from pcpo_overlay.miniature.check import check
 
-    samplers, pipeline = _samplers(args), _load(args)
+    chosen, pipeline = samplers(args), _load(args)
     code = 0
-    for settings in samplers:
+    for settings in chosen:
         title = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in settings.items())
         with _bar("sampling", args.samples) as report:
             result = check(pipeline, samples=args.samples, seed=args.seed, report=report, **settings)
         if args.json:
             print(json.dumps(result.to_json()), flush=True)
         else:
-            if len(samplers) > 1:
+            if len(chosen) > 1:
                 print(f"{title}:")
             for name, share in zip(DIGIT_NAMES, result.per_digit, strict=True):
                 print(f"  {name:6} {share:7.1%}")
@@ -249,7 +249,7 @@ def _check(args: argparse.Namespace) -> int:
 def _grid(args: argparse.Namespace) -> int:
     from pcpo_overlay.miniature.check import grid
 
-    settings = _samplers(args)[0]
+    settings = samplers(args)[0]
     grid(_load(args), args.out, columns=args.columns, seed=args.seed, **settings)
     print(args.out)
     return 0
