@@ -244,7 +244,7 @@ def test_samples_without_the_prompt_do_not(pipeline: Any) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("samples", "settings"), [(1000, TRAINING), (250, EVALUATION)])
+@pytest.mark.parametrize(("samples", "settings"), [(500, TRAINING), (200, EVALUATION)])
 def test_many_samples_follow_their_prompt_and_vary(
     pipeline: Any, samples: int, settings: dict[str, Any]
 ) -> None:

@@ -1,12 +1,15 @@
-"""A miniature Stable Diffusion 1.x that writes digits, small enough to train with DDPO on a laptop.
+"""Miniatures of Stable Diffusion 1.x and 3 that write digits, small enough to train with RL on a laptop.
 
 ``digits``      real handwritten digits (scikit-learn), split and rendered at 32x32
 ``classifier``  a CNN that reads them, trained on real digits only
-``tokenizer``   a CLIP tokenizer with a vocabulary of a few hundred tokens
-``sd``          the pipeline's architecture, where it lies on disk, loading and sampling
-``train``       trains classifier, autoencoder, text encoder and UNet from one command
+``rewards``     the probability of the prompted digit under it, as a reward for every upstream
+``tokenizer``   CLIP and T5 tokenizers with vocabularies of a few hundred tokens
+``sd``, ``sd3`` each pipeline's architecture, loading and sampling
+``layout``      writes a pipeline's folder as diffusers reads it
+``train``       trains autoencoder, text encoder and UNet of ``sd``; ``train_sd3`` those of ``sd3``
 ``check``       how many samples read as prompted, and how varied they are
-``ddpo_config`` a ``--config`` file for ddpo-pytorch's ``scripts/train.py``
+``prompts``     the ten prompts as a dataset of flow_grpo
+``ddpo_config``, ``flow_grpo_config``  files for ``--config`` of the upstreams' trainers
 
 Importing this package needs torch alone; the rest is imported where it is used.
 """
