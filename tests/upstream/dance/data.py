@@ -1,0 +1,73 @@
+"""What DanceGRPO's trainers read beside models: prompts, embedded prompts with their list, the reward's checkpoint."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+STANDINS = Path(__file__).resolve().parent / "standins"
+CAPTIONS = [
+    f"a {colour} {thing}" for colour in ("red", "green", "blue", "white") for thing in ("cat", "boat", "hat")
+]
+
+
+def prompts(file: Path) -> None:
+    """One prompt a line, for the SD trainer."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("\n".join(CAPTIONS) + "\n")
+
+
+def reward_checkpoint(file: Path) -> None:
+    """The weights of the stand-in for HPSv2, under the key that the trainers take them from."""
+    sys.path.insert(0, str(STANDINS / "replaced"))
+    try:
+        model = importlib.import_module("hpsv2.src.open_clip").create_model_and_transforms("", "")[0]
+    finally:
+        sys.path.pop(0)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({"state_dict": model.state_dict()}, file)
+
+
+def embeddings(folder: Path, tensors: dict[str, Any], **fields: Any) -> Path:
+    """A list of captions with random tensors in one folder a kind, as upstream's preprocessing writes them.
+
+    Args:
+        folder: where to write; the list is ``list.json`` in it.
+        tensors: by the list's key, ``(name of the folder, function of a generator that draws one tensor)``.
+        fields: what every entry of the list has besides.
+
+    Returns:
+        The list.
+    """
+    random = torch.Generator().manual_seed(12)
+    entries = []
+    for number, caption in enumerate(CAPTIONS):
+        entry = {"caption": caption, **fields}
+        for key, (kind, draw) in tensors.items():
+            entry[key] = f"{number}.pt"
+            (folder / kind).mkdir(parents=True, exist_ok=True)
+            torch.save(draw(random), folder / kind / entry[key])
+        entries.append(entry)
+    file = folder / "list.json"
+    file.write_text(json.dumps(entries))
+    return file
+
+
+def flux(folder: Path) -> None:
+    """6 tokens of 32 channels, a pooled embedding of 32, and the position of text, which is 0 on all three axes."""
+    embeddings(
+        folder,
+        {
+            "prompt_embed_path": ("prompt_embed", lambda random: torch.randn(6, 32, generator=random)),
+            "pooled_prompt_embeds_path": (
+                "pooled_prompt_embeds",
+                lambda random: torch.randn(32, generator=random),
+            ),
+            "text_ids": ("text_ids", lambda random: torch.zeros(3)),
+        },
+    )

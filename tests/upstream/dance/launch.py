@@ -1,0 +1,226 @@
+"""How DanceGRPO's eight trainers are started on tiny models, and what a run leaves behind.
+
+``run(TRAINER, clone, folder, assets)`` needs a clone, patched or not, a new folder for the run, and a folder that keeps
+the models between runs. The run's working directory is ``folder``: upstream's relative paths (``data/``, ``images/``,
+``reward.txt``, ...) lie there, the clone stays untouched.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import filelock
+import torch
+from dance import data, models
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[2]
+TIMEOUT_S = 600
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """One training script, what it reads, and its smallest arguments."""
+
+    script: str
+    #: By path in the assets folder, what writes it there. Trainers that read the same share it.
+    reads: dict[str, Callable[[Path], None]]
+    #: Arguments by name without dashes; True for a flag.
+    small: dict[str, Any]
+    #: Arguments before all others.
+    first: tuple[str, ...] = ()
+    #: What stands before the name of an argument.
+    prefix: str = "--"
+    env: dict[str, str] = field(default_factory=dict)
+
+    def arguments(self, overrides: dict[str, Any]) -> list[str]:
+        """The command line; an override of None leaves an argument out."""
+        settings = {k: v for k, v in {**self.small, **overrides}.items() if v is not None and v is not False}
+        if self.prefix != "--":
+            return [*self.first, *(f"{self.prefix}{k}={v}" for k, v in settings.items())]
+        return [
+            *self.first,
+            *(a for k, v in settings.items() for a in ([f"--{k}"] if v is True else [f"--{k}", str(v)])),
+        ]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: what ``record.py`` saved on every rank, and the folder it ran in."""
+
+    ranks: list[dict[str, Any]]
+    folder: Path
+    stdout: str
+    stderr: str
+
+    @property
+    def record(self) -> dict[str, Any]:
+        return self.ranks[0]
+
+
+#: What every launch script sets. 2 iterations of 4 samples of one prompt, 2 optimizer steps each, 4 sampling steps of
+#: which 2 are trained.
+GRPO: dict[str, Any] = {
+    "seed": 7,
+    "cache_dir": "cache",
+    "train_batch_size": 1,
+    "sp_size": 1,
+    "train_sp_batch_size": 1,
+    "dataloader_num_workers": 0,
+    "gradient_accumulation_steps": 2,
+    "max_train_steps": 2,
+    "learning_rate": 1e-3,
+    "lr_warmup_steps": 0,
+    "mixed_precision": "bf16",
+    "checkpointing_steps": 1000,
+    "allow_tf32": True,
+    "cfg": 0.0,
+    "output_dir": "outputs",
+    "h": 32,
+    "w": 32,
+    "t": 1,
+    "sampling_steps": 4,
+    "eta": 0.3,
+    "sampler_seed": 1223627,
+    "max_grad_norm": 1.0,
+    "weight_decay": 1e-4,
+    "num_generations": 4,
+    "shift": 3,
+    "use_group": True,
+    "timestep_fraction": 0.7,
+}
+IMAGES = {
+    "num_latent_t": 1,
+    "use_hpsv2": True,
+    "ignore_last": True,
+    "init_same_noise": True,
+    "clip_range": 1e-4,
+    "adv_clip_max": 5.0,
+}
+HPS = {"hps_ckpt/HPS_v2.1_compressed.pt": data.reward_checkpoint}
+_FLUX = {
+    **GRPO,
+    **IMAGES,
+    "pretrained_model_name_or_path": "data/flux",
+    "vae_model_path": "data/flux",
+    "data_json_path": "data/rl_flux/list.json",
+    "gradient_checkpointing": True,
+}
+
+#: 2 epochs of 2 prompts with 2 samples each, 2 optimizer steps an epoch, 4 DDIM steps of which 3 are trained.
+SD = Trainer(
+    script="train_grpo_sd.py",
+    reads={"data/stable-diffusion-v1-4": models.stable_diffusion, "assets/prompts.txt": data.prompts, **HPS},
+    first=("--config", "CLONE/fastvideo/config_sd/dgx.py:hpsv2"),
+    prefix="--config.",
+    small={
+        "seed": 7,
+        "num_epochs": 1,
+        "num_generations": 2,
+        "sample.num_steps": 4,
+        "sample.batch_size": 2,
+        "train.batch_size": 2,
+        "train.gradient_accumulation_steps": 1,
+        "train.learning_rate": 1e-3,
+    },
+    env={"ACCELERATE_USE_CPU": "true"},
+)
+FLUX = Trainer(
+    script="train_grpo_flux.py",
+    reads={"data/flux": models.flux, "data/rl_flux": data.flux, **HPS},
+    small=_FLUX,
+)
+FLUX_LORA = Trainer(
+    script="train_grpo_flux_lora.py", reads=FLUX.reads, small={**_FLUX, "lora_alpha": 8, "lora_rank": 4}
+)
+TRAINERS = {"sd": SD, "flux": FLUX, "flux_lora": FLUX_LORA}
+
+
+def build(trainer: Trainer, assets: Path) -> None:
+    """Write what a trainer reads into the assets folder, unless it is there."""
+    for path, write in trainer.reads.items():
+        done = assets / ".done" / path.replace("/", "-")
+        done.parent.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(f"{done}.lock"):
+            if not done.exists():
+                write(assets / path)
+                done.touch()
+
+
+def environment(trainer: Trainer, clone: Path, **extra: str) -> dict[str, str]:
+    """The subprocess's environment: one thread (bits depend on the number), no network, no wandb."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("PCPO", "ACCELERATE", "WANDB"))}
+    return {
+        **kept,
+        "PYTHONPATH": os.pathsep.join([str(HERE / "standins" / "replaced"), str(ROOT), str(clone)]),
+        "PYTHONHASHSEED": "0",
+        "OMP_NUM_THREADS": "1",
+        "HF_HUB_OFFLINE": "1",
+        "WANDB_MODE": "disabled",
+        "CUDA_VISIBLE_DEVICES": "",
+        **trainer.env,
+        **extra,
+    }
+
+
+def command(
+    trainer: Trainer,
+    clone: Path,
+    folder: Path,
+    procs: int = 1,
+    args: list[str] | None = None,
+    **overrides: Any,
+) -> list[str]:
+    """torchrun, the recorder, the script, its arguments; ``args`` are added as they are."""
+    return [
+        sys.executable,
+        *("-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={procs}"),
+        str(HERE / "record.py"),
+        str(folder / "record"),
+        str(clone / "fastvideo" / trainer.script),
+        *(a.replace("CLONE", str(clone)) for a in trainer.arguments(overrides)),
+        *(args or []),
+    ]
+
+
+def run(
+    trainer: Trainer,
+    clone: Path,
+    folder: Path,
+    assets: Path,
+    procs: int = 1,
+    env: dict[str, str] | None = None,
+    args: list[str] | None = None,
+    **overrides: Any,
+) -> Run:
+    """Train to the end in subprocesses.
+
+    Raises:
+        RuntimeError: where the script fails, with the end of what it said.
+    """
+    build(trainer, assets)
+    for name in ("images", "images_same", "videos"):
+        (folder / name).mkdir(parents=True)
+    for name in {Path(path).parts[0] for path in trainer.reads}:
+        (folder / name).symlink_to(assets.resolve() / name)
+    line = command(trainer, clone, folder, procs, args, **overrides)
+    with (folder / "stdout.log").open("w") as out, (folder / "stderr.log").open("w") as err:
+        code = subprocess.run(
+            line,
+            cwd=folder,
+            env=environment(trainer, clone, **(env or {})),
+            stdout=out,
+            stderr=err,
+            timeout=TIMEOUT_S,
+        ).returncode
+    if code:
+        tail = (folder / "stderr.log").read_text()[-3000:]
+        raise RuntimeError(f"{' '.join(line)}\nin {folder} exited {code}:\n{tail}")
+    ranks = [torch.load(folder / f"record.{r}.pt", weights_only=False) for r in range(procs)]
+    return Run(ranks, folder, (folder / "stdout.log").read_text(), (folder / "stderr.log").read_text())

@@ -1,0 +1,97 @@
+"""Models of the architectures that DanceGRPO trains, as small as their code allows, with random weights.
+
+Each function writes one model folder with diffusers' own ``save_pretrained``, in the layout that the trainer reads.
+Weights come from fixed seeds, so two folders built by the same versions are equal.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+ROOT = Path(__file__).resolve().parents[3]
+MINIATURE = ROOT / "pcpo_overlay" / "miniature" / "weights"
+
+
+def save(model: Any, folder: Path, spread: float = 0.0) -> None:
+    """Write a model; ``spread`` is the std of noise on all weights, which moves those initialized to zero off it.
+
+    Several architectures begin with a last layer of zeros: their output would be zero, and so would be the gradient
+    of all other weights.
+    """
+    if spread:
+        random = torch.Generator().manual_seed(11)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(torch.randn(parameter.shape, generator=random) * spread)
+    model.save_pretrained(folder)
+
+
+def image_vae(folder: Path, latent_channels: int, levels: int, **config: Any) -> None:
+    """An ``AutoencoderKL`` that halves images ``levels - 1`` times."""
+    from diffusers import AutoencoderKL
+
+    torch.manual_seed(1)
+    vae = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
+        block_out_channels=(8,) * levels,
+        norm_num_groups=4,
+        latent_channels=latent_channels,
+        sample_size=64,
+        **config,
+    )
+    save(vae, folder)
+
+
+def stable_diffusion(folder: Path) -> None:
+    """Stable Diffusion 1.x. The trainer hard-codes latents of 64x64: with one level the VAE makes 64x64 pixels.
+
+    Tokenizer, text encoder and scheduler are the miniature's; its scheduler has ``clip_sample`` false as SD 1.4's has.
+    """
+    from diffusers import UNet2DConditionModel
+
+    for part in ("scheduler", "text_encoder", "tokenizer"):
+        shutil.copytree(MINIATURE / "sd" / part, folder / part)
+    index = json.loads((MINIATURE / "sd" / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps(index, indent=2))
+    text = json.loads((folder / "text_encoder" / "config.json").read_text())
+    torch.manual_seed(2)
+    unet = UNet2DConditionModel(
+        sample_size=64,
+        in_channels=4,
+        out_channels=4,
+        down_block_types=("DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
+        block_out_channels=(8, 8, 16),
+        layers_per_block=1,
+        norm_num_groups=4,
+        attention_head_dim=2,
+        cross_attention_dim=text["hidden_size"],
+    )
+    save(unet, folder / "unet")
+    image_vae(folder / "vae", latent_channels=4, levels=1)
+
+
+def flux(folder: Path) -> None:
+    """Flux's transformer and VAE, one block of either kind; prompts come embedded (:mod:`data`)."""
+    from diffusers import FluxTransformer2DModel
+
+    torch.manual_seed(3)
+    transformer = FluxTransformer2DModel(
+        in_channels=64,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=32,
+        pooled_projection_dim=32,
+        guidance_embeds=True,
+        axes_dims_rope=(4, 4, 8),
+    )
+    save(transformer, folder / "transformer")
+    image_vae(folder / "vae", latent_channels=16, levels=4)

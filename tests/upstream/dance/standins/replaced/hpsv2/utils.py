@@ -1,0 +1,4 @@
+"""Stand-in for hpsv2.utils: two names that the trainers import and do not use."""
+
+root_path = ""
+hps_version_map: dict[str, str] = {}
