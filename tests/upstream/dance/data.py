@@ -71,3 +71,17 @@ def flux(folder: Path) -> None:
             "text_ids": ("text_ids", lambda random: torch.zeros(3)),
         },
     )
+
+
+def hunyuan(folder: Path) -> None:
+    """A pooled embedding in the first row, then 5 tokens of which the last is padding; the mask is of the tokens."""
+    embeddings(
+        folder,
+        {
+            "prompt_embed_path": ("prompt_embed", lambda random: torch.randn(6, 32, generator=random)),
+            "prompt_attention_mask": (
+                "prompt_attention_mask",
+                lambda random: torch.tensor([True, True, True, True, False]),
+            ),
+        },
+    )

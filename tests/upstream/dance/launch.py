@@ -139,7 +139,25 @@ FLUX = Trainer(
 FLUX_LORA = Trainer(
     script="train_grpo_flux_lora.py", reads=FLUX.reads, small={**_FLUX, "lora_alpha": 8, "lora_rank": 4}
 )
-TRAINERS = {"sd": SD, "flux": FLUX, "flux_lora": FLUX_LORA}
+_VIDEO = {**GRPO, "model_type": "hunyuan_hf", "t": 5, "shift": 5, "use_videoalign": True, "gradient_checkpointing": True}
+HUNYUAN = Trainer(
+    script="train_grpo_hunyuan.py",
+    reads={"data/HunyuanVideo": models.hunyuan, "data/rl_hunyuan": data.hunyuan},
+    small={
+        **_VIDEO,
+        "pretrained_model_name_or_path": "data/HunyuanVideo",
+        "vae_model_path": "data/HunyuanVideo",
+        "data_json_path": "data/rl_hunyuan/list.json",
+        "eta": 0.25,
+        "use_same_noise": True,
+        # The best and the worst of the samples are trained, so there are more of them; both rewards count.
+        "num_generations": 5,
+        "bestofn": 4,
+        "vq_coef": 1.0,
+        "mq_coef": 0.5,
+    },
+)
+TRAINERS = {"sd": SD, "flux": FLUX, "flux_lora": FLUX_LORA, "hunyuan": HUNYUAN}
 
 
 def build(trainer: Trainer, assets: Path) -> None:

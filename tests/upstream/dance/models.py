@@ -95,3 +95,33 @@ def flux(folder: Path) -> None:
     )
     save(transformer, folder / "transformer")
     image_vae(folder / "vae", latent_channels=16, levels=4)
+
+
+def hunyuan(folder: Path, image_channels: int = 0) -> None:
+    """HunyuanVideo's transformer and VAE. Upstream loads them into a class of its own, with the same weights by name.
+
+    Args:
+        folder: where to write.
+        image_channels: channels of a first frame beside the latents' 16; SkyReels has 16.
+    """
+    from diffusers import AutoencoderKLHunyuanVideo, HunyuanVideoTransformer3DModel
+
+    torch.manual_seed(4)
+    transformer = HunyuanVideoTransformer3DModel(
+        in_channels=16 + image_channels,
+        out_channels=16,
+        num_attention_heads=2,
+        attention_head_dim=16,
+        num_layers=1,
+        num_single_layers=1,
+        num_refiner_layers=1,
+        text_embed_dim=32,
+        pooled_projection_dim=16,
+        rope_axes_dim=(4, 6, 6),
+    )
+    save(transformer, folder / "transformer")
+    torch.manual_seed(5)
+    vae = AutoencoderKLHunyuanVideo(
+        latent_channels=16, block_out_channels=(8, 8, 8, 8), layers_per_block=1, norm_num_groups=4
+    )
+    save(vae, folder / "vae")
