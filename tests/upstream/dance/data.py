@@ -85,3 +85,12 @@ def hunyuan(folder: Path) -> None:
             ),
         },
     )
+
+
+def empty_prompt(folder: Path) -> None:
+    """What guidance contrasts with: the empty prompt, embedded; its mask leaves one token."""
+    random = torch.Generator().manual_seed(13)
+    embedded = torch.randn(6, 32, generator=random)
+    for kind, tensor in (("prompt_embed", embedded), ("prompt_attention_mask", torch.arange(5) < 1)):
+        (folder / kind).mkdir(parents=True)
+        torch.save(tensor, folder / kind / "0.pt")

@@ -139,7 +139,14 @@ FLUX = Trainer(
 FLUX_LORA = Trainer(
     script="train_grpo_flux_lora.py", reads=FLUX.reads, small={**_FLUX, "lora_alpha": 8, "lora_rank": 4}
 )
-_VIDEO = {**GRPO, "model_type": "hunyuan_hf", "t": 5, "shift": 5, "use_videoalign": True, "gradient_checkpointing": True}
+_VIDEO = {
+    **GRPO,
+    "model_type": "hunyuan_hf",
+    "t": 5,
+    "shift": 5,
+    "use_videoalign": True,
+    "gradient_checkpointing": True,
+}
 HUNYUAN = Trainer(
     script="train_grpo_hunyuan.py",
     reads={"data/HunyuanVideo": models.hunyuan, "data/rl_hunyuan": data.hunyuan},
@@ -157,7 +164,32 @@ HUNYUAN = Trainer(
         "mq_coef": 0.5,
     },
 )
-TRAINERS = {"sd": SD, "flux": FLUX, "flux_lora": FLUX_LORA, "hunyuan": HUNYUAN}
+SKYREELS_I2V = Trainer(
+    script="train_grpo_skyreels_i2v.py",
+    reads={
+        "data/SkyReels-I2V": models.skyreels,
+        "data/flux": models.flux,
+        "data/empty": data.empty_prompt,
+        "data/rl_hunyuan": data.hunyuan,
+    },
+    small={
+        **_VIDEO,
+        "pretrained_model_name_or_path": "data/SkyReels-I2V",
+        "reference_model_path": "data/flux",
+        "vae_model_path": "data/SkyReels-I2V",
+        "data_json_path": "data/rl_hunyuan/list.json",
+        "shift": 7,
+        "cfg_infer": 5.0,
+        "init_same_noise": True,
+    },
+)
+TRAINERS = {
+    "sd": SD,
+    "flux": FLUX,
+    "flux_lora": FLUX_LORA,
+    "hunyuan": HUNYUAN,
+    "skyreels_i2v": SKYREELS_I2V,
+}
 
 
 def build(trainer: Trainer, assets: Path) -> None:

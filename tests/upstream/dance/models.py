@@ -78,8 +78,9 @@ def stable_diffusion(folder: Path) -> None:
 
 
 def flux(folder: Path) -> None:
-    """Flux's transformer and VAE, one block of either kind; prompts come embedded (:mod:`data`)."""
-    from diffusers import FluxTransformer2DModel
+    """A Flux pipeline. The Flux trainers read its transformer and VAE, SkyReels' draws first frames with all of it."""
+    from diffusers import FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
+    from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
     torch.manual_seed(3)
     transformer = FluxTransformer2DModel(
@@ -94,7 +95,38 @@ def flux(folder: Path) -> None:
         axes_dims_rope=(4, 4, 8),
     )
     save(transformer, folder / "transformer")
-    image_vae(folder / "vae", latent_channels=16, levels=4)
+    image_vae(folder / "vae", latent_channels=16, levels=4, scaling_factor=0.3611, shift_factor=0.1159)
+    shutil.copytree(MINIATURE / "sd" / "tokenizer", folder / "tokenizer")
+    clip = json.loads((MINIATURE / "sd" / "text_encoder" / "config.json").read_text())
+    sizes = {"hidden_size": 32, "intermediate_size": 32, "num_attention_heads": 2, "num_hidden_layers": 1}
+    CLIPTextModel(CLIPTextConfig(**{**clip, **sizes})).save_pretrained(folder / "text_encoder")
+    vocabulary = bytes_tokenizer(folder / "tokenizer_2")
+    t5 = T5Config(vocab_size=vocabulary, d_model=32, d_kv=16, d_ff=32, num_heads=2, num_layers=1)
+    T5EncoderModel(t5).save_pretrained(folder / "text_encoder_2")
+    FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True).save_pretrained(folder / "scheduler")
+    index = {
+        "_class_name": "FluxPipeline",
+        "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "text_encoder_2": ["transformers", "T5EncoderModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "tokenizer_2": ["transformers", "T5TokenizerFast"],
+        "transformer": ["diffusers", "FluxTransformer2DModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+    }
+    (folder / "model_index.json").write_text(json.dumps(index, indent=2))
+
+
+def bytes_tokenizer(folder: Path) -> int:
+    """A T5 tokenizer whose words are single letters; its number of words."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import T5TokenizerFast
+
+    words = ["<pad>", "</s>", "<unk>", *map(chr, range(33, 127))]
+    tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    T5TokenizerFast(tokenizer_object=tokenizer, extra_ids=0).save_pretrained(folder)
+    return len(words)
 
 
 def hunyuan(folder: Path, image_channels: int = 0) -> None:
@@ -125,3 +157,8 @@ def hunyuan(folder: Path, image_channels: int = 0) -> None:
         latent_channels=16, block_out_channels=(8, 8, 8, 8), layers_per_block=1, norm_num_groups=4
     )
     save(vae, folder / "vae")
+
+
+def skyreels(folder: Path) -> None:
+    """SkyReels' image-to-video is HunyuanVideo with the first frame in 16 more channels."""
+    hunyuan(folder, image_channels=16)
