@@ -94,3 +94,35 @@ def empty_prompt(folder: Path) -> None:
     for kind, tensor in (("prompt_embed", embedded), ("prompt_attention_mask", torch.arange(5) < 1)):
         (folder / kind).mkdir(parents=True)
         torch.save(tensor, folder / kind / "0.pt")
+
+
+def wan(folder: Path) -> None:
+    """Prompt and negative prompt, 6 tokens each."""
+
+    def draw(random: torch.Generator) -> torch.Tensor:
+        return torch.randn(6, 32, generator=random)
+
+    embeddings(
+        folder,
+        {
+            "prompt_embed_path": ("prompt_embed", draw),
+            "negative_prompt_embeds_path": ("negative_prompt_embeds", draw),
+        },
+    )
+
+
+_QWEN: dict[str, Any] = {
+    "prompt_embed_path": ("prompt_embed", lambda random: torch.randn(6, 32, generator=random)),
+    "prompt_attention_mask": ("prompt_attention_mask", lambda random: (torch.arange(6) < 5).long()),
+}
+
+
+def qwen_image(folder: Path) -> None:
+    """5 tokens padded to 6."""
+    embeddings(folder, _QWEN, original_length=5)
+
+
+def qwen_image_edit(folder: Path) -> None:
+    """The same, and latents of the image to edit, 32x32 pixels."""
+    images = {"image_latents": ("image_latents", lambda random: torch.randn(1, 16, 4, 4, generator=random))}
+    embeddings(folder, {**_QWEN, **images}, original_length=5, calculated_height=32, calculated_width=32)

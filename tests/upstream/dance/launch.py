@@ -183,12 +183,48 @@ SKYREELS_I2V = Trainer(
         "init_same_noise": True,
     },
 )
+# Wan counts iterations from 0 to max_train_steps, Qwen to one more, and the editing trainer does so three times.
+WAN_2_1 = Trainer(
+    script="train_grpo_wan_2_1.py",
+    reads={"data/Wan2.1-T2V-1.3B": models.wan, "data/rl_wan": data.wan, **HPS},
+    small={
+        **GRPO,
+        **IMAGES,
+        "pretrained_model_name_or_path": "data/Wan2.1-T2V-1.3B",
+        "vae_model_path": "data/Wan2.1-T2V-1.3B",
+        "data_json_path": "data/rl_wan/list.json",
+        "gradient_checkpointing": True,
+        "cfg_infer": 5.0,
+        "max_train_steps": 1,
+    },
+)
+QWENIMAGE = Trainer(
+    script="train_grpo_qwenimage.py",
+    reads={"data/qwenimage": models.qwen_image, "data/rl_qwenimage": data.qwen_image, **HPS},
+    small={
+        **GRPO,
+        **IMAGES,
+        "pretrained_model_name_or_path": "data/qwenimage",
+        "vae_model_path": "data/qwenimage",
+        "data_json_path": "data/rl_qwenimage/list.json",
+        "selective_checkpointing": 1.0,
+        "max_train_steps": 0,
+    },
+)
+QWENIMAGE_EDIT = Trainer(
+    script="train_grpo_qwenimage_edit.py",
+    reads={"data/qwenimage": models.qwen_image, "data/rl_qwenimage_edit": data.qwen_image_edit, **HPS},
+    small={**QWENIMAGE.small, "data_json_path": "data/rl_qwenimage_edit/list.json", "max_train_steps": -1},
+)
 TRAINERS = {
     "sd": SD,
     "flux": FLUX,
     "flux_lora": FLUX_LORA,
     "hunyuan": HUNYUAN,
     "skyreels_i2v": SKYREELS_I2V,
+    "wan_2_1": WAN_2_1,
+    "qwenimage": QWENIMAGE,
+    "qwenimage_edit": QWENIMAGE_EDIT,
 }
 
 
@@ -270,7 +306,8 @@ def run(
             timeout=TIMEOUT_S,
         ).returncode
     if code:
-        tail = (folder / "stderr.log").read_text()[-3000:]
+        # torchrun's own report of the failure follows the script's, and is longer.
+        tail = (folder / "stderr.log").read_text().split(" failed (exitcode")[0][-3000:]
         raise RuntimeError(f"{' '.join(line)}\nin {folder} exited {code}:\n{tail}")
     ranks = [torch.load(folder / f"record.{r}.pt", weights_only=False) for r in range(procs)]
     return Run(ranks, folder, (folder / "stdout.log").read_text(), (folder / "stderr.log").read_text())

@@ -162,3 +162,41 @@ def hunyuan(folder: Path, image_channels: int = 0) -> None:
 def skyreels(folder: Path) -> None:
     """SkyReels' image-to-video is HunyuanVideo with the first frame in 16 more channels."""
     hunyuan(folder, image_channels=16)
+
+
+def wan(folder: Path) -> None:
+    """Wan 2.1's transformer and VAE."""
+    from diffusers import AutoencoderKLWan, WanTransformer3DModel
+
+    torch.manual_seed(6)
+    transformer = WanTransformer3DModel(
+        num_attention_heads=2,
+        attention_head_dim=16,
+        text_dim=32,
+        freq_dim=32,
+        ffn_dim=32,
+        num_layers=1,
+        rope_max_seq_len=32,
+    )
+    save(transformer, folder / "transformer")
+    torch.manual_seed(7)
+    save(AutoencoderKLWan(base_dim=8, num_res_blocks=1), folder / "vae")
+
+
+def qwen_image(folder: Path) -> None:
+    """Qwen-Image's transformer and VAE; the editing model has the same, and more tokens."""
+    from diffusers import AutoencoderKLQwenImage, QwenImageTransformer2DModel
+
+    torch.manual_seed(8)
+    transformer = QwenImageTransformer2DModel(
+        in_channels=64,
+        out_channels=16,
+        num_layers=1,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=32,
+        axes_dims_rope=(4, 6, 6),
+    )
+    save(transformer, folder / "transformer")
+    torch.manual_seed(9)
+    save(AutoencoderKLQwenImage(base_dim=8, num_res_blocks=1), folder / "vae")

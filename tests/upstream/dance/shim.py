@@ -123,14 +123,17 @@ def pinned_batches() -> None:
 
 
 def fsdp() -> None:
-    """FSDP1 shards tensors in memory too; three of its internals insist on a GPU."""
-    from torch.distributed.fsdp import _init_utils
+    """FSDP1 shards tensors in memory too, but for three things."""
+    from torch.distributed.fsdp import FullyShardedDataParallel, _init_utils
     from torch.distributed.fsdp._flat_param import FlatParamHandle
 
     # An integer device_id (Qwen) means an accelerator.
-    @_replaced(_init_utils, "_get_device_from_device_id")
-    def device_from_id(original: Callable[..., Any], device_id: Any, *args: Any, **kwargs: Any) -> Any:
-        return original(torch.device("cpu") if device_id is not None else None, *args, **kwargs)
+    @_replaced(FullyShardedDataParallel, "__init__")
+    def init(
+        original: Callable[..., Any], self: Any, *args: Any, device_id: Any = None, **kwargs: Any
+    ) -> None:
+        device_id = torch.device("cpu") if isinstance(device_id, int) else device_id
+        original(self, *args, device_id=device_id, **kwargs)
 
     # sync_module_states (LoRA) refuses CPU parameters, for which NCCL has no broadcast; gloo has.
     _init_utils._check_module_states_for_sync_module_states = lambda module_states: None
