@@ -1,27 +1,18 @@
-"""How DanceGRPO's eight trainers are started on tiny models, and what a run leaves behind.
-
-``run(TRAINER, clone, folder, assets)`` needs a clone, patched or not, a new folder for the run, and a folder that keeps
-the models between runs. The run's working directory is ``folder``: upstream's relative paths (``data/``, ``images/``,
-``reward.txt``, ...) lie there, the clone stays untouched.
-"""
+"""DanceGRPO's eight trainers at their smallest, and the command lines that start them."""
 
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import filelock
-import torch
 from dance import data, models
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[2]
-TIMEOUT_S = 600
 
 
 @dataclass(frozen=True)
@@ -40,28 +31,15 @@ class Trainer:
     env: dict[str, str] = field(default_factory=dict)
 
     def arguments(self, overrides: dict[str, Any]) -> list[str]:
-        """The command line; an override of None leaves an argument out."""
-        settings = {k: v for k, v in {**self.small, **overrides}.items() if v is not None and v is not False}
+        """The command line; an override of None leaves an argument out, as False leaves out a flag."""
+        settings = {k: v for k, v in {**self.small, **overrides}.items() if v is not None}
         if self.prefix != "--":
             return [*self.first, *(f"{self.prefix}{k}={v}" for k, v in settings.items())]
+        given = {k: v for k, v in settings.items() if v is not False}
         return [
             *self.first,
-            *(a for k, v in settings.items() for a in ([f"--{k}"] if v is True else [f"--{k}", str(v)])),
+            *(a for k, v in given.items() for a in ([f"--{k}"] if v is True else [f"--{k}", str(v)])),
         ]
-
-
-@dataclass(frozen=True)
-class Run:
-    """A finished run: what ``record.py`` saved on every rank, and the folder it ran in."""
-
-    ranks: list[dict[str, Any]]
-    folder: Path
-    stdout: str
-    stderr: str
-
-    @property
-    def record(self) -> dict[str, Any]:
-        return self.ranks[0]
 
 
 #: What every launch script sets. 2 iterations of 4 samples of one prompt, 2 optimizer steps each, 4 sampling steps of
@@ -228,17 +206,6 @@ TRAINERS = {
 }
 
 
-def build(trainer: Trainer, assets: Path) -> None:
-    """Write what a trainer reads into the assets folder, unless it is there."""
-    for path, write in trainer.reads.items():
-        done = assets / ".done" / path.replace("/", "-")
-        done.parent.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(f"{done}.lock"):
-            if not done.exists():
-                write(assets / path)
-                done.touch()
-
-
 def environment(trainer: Trainer, clone: Path, **extra: str) -> dict[str, str]:
     """The subprocess's environment: one thread (bits depend on the number), no network, no wandb."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("PCPO", "ACCELERATE", "WANDB"))}
@@ -273,41 +240,3 @@ def command(
         *(a.replace("CLONE", str(clone)) for a in trainer.arguments(overrides)),
         *(args or []),
     ]
-
-
-def run(
-    trainer: Trainer,
-    clone: Path,
-    folder: Path,
-    assets: Path,
-    procs: int = 1,
-    env: dict[str, str] | None = None,
-    args: list[str] | None = None,
-    **overrides: Any,
-) -> Run:
-    """Train to the end in subprocesses.
-
-    Raises:
-        RuntimeError: where the script fails, with the end of what it said.
-    """
-    build(trainer, assets)
-    for name in ("images", "images_same", "videos"):
-        (folder / name).mkdir(parents=True)
-    for name in {Path(path).parts[0] for path in trainer.reads}:
-        (folder / name).symlink_to(assets.resolve() / name)
-    line = command(trainer, clone, folder, procs, args, **overrides)
-    with (folder / "stdout.log").open("w") as out, (folder / "stderr.log").open("w") as err:
-        code = subprocess.run(
-            line,
-            cwd=folder,
-            env=environment(trainer, clone, **(env or {})),
-            stdout=out,
-            stderr=err,
-            timeout=TIMEOUT_S,
-        ).returncode
-    if code:
-        # torchrun's own report of the failure follows the script's, and is longer.
-        tail = (folder / "stderr.log").read_text().split(" failed (exitcode")[0][-3000:]
-        raise RuntimeError(f"{' '.join(line)}\nin {folder} exited {code}:\n{tail}")
-    ranks = [torch.load(folder / f"record.{r}.pt", weights_only=False) for r in range(procs)]
-    return Run(ranks, folder, (folder / "stdout.log").read_text(), (folder / "stderr.log").read_text())

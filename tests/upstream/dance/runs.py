@@ -1,0 +1,117 @@
+"""Runs of DanceGRPO's trainers in subprocesses: each is made once and shared, and so are the models they read.
+
+A run works in a folder of its own: upstream's relative paths (``data/``, ``images/``, ``reward.txt``, ...)
+lie there, and the clone stays untouched. Two runs are compared by ``bits.first_difference(a.ranks, b.ranks)``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import filelock
+import torch
+from dance.launch import TRAINERS, Trainer, command, environment
+
+TIMEOUT_S = 600
+
+RunMaker = Callable[..., "Run"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: what ``record.py`` saved on every rank, the folder it ran in, what it printed."""
+
+    ranks: list[dict[str, Any]]
+    folder: Path
+    stdout: str
+    stderr: str
+
+    @property
+    def record(self) -> dict[str, Any]:
+        return self.ranks[0]
+
+    @property
+    def pcpo(self) -> Path:
+        """The run folder that PCPO wrote, if it did."""
+        return self.folder / "pcpo"
+
+
+def run_maker(store: Path, upstream_clone: Callable[[str, bool], Path]) -> RunMaker:
+    """``make(NAME, MODE=None, procs=1, env={}, args=[], **overrides)``: a run of trainer NAME; mode None is unpatched.
+
+    Args:
+        store: a folder that keeps models and runs; processes may share it.
+        upstream_clone: ``upstream_clone("DanceGRPO", patched)`` gives a clone.
+    """
+
+    def make(
+        name: str,
+        mode: str | None = None,
+        procs: int = 1,
+        env: dict[str, str] | None = None,
+        args: list[str] | None = None,
+        **overrides: Any,
+    ) -> Run:
+        trainer = TRAINERS[name]
+        overrides = {k.replace("__", "."): v for k, v in overrides.items()}
+        overrides = {k: v for k, v in overrides.items() if (k, v) not in trainer.small.items()}
+        settings = json.dumps([name, mode, procs, env, args, overrides], sort_keys=True)
+        folder = store / hashlib.sha256(settings.encode()).hexdigest()[:16]
+        store.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(f"{folder}.lock"):
+            if not (folder / "done").exists():
+                clone = upstream_clone("DanceGRPO", mode is not None)
+                build(trainer, store / "assets")
+                shutil.rmtree(folder, ignore_errors=True)
+                place(trainer, folder, store / "assets")
+                (folder / "settings.json").write_text(settings)
+                pcpo = {"PCPO_RUN_DIR": str(folder / "pcpo"), **({"PCPO": mode} if mode is not None else {})}
+                line = command(trainer, clone, folder, procs, args, **overrides)
+                train(line, folder, environment(trainer, clone, **pcpo, **(env or {})))
+                (folder / "done").touch()
+        ranks = [torch.load(folder / f"record.{rank}.pt", weights_only=False) for rank in range(procs)]
+        return Run(ranks, folder, (folder / "stdout.log").read_text(), (folder / "stderr.log").read_text())
+
+    return make
+
+
+def build(trainer: Trainer, assets: Path) -> None:
+    """Write what a trainer reads into the assets folder, unless it is there. Torch's random state is left alone."""
+    for path, write in trainer.reads.items():
+        done = assets / ".done" / path.replace("/", "-")
+        done.parent.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(f"{done}.lock"):
+            if not done.exists():
+                shutil.rmtree(assets / path, ignore_errors=True)
+                with torch.random.fork_rng(devices=[]):
+                    write(assets / path)
+                done.touch()
+
+
+def place(trainer: Trainer, folder: Path, assets: Path) -> None:
+    """Make a working directory: links to what the trainer reads, and the folders that it expects for its images."""
+    for name in ("images", "images_same", "videos"):
+        (folder / name).mkdir(parents=True)
+    for name in {Path(path).parts[0] for path in trainer.reads}:
+        (folder / name).symlink_to(assets.resolve() / name)
+
+
+def train(line: list[str], folder: Path, env: dict[str, str]) -> None:
+    """Run a command line in its folder to the end.
+
+    Raises:
+        RuntimeError: where it fails, with the end of what the script said.
+    """
+    with (folder / "stdout.log").open("w") as out, (folder / "stderr.log").open("w") as err:
+        code = subprocess.run(line, cwd=folder, env=env, stdout=out, stderr=err, timeout=TIMEOUT_S).returncode
+    if code:
+        # torchrun's own report of the failure follows the script's, and is longer.
+        tail = (folder / "stderr.log").read_text().split(" failed (exitcode")[0][-3000:]
+        raise RuntimeError(f"{' '.join(line)}\nin {folder} exited {code}:\n{tail}")
