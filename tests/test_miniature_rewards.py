@@ -54,4 +54,4 @@ def test_reward_says_what_it_cannot_read(images: torch.Tensor, prompts: list[str
 def test_prompts_are_a_dataset_of_flow_grpo() -> None:
     train, test = ((prompts_path() / name).read_text().splitlines() for name in ("train.txt", "test.txt"))
     assert train == list(PROMPTS)
-    assert test == list(PROMPTS) * 2
+    assert test == list(PROMPTS) * 8

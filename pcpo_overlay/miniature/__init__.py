@@ -47,7 +47,7 @@ def sd3_path() -> Path:
 
 
 def prompts_path() -> Path:
-    """Folder of train.txt (the ten prompts, one a line) and test.txt (each twice), as flow_grpo reads a dataset.
+    """Folder of train.txt (the ten prompts, one a line) and test.txt (each eight times), as flow_grpo reads a dataset.
 
     Raises:
         FileNotFoundError: the installation lacks it.

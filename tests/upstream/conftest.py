@@ -33,7 +33,7 @@ def run_maker(trainer: Trainer, base: Path, upstream_clone: Any) -> RunMaker:
         procs: int = 1,
         env: dict[str, str] | None = None,
         args: list[str] | None = None,
-        config: Path | None = None,
+        config: Path | str | None = None,
         **overrides: Any,
     ) -> Run:
         overrides = {k.replace("__", "."): v for k, v in overrides.items()}
@@ -62,7 +62,7 @@ def _train(
     procs: int,
     env: dict[str, str],
     args: list[str],
-    config: Path | None,
+    config: Path | str | None,
     overrides: dict[str, Any],
 ) -> None:
     python = [sys.executable]

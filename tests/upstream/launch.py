@@ -20,7 +20,7 @@ class Trainer:
 
     clone: str
     script: str
-    config: Path
+    config: str
     small: dict[str, Any]
     #: Whether it needs torchrun for one process too: train_sd3.py reaches into DDP's wrapper where beta > 0.
     always_distributed: bool = False
@@ -34,7 +34,7 @@ class Trainer:
 DDPO = Trainer(
     clone="ddpo-pytorch",
     script="scripts/train.py",
-    config=MINIATURE / "ddpo_config.py",
+    config=str(MINIATURE / "ddpo_config.py"),
     small={
         "use_lora": True,
         "num_epochs": 2,
@@ -49,12 +49,12 @@ DDPO = Trainer(
         "save_freq": 1000,
     },
 )
-#: 2 epochs of 8 samples of 4 prompts, 2 optimizer steps an epoch, 5 denoising steps of which 4 are trained; one
-#: evaluation before and one after.
+#: LoRA, guidance and KL term as upstream has them. 2 epochs of 8 samples of 4 prompts, 2 optimizer steps an epoch, 5
+#: denoising steps of which 4 are trained; one evaluation before and one after.
 FLOW_GRPO = Trainer(
     clone="flow_grpo",
     script="scripts/train_sd3.py",
-    config=MINIATURE / "flow_grpo_config.py",
+    config=f"{MINIATURE / 'flow_grpo_config.py'}:jpeg_compressibility",
     small={
         "num_epochs": 2,
         "seed": 7,

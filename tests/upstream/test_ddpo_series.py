@@ -21,8 +21,8 @@ SETTINGS = {
     "train__learning_rate": 3e-4,
 }
 #: See :data:`series.Tolerances`. For scale: two threads in place of one, which changes rounding alone, moved late
-#: values by at most 7e-3 (reward), 5e-2 (outside), 3e-2 (masked), 4e-4 (ratio) and 5e-2 (gradient norm), and the ratio of the
-#: first three epochs by 4e-5.
+#: values by at most 7e-3 (reward), 5e-2 (outside), 3e-2 (masked), 4e-4 (ratio) and 5e-2 (gradient norm), and the
+#: ratio of the first three epochs by 4e-5.
 TOLERANCES = {
     "reward_mean": (4e-3, 2.5e-2, 6e-3),
     "fraction_outside": (3e-2, 2e-1, 4e-2),

@@ -12,8 +12,7 @@ from launch import FLOW_GRPO, environment
 
 pytestmark = pytest.mark.upstream("flow_grpo")
 
-#: Rollouts until the first optimizer step: the evaluation's, and the epoch's two batches (the evaluation may take more
-#: than one, but no fewer).
+#: Rollouts until the first optimizer step: the evaluation's, and the epoch's two batches.
 FIRST = 3
 
 

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 from bits import first_difference
-from launch import FLOW_GRPO, HERE, environment
+from launch import FLOW_GRPO, HERE, MINIATURE, environment
 
 pytestmark = pytest.mark.upstream("flow_grpo")
 
@@ -88,7 +88,7 @@ def test_metrics_agree_with_what_upstream_logs(flow_run):
         assert ours["step"] == step
         assert ours["reward_mean"] == pytest.approx(float(theirs["eval_reward_avg"]))
         assert ours["rewards"].keys() == {"avg", "jpeg_compressibility"}
-        assert ours["reward_count"] == 20
+        assert ours["reward_count"] == 80
     assert [e["epoch"] for e in run.metrics("eval")] == [0, 2]
 
 
@@ -179,3 +179,17 @@ def test_every_launch_script_hands_the_variable_on(upstream_clone, tmp_path, scr
     called = (tmp_path / "called").read_text()
     assert "scripts/train_sd3.py" in called
     assert called.endswith('"full"]')
+
+
+@pytest.mark.parametrize("mode", [None, "full"])
+def test_the_digit_reward_in_a_real_run(flow_run, mode):
+    """Named in the config's reward_fn, it is what upstream logs, trains on and evaluates; on an unpatched clone too."""
+    run = flow_run(
+        mode, config=f"{MINIATURE / 'flow_grpo_config.py'}:digit_probability", num_epochs=1, train__beta=0.0
+    )
+    logged = [v for _, v in run.record["logs"] if "reward_digit_probability" in v]
+    assert len(logged) == 1
+    assert 0.5 < float(logged[0]["reward_digit_probability"]) <= 1
+    assert logged[0]["reward_avg"] == logged[0]["reward_digit_probability"]
+    evaluated = [v["eval_reward_digit_probability"] for _, v in run.record["logs"] if "eval_reward_avg" in v]
+    assert len(evaluated) == 2
