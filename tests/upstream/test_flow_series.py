@@ -1,0 +1,36 @@
+"""Twenty epochs at a fixed seed: the logged series equal stored ones within stated tolerances.
+
+After a change that is meant to change them, write them anew and look at the difference:
+
+    PCPO_WRITE_REFERENCE=1 python -m pytest tests/upstream/test_flow_series.py
+"""
+
+from __future__ import annotations
+
+import pytest
+from series import check
+
+pytestmark = [pytest.mark.upstream("flow_grpo"), pytest.mark.slow]
+
+SETTINGS = {
+    "num_epochs": 20,
+    "sample__num_steps": 6,
+    "sample__eval_num_steps": 1,
+    "sample__train_batch_size": 8,
+    "train__batch_size": 8,
+    "train__learning_rate": 3e-4,
+}
+#: See :data:`series.Tolerances`.
+TOLERANCES = {
+    "reward_mean": (2e-5, 1e-4, 3e-5),
+    "fraction_outside": (5e-2, 2e-1, 4e-2),
+    "fraction_masked": (5e-2, 2e-1, 4e-2),
+    "ratio_mean": (2e-4, 2e-3, 3e-4),
+    "kl_running_mean": (1e-5, 1e-4, 5e-5),
+    "grad_norm": (2e-3, 2e-2, 4e-3),
+}
+
+
+@pytest.mark.parametrize("mode", ["observe", "full"])
+def test_series(flow_run, mode):
+    check("flow_grpo", mode, flow_run(mode, **SETTINGS).metrics("epoch"), TOLERANCES)
