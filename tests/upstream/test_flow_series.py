@@ -20,8 +20,8 @@ SETTINGS = {
     "train__batch_size": 8,
     "train__learning_rate": 3e-4,
 }
-#: See :data:`series.Tolerances`. For scale: two threads in place of one, which changes rounding alone, moved the series by
-#: at most 4e-5 (reward), 7e-2 (outside), 4e-2 (masked), 2e-5 (ratio), 2e-6 (KL) and 8e-3 (gradient norm).
+#: See :data:`series.Tolerances`. For scale: two threads in place of one, which changes rounding alone, moved the series
+#: by at most 4e-5 (reward), 7e-2 (outside), 4e-2 (masked), 2e-5 (ratio), 2e-6 (KL) and 8e-3 (gradient norm).
 TOLERANCES = {
     "reward_mean": (2e-5, 1e-4, 3e-5),
     "fraction_outside": (5e-2, 2e-1, 4e-2),
