@@ -34,7 +34,23 @@ _ACTS_IN = {
     "unique_prompts": ("observe", "log", "match", "full"),
 }
 #: Samplers by the trainers' short names; the options that concern one sampler alone are refused on the other.
-_SAMPLERS = {"ddpo": "ddim", "flow_grpo": "flow"}
+_SAMPLERS = {
+    "ddpo": "ddim",
+    "dancegrpo_sd": "ddim",
+    "flow_grpo": "flow",
+    **dict.fromkeys(
+        (
+            "dancegrpo_flux",
+            "dancegrpo_flux_lora",
+            "dancegrpo_hunyuan",
+            "dancegrpo_qwenimage",
+            "dancegrpo_qwenimage_edit",
+            "dancegrpo_skyreels_i2v",
+            "dancegrpo_wan_2_1",
+        ),
+        "flow",
+    ),
+}
 
 
 class PCPOError(ValueError):
@@ -103,18 +119,23 @@ class PCPOConfig:
                     f"zeta=trained changes nothing on {upstream}: its intervals are equal and every step of the "
                     "schedule is trained; it is for the flow samplers"
                 )
-            if self.unique_prompts:
-                raise PCPOError(
-                    f"unique_prompts changes nothing on {upstream}, which draws every prompt by itself; it is for "
-                    "flow_grpo"
-                )
-            return self
+            return self._without_unique_prompts(upstream)
         if self.w_star is not None or (self.variance == "paper" and "variance" in self.given):
             name = "w_star" if self.w_star is not None else "variance=paper"
             raise PCPOError(
                 f"{name} changes nothing on {upstream}: PCPO never changes a flow sampler; it is for DDIM"
             )
+        if upstream != "flow_grpo":
+            self._without_unique_prompts(upstream)
         return replace(self, variance="native")
+
+    def _without_unique_prompts(self, upstream: str) -> PCPOConfig:
+        if self.unique_prompts:
+            raise PCPOError(
+                f"unique_prompts changes nothing on {upstream}, whose prompts of an epoch are drawn once; it is for "
+                "flow_grpo"
+            )
+        return self
 
     def as_dict(self) -> dict[str, str | float | bool | None]:
         """The fields as plain values, for ``run.json``."""

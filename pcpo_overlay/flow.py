@@ -1,4 +1,4 @@
-"""The schedule of a flow sampler in use (Flow-GRPO's SDE), as tables that the hooks look steps up in by timestep."""
+"""The schedule of a flow sampler in use, as tables that the hooks look steps up in: by timestep, or by index."""
 
 from __future__ import annotations
 
@@ -55,33 +55,28 @@ class FlowSchedule:
         }
 
 
-def flow_grpo_schedule(
-    sigmas: Tensor, timestep: Tensor, noise_level: float, config: PCPOConfig, trained: int | None = None
+def flow_schedule(
+    sigmas: Tensor, timestep: Tensor, scale: Tensor, config: PCPOConfig, trained: int | None = None
 ) -> FlowSchedule:
-    """Resolve a configuration on the schedule of Flow-GRPO's sampler.
+    """Resolve a configuration on the schedule of a flow sampler.
 
     Args:
-        sigmas: (steps + 1,) the scheduler's schedule, shifted as it shifts, ending in 0.
-        timestep: (steps,) the scheduler's timesteps.
-        noise_level: upstream's SDE noise level, positive.
+        sigmas: (steps + 1,) the sampler's schedule, shifted as it shifts, ending in 0.
+        timestep: (steps,) what the network is told of each step.
+        scale: (steps,) SDE noise scale ``s_t`` of each step.
         config: mode and options. ``zeta`` says over which steps the mean weight equals the native one: all of the
             ``schedule`` (Proposition 2), or the ``trained`` ones.
         trained: number of steps, the first ones, that the trainer trains; None for all.
 
     Raises:
-        PCPOError: a noise level that leaves nothing to learn from, or a schedule that does not fall to 0.
+        PCPOError: a schedule that does not fall.
     """
-    if not (math.isfinite(noise_level) and noise_level > 0):
-        raise PCPOError(
-            f"noise_level is {noise_level}: PCPO needs a stochastic sampler; set a positive sample.noise_level"
-        )
-    sigmas = sigmas.detach().cpu().double()
+    sigmas, scale = sigmas.detach().cpu().double(), scale.detach().cpu().double()
     t, dt = sigmas[:-1], sigmas[:-1] - sigmas[1:]
     if not bool((dt > 0).all()):
-        raise PCPOError(f"the scheduler's sigmas do not fall from step to step: {sigmas.tolist()}")
+        raise PCPOError(f"the sampler's sigmas do not fall from step to step: {sigmas.tolist()}")
     steps = t.numel()
     trained = steps if trained is None else min(trained, steps)
-    scale = flow_grpo_scale(sigmas, noise_level)
     native = flow_weight(t, dt, scale)
 
     over = slice(None) if config.zeta == "schedule" else slice(max(trained, 1))
@@ -104,6 +99,20 @@ def flow_grpo_schedule(
         trained=trained,
         mean_native=float(native[over].mean()),
     )
+
+
+def _check_noise(name: str, value: float) -> None:
+    if not (math.isfinite(value) and value > 0):
+        raise PCPOError(f"{name} is {value}: PCPO needs a stochastic sampler; set a positive {name}")
+
+
+def flow_grpo_schedule(
+    sigmas: Tensor, timestep: Tensor, noise_level: float, config: PCPOConfig, trained: int | None = None
+) -> FlowSchedule:
+    """:func:`flow_schedule` under Flow-GRPO's noise scale, whose ``noise_level`` must be positive."""
+    _check_noise("sample.noise_level", noise_level)
+    scale = flow_grpo_scale(sigmas.detach().cpu().double(), noise_level)
+    return flow_schedule(sigmas, timestep, scale, config, trained)
 
 
 class FlowTable:
@@ -144,11 +153,47 @@ class FlowTable:
 
     def describe(self, config: PCPOConfig) -> str:
         """One line for the banner."""
-        schedule = self.schedule
-        weight = schedule.weight
-        which = "all" if schedule.trained == weight.numel() else f"the first {schedule.trained}"
-        zeta = "" if schedule.zeta is None else f", zeta {schedule.zeta:.6g} over the {config.zeta} steps"
-        return (
-            f"{weight.numel()} steps of which {which} trained, {config.weights} weights "
-            f"{weight.min():.6g} to {weight.max():.6g} (native mean {schedule.mean_native:.6g}){zeta}"
-        )
+        return describe(self.schedule, config)
+
+
+class SigmaTable:
+    """A :class:`FlowSchedule` of DanceGRPO's samplers, which share one noise scale and count their steps."""
+
+    def __init__(
+        self,
+        sigmas: Tensor,
+        eta: float,
+        config: PCPOConfig,
+        device: torch.device,
+        trained: int | None = None,
+    ) -> None:
+        """Read the (steps + 1,) sigmas that the trainer computed.
+
+        Raises:
+            PCPOError: ``eta`` not positive, or as :func:`flow_schedule`.
+        """
+        _check_noise("eta", float(eta))
+        # What these trainers tell the network, and file a step under.
+        timestep = (sigmas[:-1].detach().cpu() * 1000).int()
+        scale = torch.full((sigmas.numel() - 1,), float(eta), dtype=torch.float64)
+        self.schedule = flow_schedule(sigmas, timestep, scale, config, trained)
+        self._weight = self.schedule.weight.float().to(device)
+
+    def weight(self, index: int, batch: int) -> Tensor:
+        """(batch,) float32 weights of the step ``index``."""
+        return self._weight[index].expand(batch)
+
+    def describe(self, config: PCPOConfig) -> str:
+        """One line for the banner."""
+        return describe(self.schedule, config)
+
+
+def describe(schedule: FlowSchedule, config: PCPOConfig) -> str:
+    """A schedule in one line."""
+    weight = schedule.weight
+    which = "all" if schedule.trained == weight.numel() else f"the first {schedule.trained}"
+    zeta = "" if schedule.zeta is None else f", zeta {schedule.zeta:.6g} over the {config.zeta} steps"
+    return (
+        f"{weight.numel()} steps of which {which} trained, {config.weights} weights "
+        f"{weight.min():.6g} to {weight.max():.6g} (native mean {schedule.mean_native:.6g}){zeta}"
+    )

@@ -6,6 +6,7 @@ for bit. The logic is in :mod:`pcpo_overlay.session`; here is only the gate.
 
 from __future__ import annotations
 
+import argparse
 import functools
 import sys
 from collections.abc import Callable
@@ -16,9 +17,11 @@ from torch import Tensor
 
 from pcpo_overlay.config import PCPOConfig, PCPOError, resolve
 from pcpo_overlay.ddim import DDIMTable
+from pcpo_overlay.ranks import TorchRanks
 from pcpo_overlay.session import Session
 
 _FLAG = "pcpo"
+_FLAG_HELP = "PCPO mode and options, e.g. full,weights=uniform; wins over the PCPO variable."
 _flags: Any = None
 _session: Session | None = None
 
@@ -64,12 +67,13 @@ def compat(upstream: str = "ddpo") -> None:
 
 
 def define_flag(flags: Any) -> None:
-    """Define ``--pcpo`` on an absl ``flags`` module; it wins over the ``PCPO`` variable."""
+    """Define ``--pcpo`` on an absl ``flags`` module or an argparse parser; it wins over the ``PCPO`` variable."""
     global _flags
+    if isinstance(flags, argparse.ArgumentParser):
+        flags.add_argument(f"--{_FLAG}", metavar="MODE[,OPTION=VALUE...]", help=_FLAG_HELP)
+        return
     _flags = flags.FLAGS
-    flags.DEFINE_string(
-        _FLAG, None, "PCPO mode and options, e.g. full,variance=native; wins over the PCPO variable."
-    )
+    flags.DEFINE_string(_FLAG, None, _FLAG_HELP)
 
 
 @_checks_settings
@@ -80,18 +84,28 @@ def start(upstream: str, accelerator: Any, trainer: Any) -> None:
 
     Args:
         upstream: short name for the run folder.
-        accelerator: accelerate's Accelerator.
-        trainer: the trainer's own ``ml_collections.ConfigDict`` with ``train.clip_range``, ``seed`` and, where it can
-            resume, ``resume_from``.
+        accelerator: accelerate's Accelerator, or the device of a trainer on plain ``torch.distributed``.
+        trainer: the trainer's own settings: an ``ml_collections.ConfigDict`` with ``train.clip_range``, ``seed`` and,
+            where it can resume, ``resume_from``; or an ``argparse.Namespace`` with ``seed`` and, if it has one,
+            ``clip_range``.
     """
     global _session
+    if isinstance(trainer, argparse.Namespace):
+        settings = {name: value for name, value in vars(trainer).items() if name != _FLAG}
+        _session = Session(resolve(getattr(trainer, _FLAG, None)))
+        if _session.config.recording:
+            ranks, clip_range = TorchRanks(accelerator), settings.get("clip_range")
+            _session.start(
+                upstream, ranks, settings, clip_range=clip_range, seed=settings["seed"], resume=False
+            )
+        return
     _session = Session(resolve(_flags[_FLAG].value if _flags is not None else None))
     if _session.config.recording:
         _session.start(
             upstream,
             accelerator,
             trainer.to_dict(),
-            clip_range=trainer.train.clip_range,
+            clip_range=float(trainer.train.clip_range),
             seed=trainer.seed,
             resume=bool(trainer.get("resume_from")),
         )
@@ -110,13 +124,13 @@ def prompts(dataloader: Any, dataset: Any) -> Any:
     return _current().prompts(dataloader, dataset)
 
 
-def begin_epoch(epoch: int) -> None:
-    """A new round of sampling and training begins."""
+def begin_epoch(epoch: int | None = None) -> None:
+    """A new round of sampling and training begins; counted here where the trainer does not."""
     if config().recording:
         _current().begin_epoch(epoch)
 
 
-def end_epoch(epoch: int) -> None:
+def end_epoch(epoch: int | None = None) -> None:
     """The round's training is done."""
     if config().recording:
         _current().end_epoch(epoch)
@@ -131,8 +145,11 @@ def finish() -> None:
 # ------------------------------------------------------------------ rollout
 
 
-def begin_rollout(accelerator: Any, network: torch.nn.Module) -> None:
-    """Sampling for training begins; ``network`` is the module that the sampler calls."""
+def begin_rollout(accelerator: Any = None, network: torch.nn.Module | None = None) -> None:
+    """Sampling for training begins; ``network`` is the module that the sampler calls.
+
+    Trainers whose sampler computes as their training does name neither.
+    """
     if config().recording:
         _current().begin_rollout(accelerator, network)
 
@@ -174,6 +191,22 @@ def record_step(pred: Tensor, z: Tensor, scheduler: Any, timestep: Tensor, scale
     _current().record_step(pred, z, scheduler, timestep, scale)
 
 
+def record_drawn_step(
+    pred: Tensor, sample: Tensor, mean: Tensor, std: float, sigmas: Tensor, index: int, eta: float
+) -> None:
+    """A step of a flow rollout was drawn by a sampler that does not keep the noise.
+
+    Args:
+        pred: (B, ...) the network's output the step used, guided if the sampler guides; any float dtype.
+        sample, mean: (B, ...) float32, what was drawn and the mean it was drawn around.
+        std: of the step.
+        sigmas: (steps + 1,) the schedule.
+        index: of the step.
+        eta: noise scale of the SDE.
+    """
+    _current().record_drawn_step(pred, sample, mean, std, sigmas, index, eta)
+
+
 # ----------------------------------------------------------------- training
 
 
@@ -211,17 +244,26 @@ def match_step(pred: Tensor, prev_sample: Tensor | None, *rest: Tensor) -> tuple
     return prev_sample, _current().match_step(pred), *rest
 
 
-def loss(loss: Tensor, log_prob: Tensor, log_prob_old: Tensor, advantage: Tensor) -> Tensor:
+def loss(
+    loss: Tensor,
+    log_prob: Tensor,
+    log_prob_old: Tensor,
+    advantage: Tensor,
+    clip_range: float | None = None,
+    divisor: float = 1,
+) -> Tensor:
     """The objective: upstream's in ``off`` and ``observe``, else the log hinge (Eq. 3) averaged over the batch.
 
     Args:
         loss: () upstream's.
         log_prob, log_prob_old: (B,) under the live and the rollout's policy.
         advantage: (B,), clamped by the trainer.
+        clip_range: where the trainer has it here and not in its settings.
+        divisor: what the trainer divides its loss by, to accumulate gradients.
     """
     if not config().recording:
         return loss
-    return _current().loss(loss, log_prob, log_prob_old, advantage)
+    return _current().loss(loss, log_prob, log_prob_old, advantage, clip_range, divisor)
 
 
 def gradients(accelerator: Any, model: torch.nn.Module) -> None:
@@ -248,7 +290,7 @@ def log_rewards(rewards: Any) -> None:
         _current().log_rewards(rewards)
 
 
-def log_step(epoch: int, inner_epoch: int, step: int) -> None:
-    """An optimizer step was taken; called on every rank."""
+def log_step(epoch: int | None = None, inner_epoch: int = 0, step: int | None = None) -> None:
+    """An optimizer step was taken; called on every rank. What the trainer does not count is counted here."""
     if config().recording:
         _current().log_step(epoch, inner_epoch, step)

@@ -155,17 +155,28 @@ class GradientMetrics:
 
     @staticmethod
     @torch.no_grad()
-    def of(model: torch.nn.Module, scale: float = 1.0) -> GradientMetrics | None:
-        """Statistics of a model's gradients, divided by the loss scale; None where there is no gradient."""
+    def of(
+        model: torch.nn.Module, scale: float = 1.0, add_up: Callable[[Tensor], Tensor] | None = None
+    ) -> GradientMetrics | None:
+        """Statistics of a model's gradients, divided by the loss scale; None where there is no gradient.
+
+        Args:
+            add_up: for gradients in shards: adds a (4,) tensor over the ranks, each of which calls this.
+        """
         named = [(n, p.grad) for n, p in model.named_parameters() if p.grad is not None]
         if not named:
             return None
         layer = first_layer(named[0][0])
         norms = torch.stack([torch.linalg.vector_norm(g.float()) for _, g in named])
-        first = torch.cat([g.float().abs().flatten() for n, g in named if n.startswith(layer + ".")])
-        values = torch.stack([torch.linalg.vector_norm(norms), first.mean(), first.var(unbiased=False)])
-        norm, abs_mean, abs_var = values.tolist()
-        return GradientMetrics(norm / scale, abs_mean / scale, abs_var / scale**2, layer)
+        # A parameter of the model itself, in no module, is a layer of its own.
+        of_layer = [g for n, g in named if (n.startswith(layer + ".") if layer else n == named[0][0])]
+        first = torch.cat([g.float().abs().flatten() for g in of_layer]).double()
+        count = torch.tensor(float(first.numel()), dtype=torch.float64, device=first.device)
+        sums = torch.stack([norms.double().square().sum(), count, first.sum(), first.square().sum()])
+        squares, n, total, total_squares = (sums if add_up is None else add_up(sums)).tolist()
+        norm, abs_mean = math.sqrt(squares), total / max(n, 1)
+        abs_var = max(total_squares / max(n, 1) - abs_mean**2, 0.0)
+        return GradientMetrics(norm / scale, abs_mean / scale, abs_var / scale**2, layer or named[0][0])
 
 
 def first_layer(parameter: str) -> str:

@@ -14,9 +14,10 @@ from torch import Tensor
 from pcpo_overlay import losses, run_folder
 from pcpo_overlay.config import HookError, PCPOConfig
 from pcpo_overlay.ddim import DDIMTable
-from pcpo_overlay.flow import FlowTable
+from pcpo_overlay.flow import FlowTable, SigmaTable
 from pcpo_overlay.metrics import PADDING, GradientMetrics, Samples, StepMetrics, mean
 from pcpo_overlay.prompts import UniquePrompts
+from pcpo_overlay.ranks import is_sharded, sum_over_ranks
 from pcpo_overlay.run_folder import RunFolder
 from pcpo_overlay.tape import INDEX, Matched, Tape
 from pcpo_overlay.unrounded import UnroundedGuidance, seen_latents
@@ -30,7 +31,8 @@ class Session:
         self.tape = Tape()
         self.folder: RunFolder | None = None
         self.rolling_out = False
-        self._table: tuple[tuple[Any, ...], Any, DDIMTable | FlowTable] | None = None
+        self._table: tuple[tuple[Any, ...], Any, DDIMTable | FlowTable | SigmaTable] | None = None
+        self._rollouts: list[Tensor] = []  # their places on the tape, until the trainer collects its samples
         self._is_flow = False
         self._trained_steps: int | None = None
         self._unrounded: UnroundedGuidance | None = None
@@ -41,6 +43,7 @@ class Session:
         self._restore_sampler: Callable[[], None] | None = None
         self._loss_fired = False
         self._first_epoch = True
+        self._epochs_begun = 0
         self._kl_sum, self._kl_count = 0.0, 0
         self._warned = False
         self._warned_precision = False
@@ -53,11 +56,13 @@ class Session:
         accelerator: Any,
         trainer: dict[str, Any],
         *,
-        clip_range: float,
+        clip_range: float | None,
         seed: int | None,
         resume: bool,
     ) -> None:
         """Begin the run: banner and run folder on rank 0, metrics everywhere.
+
+        A trainer that keeps its clip range to itself (``clip_range`` None) gives it with every loss.
 
         Raises:
             PCPOError: an option that changes nothing on this upstream, or a run folder that cannot be used.
@@ -68,10 +73,14 @@ class Session:
         self._is_flow = upstream == "flow_grpo"
         if self._is_flow:  # it trains the first steps of every sample, in order
             self._trained_steps = int(trainer["sample"]["num_steps"] * trainer["train"]["timestep_fraction"])
-        self.clip_range = float(clip_range)
+        elif upstream.startswith("dancegrpo_"):  # any but the last, drawn anew for every sample
+            steps = trainer["sample"]["num_steps"] if "sample" in trainer else trainer["sampling_steps"]
+            self._trained_steps = int(steps) - 1
+        self.clip_range = clip_range
         self._device = accelerator.device
         self._is_main = bool(accelerator.is_main_process)
-        self._metrics = StepMetrics(self.clip_range, log_objective=self.config.active)
+        self._metrics = StepMetrics(clip_range or 0.0, log_objective=self.config.active)
+        self._steps_taken = 0
         if not self._is_main:
             return
         clone = run_folder.clone_state(Path(sys.argv[0]))
@@ -94,9 +103,17 @@ class Session:
         commit = clone["commit"][:12] if clone else "unknown commit"
         tree = clone["patched_tree"][:12] + (" (edited)" if clone["modified"] else "") if clone else "unknown"
         say(f"{upstream} at {commit}, patched tree {tree}; mode {self.config}")
-        if self.config.weights == "uniform" and not self._is_flow:
+        if self.config.weights == "uniform" and upstream in ("ddpo", "dancegrpo_sd"):
             say(
                 "weights=uniform equals the default on DDIM: equal intervals make proportional credit uniform"
+            )
+        if (
+            self.config.precision == "match"
+            and upstream.startswith("dancegrpo_")
+            and upstream != "dancegrpo_sd"
+        ):
+            say(
+                "precision=match changes nothing here: this trainer samples under the autocast that it trains under"
             )
         say(f"run folder {self.folder.path}")
 
@@ -106,8 +123,10 @@ class Session:
             self.folder.finish()
             say(f"finished; metrics in {self.folder.path}")
 
-    def begin_epoch(self, epoch: int) -> None:
+    def begin_epoch(self, epoch: int | None) -> None:
         """A new round of rollouts: the tape of the last one is dropped."""
+        epoch = self._epochs_begun if epoch is None else epoch
+        self._epochs_begun = epoch + 1
         self.tape.clear()
         self._epoch_steps: list[tuple[dict[str, Any], Samples]] = []
         self._rewards: dict[str, Any] = {}
@@ -121,12 +140,14 @@ class Session:
 
     # -------------------------------------------------------------- rollout
 
-    def begin_rollout(self, accelerator: Any, network: torch.nn.Module) -> None:
+    def begin_rollout(self, accelerator: Any, network: torch.nn.Module | None) -> None:
         """The sampler is about to draw what will be trained on."""
         self.rolling_out = True
-        if self.config.precision == "match":
+        if self.tape.open_steps:  # the trainer samples in batches and collects them at the end
+            self._rollouts.append(self.tape.close_rollout())
+        if self.config.precision == "match" and network is not None and self._restore_sampler is None:
             self._sample_in_training_precision(accelerator, network)
-        if self._rounds_in_sampling and self._trainer["train"]["cfg"]:
+        if network is not None and self._rounds_in_sampling and self._trainer["train"]["cfg"]:
             self._unrounded = UnroundedGuidance(network, float(self._trainer["sample"]["guidance_scale"]))
 
     @property
@@ -150,7 +171,8 @@ class Session:
         if self._rounds_in_sampling:
             sample["latents"] = seen_latents(sample)
         if self.config.matching:
-            sample[INDEX] = self.tape.close_rollout()
+            sample[INDEX] = torch.cat([*self._rollouts, self.tape.close_rollout()])
+            self._rollouts.clear()
             # The step function returns log rho itself in these modes, so the reference it is compared with is zero.
             sample["log_probs"] = torch.zeros_like(sample["log_probs"], dtype=torch.float32)
 
@@ -199,6 +221,24 @@ class Session:
             pred, z = self._unrounded.as_trained(pred, z, table.native_weight(timestep, batch))
         self.tape.record(pred, z, table.weight(timestep, batch))
 
+    def record_drawn_step(
+        self, pred: Tensor, sample: Tensor, mean: Tensor, std: float, sigmas: Tensor, index: int, eta: float
+    ) -> None:
+        """One step of a training rollout was drawn, whose noise the sampler did not keep."""
+        if not (self.config.recording and self.rolling_out):
+            return
+        key = (float(eta), pred.device)
+        if self._table is None or self._table[0] != key or self._table[1] is not sigmas:
+            made = SigmaTable(sigmas, eta, self.config, pred.device, self._trained_steps)
+            self._table = (key, sigmas, made)
+        table = self._table[2]
+        assert isinstance(table, SigmaTable)
+        if not self.config.matching or index == self._trained_steps:
+            return
+        if index == 0 and self.tape.open_steps:  # the trainer samples one by one
+            self._rollouts.append(self.tape.close_rollout())
+        self.tape.record(pred, (sample - mean) / std, table.weight(index, pred.shape[0]))
+
     def table(self, scheduler: Any, scale: float, device: torch.device) -> DDIMTable | FlowTable:
         """The tables of the schedule in use, made once per schedule.
 
@@ -220,7 +260,9 @@ class Session:
                 else DDIMTable(scheduler, float(scale), self.config, device)
             )
             self._table = (key, values, table)
-        return self._table[2]
+        found = self._table[2]
+        assert not isinstance(found, SigmaTable)
+        return found
 
     def prompts(self, dataloader: Any, dataset: Any) -> Any:
         """The trainer's batches of prompts: as given, or drawn without repetition within an epoch."""
@@ -256,8 +298,22 @@ class Session:
         self._log_rho = losses.log_ratio(pred, matched.pred_old, matched.z, matched.weight)
         return self._log_rho
 
-    def loss(self, loss: Tensor, log_prob: Tensor, log_prob_old: Tensor, advantage: Tensor) -> Tensor:
+    def loss(
+        self,
+        loss: Tensor,
+        log_prob: Tensor,
+        log_prob_old: Tensor,
+        advantage: Tensor,
+        clip_range: float | None = None,
+        divisor: float = 1,
+    ) -> Tensor:
         """The objective of the mode, and the metrics of the step."""
+        xi = self.clip_range if clip_range is None else clip_range
+        assert xi is not None, "the trainer gives its clip range at the start or with the loss"
+        if self.clip_range is None:
+            self.clip_range = self._metrics.clip_range = xi
+            if self.folder:
+                self.folder.write_run(clip_range=xi)
         log_rho = log_prob - log_prob_old
         if self.config.active:
             if self.config.matching:
@@ -266,19 +322,23 @@ class Session:
                         "the loss is computed, but the patched step function was not run for this step"
                     )
                 log_rho = self._log_rho
-            loss = losses.log_hinge_loss(log_rho, advantage, self.clip_range).mean()
+            loss = losses.log_hinge_loss(log_rho, advantage, xi).mean() / divisor
             self._loss_fired = True
         assert self._timestep is not None, "begin_step comes before loss"
-        self._metrics.add(self._timestep, log_rho, advantage, loss)
+        self._metrics.add(self._timestep, log_rho, advantage, loss.detach() * divisor)
         return loss
 
     def gradients(self, accelerator: Any, model: torch.nn.Module) -> None:
         """Gradient statistics of the optimizer step about to be taken, before clipping."""
         self._gradients: GradientMetrics | None = None
-        if not (self.folder and accelerator.sync_gradients):
+        accelerator = self._accelerator if accelerator is None else accelerator
+        sharded = is_sharded(model)
+        # Shards have to be added up, and every rank takes part in that.
+        if not ((self.folder or sharded) and accelerator.sync_gradients):
             return
         scaler = getattr(accelerator, "scaler", None)
-        self._gradients = GradientMetrics.of(model, scaler.get_scale() if scaler is not None else 1.0)
+        scale = scaler.get_scale() if scaler is not None else 1.0
+        self._gradients = GradientMetrics.of(model, scale, sum_over_ranks if sharded else None)
 
     # -------------------------------------------------------------- logging
 
@@ -317,8 +377,11 @@ class Session:
             "reward_count": values.numel(),
         }
 
-    def log_step(self, epoch: int, inner_epoch: int, step: int) -> None:
+    def log_step(self, epoch: int | None, inner_epoch: int, step: int | None) -> None:
         """An optimizer step was taken; every rank calls this."""
+        epoch = self._epoch if epoch is None else epoch
+        step = self._steps_taken if step is None else step
+        self._steps_taken += 1
         samples = self._metrics.reduce(self._gather_rows)
         if not self.folder:
             return
@@ -349,7 +412,7 @@ class Session:
         gathered: Tensor = self._accelerator.gather(padded)
         return gathered
 
-    def end_epoch(self, epoch: int) -> None:
+    def end_epoch(self, epoch: int | None) -> None:
         """All training of the epoch is done.
 
         Raises:
@@ -364,7 +427,11 @@ class Session:
         now = time.perf_counter()
         if not self.folder:
             return
-        record: dict[str, Any] = {"kind": "epoch", "epoch": epoch, **self._rewards}
+        record: dict[str, Any] = {
+            "kind": "epoch",
+            "epoch": self._epoch if epoch is None else epoch,
+            **self._rewards,
+        }
         record.update(
             seconds_sampling=self._sampled - self._epoch_started,
             seconds_training=now - self._sampled,
