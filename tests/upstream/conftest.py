@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import dance.runs
 import filelock
 import pytest
 import torch
@@ -100,3 +101,11 @@ def ddpo_run(tmp_path_factory: pytest.TempPathFactory, upstream_clone: Any) -> R
 def flow_run(tmp_path_factory: pytest.TempPathFactory, upstream_clone: Any) -> RunMaker:
     """Runs of flow_grpo's ``scripts/train_sd3.py``."""
     return run_maker(FLOW_GRPO, tmp_path_factory.getbasetemp(), upstream_clone)
+
+
+@pytest.fixture(scope="session")
+def dance_run(tmp_path_factory: pytest.TempPathFactory, upstream_clone: Any) -> RunMaker:
+    """``dance_run(NAME, MODE, procs=1, ...)``: runs of DanceGRPO's trainers."""
+    base = tmp_path_factory.getbasetemp()
+    store = (base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base) / "DanceGRPO-runs"
+    return dance.runs.run_maker(store, upstream_clone)

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 import torch
 from dance.launch import TRAINERS
-from dance.runs import run_maker
 
 pytestmark = pytest.mark.upstream("DanceGRPO")
 
@@ -16,13 +13,6 @@ ITERATIONS = {name: 3 if name == "qwenimage_edit" else 2 for name in TRAINERS}
 SAMPLES = {name: 5 if name == "hunyuan" else 4 for name in TRAINERS}
 STEPS, TRAINED_SAMPLES = 4, 4
 TRAINED_STEPS = {name: 3 if name == "sd" else 2 for name in TRAINERS}
-
-
-@pytest.fixture(scope="session")
-def dance_run(tmp_path_factory, upstream_clone):
-    base = tmp_path_factory.getbasetemp()
-    store = (base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base) / "DanceGRPO-runs"
-    return run_maker(store, upstream_clone)
 
 
 @pytest.mark.parametrize("name", TRAINERS)

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import json
 import os
 import sys
 import types
@@ -186,6 +187,30 @@ def run(script: Path) -> None:
     exec(compile(ast.Module([main_part], []), str(script), "exec"), vars(module))
 
 
+def watch_hooks() -> set[tuple[str, int]]:
+    """File and line of every call of a hook from upstream's code; the set grows while the script runs."""
+    from pcpo_overlay import hooks
+
+    called: set[tuple[str, int]] = set()
+
+    def watched(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            frame = sys._getframe(1)
+            file, line = Path(frame.f_code.co_filename).name, frame.f_lineno
+            result = function(*args, **kwargs)
+            called.add((file, line))
+            if function.__name__ == "match_step" and result is not None:
+                called.add((file, line + 2))  # what returns it
+            return result
+
+        return call
+
+    for name, function in inspect.getmembers(hooks, inspect.isfunction):
+        if function.__module__ == hooks.__name__ and not name.startswith("_"):
+            setattr(hooks, name, watched(function))
+    return called
+
+
 def main() -> None:
     out, script = Path(sys.argv[1]).resolve(), Path(sys.argv[2]).resolve()
     sys.argv = [str(script), *sys.argv[3:]]
@@ -194,6 +219,7 @@ def main() -> None:
 
     sys.path[0] = str(script.parent)  # as Python has it for a script
     shim.install()
+    called = watch_hooks() if "PCPO" in os.environ else set()
     wrap_clipping()
     wrap_wandb()
     if script.name == "train_grpo_sd.py":
@@ -213,6 +239,7 @@ def main() -> None:
         rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
         RECORD["rewards"] = [v["reward"].chunk(world)[rank] for _, v in RECORD["logs"] if "reward" in v]
     torch.save(RECORD, f"{out}.{os.environ['RANK']}.pt")
+    Path(f"{out}.hooks.{os.environ['RANK']}.json").write_text(json.dumps(sorted(called)))
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 

@@ -42,6 +42,10 @@ class Run:
         """The run folder that PCPO wrote, if it did."""
         return self.folder / "pcpo"
 
+    def metrics(self, kind: str) -> list[dict[str, Any]]:
+        lines = (self.pcpo / "metrics.jsonl").read_text().splitlines()
+        return [r for r in map(json.loads, lines) if r["kind"] == kind]
+
 
 def run_maker(store: Path, upstream_clone: Callable[[str, bool], Path]) -> RunMaker:
     """``make(NAME, MODE=None, procs=1, env={}, args=[], **overrides)``: a run of trainer NAME; mode None is unpatched.

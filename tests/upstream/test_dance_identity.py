@@ -1,0 +1,113 @@
+"""DanceGRPO's eight trainers, patched, against themselves unpatched."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from bits import first_difference
+from dance.launch import TRAINERS
+
+from pcpo_overlay.vendoring import lockfile, patchfile
+
+pytestmark = pytest.mark.upstream("DanceGRPO")
+
+ROOT = Path(__file__).resolve().parents[2]
+#: The two kinds of parallelism: accelerate, and FSDP with shards.
+ON_TWO = ("sd", "flux")
+
+
+@pytest.mark.parametrize("name", TRAINERS)
+@pytest.mark.parametrize("mode", ["off", "observe"])
+def test_equals_unpatched_bit_for_bit(dance_run, name, mode):
+    unpatched, patched = dance_run(name), dance_run(name, mode)
+    assert unpatched.record["rollouts"] and unpatched.record["gradients"] and unpatched.record["logs"]
+    assert first_difference(unpatched.ranks, patched.ranks) is None
+    assert patched.pcpo.exists() == (mode == "observe")
+
+
+@pytest.mark.parametrize("name", ON_TWO)
+def test_observe_on_two_ranks_equals_unpatched(dance_run, name):
+    assert first_difference(dance_run(name, None, 2).ranks, dance_run(name, "observe", 2).ranks) is None
+
+
+def assert_on_policy(step):
+    assert step["ratio_min"] == step["ratio_max"] == 1
+    assert step["fraction_outside"] == step["fraction_masked"] == 0
+    assert all(r == 1 for r in step["per_timestep"]["ratio_mean"])
+
+
+@pytest.mark.parametrize("name", TRAINERS)
+def test_full_is_exactly_one_on_policy_and_changes_the_gradient(dance_run, name):
+    unpatched, run = dance_run(name), dance_run(name, "full")
+    assert_on_policy(run.metrics("step")[0])
+    assert first_difference(unpatched.record["gradients"][0], run.record["gradients"][0]) is not None
+    # The paper's variance is DDIM's alone; a flow sampler is never changed.
+    samples_alike = first_difference(unpatched.record["rollouts"][0], run.record["rollouts"][0]) is None
+    assert samples_alike == (name != "sd")
+
+
+@pytest.mark.parametrize("name", ON_TWO)
+def test_full_on_two_ranks(dance_run, name):
+    run = dance_run(name, "full", 2)
+    steps = run.metrics("step")
+    assert_on_policy(steps[0])
+    alone = dance_run(name, "full").metrics("step")[0]
+    assert steps[0]["samples"] == 2 * alone["samples"]
+    assert (
+        run.metrics("epoch")[0]["reward_count"]
+        == 2 * dance_run(name, "full").metrics("epoch")[0]["reward_count"]
+    )
+    norm = sum(
+        float(g.double().square().sum()) for r in run.ranks for g in r["gradients"][0] if g is not None
+    )
+    if name.startswith("flux"):  # shards: the ranks' parts together are the gradient
+        assert steps[0]["grad_norm"] == pytest.approx(norm**0.5, rel=1e-4)
+
+
+@pytest.mark.parametrize("name", TRAINERS)
+def test_weights_of_the_run_are_the_schedules(dance_run, name):
+    """Zeta is over the whole schedule, although its last step is never trained."""
+    run = json.loads((dance_run(name, "full").pcpo / "run.json").read_text())
+    assert run["status"] == "finished"
+    assert run["clone"]["modified"] is False
+    assert run["clip_range"] == pytest.approx(1e-4)
+    resolved = run["resolved"]
+    if name == "sd":
+        assert resolved["weight"] == pytest.approx([resolved["mean_native"]] * 4)
+        return
+    assert resolved["trained"] == 3
+    assert resolved["zeta"] == pytest.approx(sum(resolved["weight_native"]) / sum(resolved["dt"]))
+    assert resolved["weight"] == pytest.approx([resolved["zeta"] * dt for dt in resolved["dt"]])
+
+
+def test_the_flag_wins_over_the_variable(dance_run):
+    run = dance_run("flux", "observe", args=["--pcpo=full"])
+    assert json.loads((run.pcpo / "run.json").read_text())["mode"] == "full"
+    assert first_difference(run.record["gradients"], dance_run("flux", "full").record["gradients"]) is None
+
+
+@pytest.mark.parametrize("name", TRAINERS)
+def test_every_inserted_line_runs(dance_run, name):
+    """In full, each line of the trainer's patches is executed at least once."""
+    called = {
+        tuple(c) for c in json.loads((dance_run(name, "full").folder / "record.hooks.0.json").read_text())
+    }
+    script = TRAINERS[name].script
+    files = {script, *(("ddim_with_logprob.py",) if name == "sd" else ())}
+    checked = 0
+    for entry in lockfile.load(ROOT / "vendor.lock").get("DanceGRPO").patches:
+        patch = patchfile.parse((ROOT / entry.file).read_bytes(), entry.file)
+        file = Path(patch.path).name
+        if file not in files:
+            continue
+        inserted = 0
+        for insertion in patch.insertions:
+            for text in insertion.lines:
+                inserted += 1
+                line = insertion.after + inserted
+                if "pcpo." in text or "return" in text:
+                    assert (file, line) in called, f"{file}:{line}: {text.strip()} never ran"
+                    checked += 1
+    assert checked >= 15
