@@ -13,6 +13,7 @@ WEIGHTS = ("proportional", "uniform", "native")
 VARIANCES = ("paper", "native")
 ZETAS = ("schedule", "trained")
 PRECISIONS = ("upstream", "match")
+TAPES = ("device", "cpu")
 
 #: Name of the environment variable; the only way through an untouched launch script.
 VARIABLE = "PCPO"
@@ -23,6 +24,7 @@ _CHOICES = {
     "zeta": ZETAS,
     "precision": PRECISIONS,
     "unique_prompts": ("true", "false"),
+    "tape": TAPES,
 }
 # Which modes an option changes anything in: elsewhere it would be a silent no-op, so it is refused.
 _ACTS_IN = {
@@ -32,6 +34,7 @@ _ACTS_IN = {
     "zeta": ("full",),
     "precision": ("log", "match", "full"),
     "unique_prompts": ("observe", "log", "match", "full"),
+    "tape": ("match", "full"),
 }
 #: Samplers by the trainers' short names; the options that concern one sampler alone are refused on the other.
 _SAMPLERS = {
@@ -75,6 +78,8 @@ class PCPOConfig:
         zeta: whether Proposition 2 sums over the whole ``schedule`` or over the ``trained`` steps (flow only).
         precision: ``upstream`` samples as upstream does, ``match`` samples under the training's autocast.
         unique_prompts: whether an epoch's prompts are drawn without repetition, as in the paper (Flow-GRPO only).
+        tape: where the rollout's predictions and noise are kept until they are trained: on the ``device`` they were
+            drawn on, or in the ``cpu``'s memory.
         given: names of the options that were spelled out.
     """
 
@@ -85,6 +90,7 @@ class PCPOConfig:
     zeta: str = "schedule"
     precision: str = "upstream"
     unique_prompts: bool = False
+    tape: str = "device"
     given: frozenset[str] = field(default=frozenset(), compare=False, repr=False)
 
     @property
@@ -217,6 +223,7 @@ def parse(text: str, source: str = VARIABLE) -> PCPOConfig:
         zeta=options.get("zeta", "schedule"),
         precision=options.get("precision", "upstream"),
         unique_prompts=options.get("unique_prompts") == "true",
+        tape=options.get("tape", "device"),
         given=frozenset(options),
     )
 

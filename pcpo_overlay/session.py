@@ -28,7 +28,7 @@ class Session:
 
     def __init__(self, config: PCPOConfig) -> None:
         self.config = config
-        self.tape = Tape()
+        self.tape = Tape(on_cpu=config.tape == "cpu")
         self.folder: RunFolder | None = None
         self.rolling_out = False
         self._table: tuple[tuple[Any, ...], Any, DDIMTable | FlowTable | SigmaTable] | None = None
@@ -115,6 +115,8 @@ class Session:
             say(
                 "precision=match changes nothing here: this trainer samples under the autocast that it trains under"
             )
+        if self.config.tape == "cpu" and self._device.type == "cpu":
+            say("tape=cpu changes nothing here: this run is on the CPU")
         say(f"run folder {self.folder.path}")
 
     def finish(self) -> None:

@@ -34,8 +34,14 @@ class Matched:
 
 @dataclass
 class Tape:
-    """Records of the rollouts of one epoch, step by step; read back by index."""
+    """Records of the rollouts of one epoch, step by step; read back by index.
 
+    Attributes:
+        on_cpu: keep predictions and noise in the CPU's memory. What is recorded and read back then crosses over, which
+            waits for the device each time; the weights, a number a step, stay.
+    """
+
+    on_cpu: bool = False
     _pred: list[Tensor] = field(default_factory=list)
     _z: list[Tensor] = field(default_factory=list)
     _weight: list[Tensor] = field(default_factory=list)
@@ -49,9 +55,12 @@ class Tape:
 
     def record(self, pred: Tensor, z: Tensor, weight: Tensor) -> None:
         """Append one step of the rollout: (B, ...) prediction and noise, (B,) float32 weights."""
-        self._pred.append(pred.detach())
-        self._z.append(z.detach())
+        self._pred.append(self._kept(pred.detach()))
+        self._z.append(self._kept(z.detach()))
         self._weight.append(weight)
+
+    def _kept(self, x: Tensor) -> Tensor:
+        return x.cpu() if self.on_cpu else x
 
     def close_rollout(self) -> Tensor:
         """End one rollout.
@@ -73,7 +82,7 @@ class Tape:
         self._pred[self._open :] = [torch.stack(preds).flatten(0, 1)]
         self._z[self._open :] = [torch.stack(zs).flatten(0, 1)]
         self._weight[self._open :] = [torch.cat(weights)]
-        index = torch.arange(steps * batch, device=preds[0].device).reshape(steps, batch).T + self._rows
+        index = torch.arange(steps * batch, device=weights[0].device).reshape(steps, batch).T + self._rows
         self._open += 1
         self._rows += steps * batch
         return index.contiguous()
@@ -88,9 +97,10 @@ class Tape:
             self._pred, self._z = [torch.cat(self._pred)], [torch.cat(self._z)]
             self._weight = [torch.cat(self._weight)]
             self._open = 1
+        place = self._kept(index)
         return Matched(
-            pred_old=self._pred[0].index_select(0, index),
-            z=self._z[0].index_select(0, index),
+            pred_old=self._pred[0].index_select(0, place).to(index.device),
+            z=self._z[0].index_select(0, place).to(index.device),
             weight=self._weight[0].index_select(0, index),
         )
 

@@ -9,6 +9,7 @@ import pytest
 from pcpo_overlay.config import (
     MODES,
     PRECISIONS,
+    TAPES,
     VARIANCES,
     WEIGHTS,
     ZETAS,
@@ -18,7 +19,7 @@ from pcpo_overlay.config import (
     resolve,
 )
 
-OPTION_NAMES = "weights, variance, w_star, zeta, precision"
+OPTION_NAMES = "weights, variance, w_star, zeta, precision, unique_prompts, tape"
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -50,6 +51,7 @@ def test_the_ladder_is_complete() -> None:
         *(("variance", value) for value in VARIANCES),
         *(("zeta", value) for value in ZETAS),
         *(("precision", value) for value in PRECISIONS),
+        *(("tape", value) for value in TAPES),
     ],
 )
 def test_every_option_of_full_reaches_its_field(name: str, value: str) -> None:
@@ -178,7 +180,7 @@ def test_unique_prompts_acts_wherever_something_is_recorded(mode: str) -> None:
     assert parse(f"{mode},unique_prompts=true").unique_prompts is True
     assert parse(f"{mode},unique_prompts=false") == parse(mode)
     assert parse(mode).unique_prompts is False
-    assert str(parse(f"{mode},unique_prompts=true")).endswith(",unique_prompts=true")
+    assert ",unique_prompts=true" in str(parse(f"{mode},unique_prompts=true"))
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,28 @@ def test_lookup_after_shuffling_samples_and_steps():
             assert torch.equal(matched.weight, expected / 8)
 
 
+def test_a_tape_on_the_cpu_gives_the_same_back():
+    """On a machine without a GPU both lie in the same memory; what differs is that the device is asked for it."""
+    here, there = Tape(), Tape(on_cpu=True)
+    index = record_rollout(here, 0)
+    assert torch.equal(record_rollout(there, 0), index)
+    a, b = here.lookup(index[:, 2]), there.lookup(index[:, 2])
+    assert torch.equal(a.pred_old, b.pred_old) and torch.equal(a.z, b.z) and torch.equal(a.weight, b.weight)
+    assert here.nbytes == there.nbytes
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_tape_on_the_cpu_leaves_the_device():
+    tape = Tape(on_cpu=True)
+    values = torch.ones(BATCH, 2, device="cuda")
+    tape.record(values, -values, torch.ones(BATCH, device="cuda"))
+    assert tape._pred[0].device.type == tape._z[0].device.type == "cpu"
+    index = tape.close_rollout()
+    assert index.device.type == "cuda"
+    matched = tape.lookup(index[:, 0])
+    assert matched.pred_old.device.type == matched.z.device.type == "cuda"
+
+
 def test_a_subset_of_the_samples_keeps_its_records():
     tape = Tape()
     index = record_rollout(tape, 0)[[2, 0]]
