@@ -123,7 +123,8 @@ def test_samples_that_upstream_drops(flow_run):
         assert first_difference(a, b) is None
     steps = full.metrics("step")
     assert 0 < sum(s["samples"] for s in steps) < 32 * 4
-    assert steps[0]["ratio_min"] == steps[0]["ratio_max"] == 1
+    # The batches are smaller than those that were sampled, so the network's own output is the same up to rounding only.
+    assert max(abs(steps[0]["ratio_min"] - 1), abs(steps[0]["ratio_max"] - 1)) < 1e-5
     assert steps[0]["fraction_outside"] == steps[0]["fraction_masked"] == 0
 
 
