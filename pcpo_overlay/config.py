@@ -37,7 +37,7 @@ _ACTS_IN = {
     "tape": ("match", "full"),
 }
 #: Samplers by the trainers' short names; the options that concern one sampler alone are refused on the other.
-_SAMPLERS = {
+SAMPLERS = {
     "ddpo": "ddim",
     "dancegrpo_sd": "ddim",
     "flow_grpo": "flow",
@@ -119,7 +119,7 @@ class PCPOConfig:
         Raises:
             PCPOError: an option that was spelled out and changes nothing there.
         """
-        if _SAMPLERS[upstream] == "ddim":
+        if SAMPLERS[upstream] == "ddim":
             if self.zeta == "trained":
                 raise PCPOError(
                     f"zeta=trained changes nothing on {upstream}: its intervals are equal and every step of the "

@@ -48,6 +48,15 @@ class DDIMSchedule:
             "mean_native": self.mean_native,
         }
 
+    def describe(self, config: PCPOConfig) -> str:
+        """One line for the banner."""
+        weight = self.weight
+        w_star = "" if self.w_star is None else f", w_star {self.w_star:g}"
+        return (
+            f"{len(weight)} steps, {config.weights} weights {weight.min():.6g} to {weight.max():.6g} "
+            f"(native mean {self.mean_native:.6g}), {config.variance} variance{w_star}"
+        )
+
 
 def ddim_schedule(
     alphas_cumprod: Tensor,
@@ -138,13 +147,3 @@ class DDIMTable:
     def weight(self, timestep: Tensor, batch: int) -> Tensor:
         """(batch,) float32 weights of the step at ``timestep``, () or (batch,)."""
         return torch.take(self._weight, timestep).expand(batch)
-
-    def describe(self, config: PCPOConfig) -> str:
-        """One line for the banner."""
-        schedule = self.schedule
-        weight = schedule.weight
-        w_star = "" if schedule.w_star is None else f", w_star {schedule.w_star:g}"
-        return (
-            f"{len(weight)} steps, {config.weights} weights {weight.min():.6g} to {weight.max():.6g} "
-            f"(native mean {schedule.mean_native:.6g}), {config.variance} variance{w_star}"
-        )

@@ -54,6 +54,16 @@ class FlowSchedule:
             "mean_native": self.mean_native,
         }
 
+    def describe(self, config: PCPOConfig) -> str:
+        """One line for the banner."""
+        weight = self.weight
+        which = "all" if self.trained == weight.numel() else f"the first {self.trained}"
+        zeta = "" if self.zeta is None else f", zeta {self.zeta:.6g} over the {config.zeta} steps"
+        return (
+            f"{weight.numel()} steps of which {which} trained, {config.weights} weights "
+            f"{weight.min():.6g} to {weight.max():.6g} (native mean {self.mean_native:.6g}){zeta}"
+        )
+
 
 def flow_schedule(
     sigmas: Tensor, timestep: Tensor, scale: Tensor, config: PCPOConfig, trained: int | None = None
@@ -151,10 +161,6 @@ class FlowTable:
         # NaN at timesteps that are not of this schedule: a lookup there must not pass for a value.
         return torch.where(here.any(1), values[here.int().argmax(1)], torch.nan)
 
-    def describe(self, config: PCPOConfig) -> str:
-        """One line for the banner."""
-        return describe(self.schedule, config)
-
 
 class SigmaTable:
     """A :class:`FlowSchedule` of DanceGRPO's samplers, which share one noise scale and count their steps."""
@@ -182,18 +188,3 @@ class SigmaTable:
     def weight(self, index: int, batch: int) -> Tensor:
         """(batch,) float32 weights of the step ``index``."""
         return self._weight[index].expand(batch)
-
-    def describe(self, config: PCPOConfig) -> str:
-        """One line for the banner."""
-        return describe(self.schedule, config)
-
-
-def describe(schedule: FlowSchedule, config: PCPOConfig) -> str:
-    """A schedule in one line."""
-    weight = schedule.weight
-    which = "all" if schedule.trained == weight.numel() else f"the first {schedule.trained}"
-    zeta = "" if schedule.zeta is None else f", zeta {schedule.zeta:.6g} over the {config.zeta} steps"
-    return (
-        f"{weight.numel()} steps of which {which} trained, {config.weights} weights "
-        f"{weight.min():.6g} to {weight.max():.6g} (native mean {schedule.mean_native:.6g}){zeta}"
-    )

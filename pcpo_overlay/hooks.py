@@ -90,25 +90,25 @@ def start(upstream: str, accelerator: Any, trainer: Any) -> None:
             ``clip_range``.
     """
     global _session
-    if isinstance(trainer, argparse.Namespace):
-        settings = {name: value for name, value in vars(trainer).items() if name != _FLAG}
-        _session = Session(resolve(getattr(trainer, _FLAG, None)))
-        if _session.config.recording:
-            ranks, clip_range = TorchRanks(accelerator), settings.get("clip_range")
-            _session.start(
-                upstream, ranks, settings, clip_range=clip_range, seed=settings["seed"], resume=False
-            )
+    plain = isinstance(trainer, argparse.Namespace)
+    absl_flag = _flags[_FLAG].value if _flags is not None else None
+    _session = Session(resolve(getattr(trainer, _FLAG, None) if plain else absl_flag))
+    if not _session.config.recording:
         return
-    _session = Session(resolve(_flags[_FLAG].value if _flags is not None else None))
-    if _session.config.recording:
-        _session.start(
-            upstream,
-            accelerator,
-            trainer.to_dict(),
-            clip_range=float(trainer.train.clip_range),
-            seed=trainer.seed,
-            resume=bool(trainer.get("resume_from")),
-        )
+    if plain:
+        settings = {name: value for name, value in vars(trainer).items() if name != _FLAG}
+        ranks, clip_range = TorchRanks(accelerator), settings.get("clip_range")
+    else:
+        settings = trainer.to_dict()
+        ranks, clip_range = accelerator, float(settings["train"]["clip_range"])
+    _session.start(
+        upstream,
+        ranks,
+        settings,
+        clip_range=clip_range,
+        seed=settings["seed"],
+        resume=bool(settings.get("resume_from")),
+    )
 
 
 @_checks_settings

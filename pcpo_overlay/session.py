@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pcpo_overlay import losses, run_folder
-from pcpo_overlay.config import HookError, PCPOConfig
+from pcpo_overlay.config import SAMPLERS, HookError, PCPOConfig
 from pcpo_overlay.ddim import DDIMTable
 from pcpo_overlay.flow import FlowTable, SigmaTable
 from pcpo_overlay.metrics import PADDING, GradientMetrics, Samples, StepMetrics, mean
@@ -33,7 +33,7 @@ class Session:
         self.rolling_out = False
         self._table: tuple[tuple[Any, ...], Any, DDIMTable | FlowTable | SigmaTable] | None = None
         self._rollouts: list[Tensor] = []  # their places on the tape, until the trainer collects its samples
-        self._is_flow = False
+        self._is_flow_grpo = False
         self._trained_steps: int | None = None
         self._unrounded: UnroundedGuidance | None = None
         self._resolved_written = False
@@ -70,8 +70,8 @@ class Session:
         self.config = self.config.on(upstream)
         self._trainer = trainer
         self._accelerator = accelerator
-        self._is_flow = upstream == "flow_grpo"
-        if self._is_flow:  # it trains the first steps of every sample, in order
+        self._is_flow_grpo = upstream == "flow_grpo"
+        if self._is_flow_grpo:  # it trains the first steps of every sample, in order
             self._trained_steps = int(trainer["sample"]["num_steps"] * trainer["train"]["timestep_fraction"])
         elif upstream.startswith("dancegrpo_"):  # any but the last, drawn anew for every sample
             steps = trainer["sample"]["num_steps"] if "sample" in trainer else trainer["sampling_steps"]
@@ -103,17 +103,9 @@ class Session:
         commit = clone["commit"][:12] if clone else "unknown commit"
         tree = clone["patched_tree"][:12] + (" (edited)" if clone["modified"] else "") if clone else "unknown"
         say(f"{upstream} at {commit}, patched tree {tree}; mode {self.config}")
-        if self.config.weights == "uniform" and upstream in ("ddpo", "dancegrpo_sd"):
+        if self.config.weights == "uniform" and SAMPLERS[upstream] == "ddim":
             say(
                 "weights=uniform equals the default on DDIM: equal intervals make proportional credit uniform"
-            )
-        if (
-            self.config.precision == "match"
-            and upstream.startswith("dancegrpo_")
-            and upstream != "dancegrpo_sd"
-        ):
-            say(
-                "precision=match changes nothing here: this trainer samples under the autocast that it trains under"
             )
         if self.config.tape == "cpu" and self._device.type == "cpu":
             say("tape=cpu changes nothing here: this run is on the CPU")
@@ -147,7 +139,7 @@ class Session:
         self.rolling_out = True
         if self.tape.open_steps:  # the trainer samples in batches and collects them at the end
             self._rollouts.append(self.tape.close_rollout())
-        if self.config.precision == "match" and network is not None and self._restore_sampler is None:
+        if self.config.precision == "match" and self._restore_sampler is None:
             self._sample_in_training_precision(accelerator, network)
         if network is not None and self._rounds_in_sampling and self._trainer["train"]["cfg"]:
             self._unrounded = UnroundedGuidance(network, float(self._trainer["sample"]["guidance_scale"]))
@@ -155,7 +147,7 @@ class Session:
     @property
     def _rounds_in_sampling(self) -> bool:
         """Whether prediction matching has to undo what Flow-GRPO's sampler rounds and its training does not."""
-        return self.config.matching and self._is_flow and self._accelerator.mixed_precision != "no"
+        return self.config.matching and self._is_flow_grpo and self._accelerator.mixed_precision != "no"
 
     def end_rollout(self, sample: dict[str, Any]) -> None:
         """The rollout is sampled: give its samples their place on the tape."""
@@ -168,8 +160,9 @@ class Session:
             self._unrounded = None
         if self._table is not None and self.folder and not self._resolved_written:
             self._resolved_written = True
-            self.folder.write_run(resolved=self._table[2].schedule.as_dict())
-            say(self._table[2].describe(self.config))
+            schedule = self._table[2].schedule
+            self.folder.write_run(resolved=schedule.as_dict())
+            say(schedule.describe(self.config))
         if self._rounds_in_sampling:
             sample["latents"] = seen_latents(sample)
         if self.config.matching:
@@ -178,20 +171,20 @@ class Session:
             # The step function returns log rho itself in these modes, so the reference it is compared with is zero.
             sample["log_probs"] = torch.zeros_like(sample["log_probs"], dtype=torch.float32)
 
-    def _sample_in_training_precision(self, accelerator: Any, network: torch.nn.Module) -> None:
+    def _sample_in_training_precision(self, accelerator: Any, network: torch.nn.Module | None) -> None:
         """Run the sampler's network as training runs it: under autocast, with float32 outputs.
 
         Upstream's LoRA training wraps the network so, its sampling does not; in half precision the two differ.
         """
-        # In full fine-tuning accelerate has prepared this very module, in place.
-        wrapped_already = hasattr(network, "_original_forward")
-        if accelerator.mixed_precision == "no" or wrapped_already:
+        reason = None
+        if network is None:
+            reason = "this trainer samples under the autocast that it trains under"
+        elif accelerator.mixed_precision == "no":
+            reason = "this run is not in half precision"
+        elif hasattr(network, "_original_forward"):  # prepared in place, as in full fine-tuning
+            reason = "the sampler calls the network that accelerate prepared for training"
+        if reason or network is None:
             if self._is_main and not self._warned_precision:
-                reason = (
-                    "this run is not in half precision"
-                    if accelerator.mixed_precision == "no"
-                    else "the sampler calls the network that accelerate prepared for training"
-                )
                 say(f"precision=match changes nothing here: {reason}, so it samples as it trains already")
                 self._warned_precision = True
             return
