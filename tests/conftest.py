@@ -12,7 +12,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import filelock
@@ -118,3 +118,15 @@ def ddpo_pristine(upstream_clone: CloneMaker) -> Path:
 def ddpo_patched(upstream_clone: CloneMaker) -> Path:
     """ddpo-pytorch at the pin with the hooks in. Shared: read it, or copy it."""
     return upstream_clone("ddpo-pytorch", True)
+
+
+@pytest.fixture
+def offline_on_one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No hub, and one thread: models this small only wait for each other on more."""
+    import torch
+
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

@@ -7,7 +7,6 @@ import io
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -30,20 +29,12 @@ from pcpo_overlay.miniature.train import (
     train_vae,
 )
 
+pytestmark = pytest.mark.usefixtures("offline_on_one_thread")
+
 
 @pytest.fixture(scope="module")
 def pipeline() -> Any:
     return sd.load_pipeline()
-
-
-@pytest.fixture(autouse=True)
-def offline_on_one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No hub, and one thread: models this small only wait for each other on more."""
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 # --- real digits and their reader ---------------------------------------------------------------------

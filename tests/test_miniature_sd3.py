@@ -6,7 +6,6 @@ import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -30,19 +29,12 @@ from pcpo_overlay.variance import flow_grpo_scale
 TRAINING, EVALUATION = sd3.SETTINGS
 
 
+pytestmark = pytest.mark.usefixtures("offline_on_one_thread")
+
+
 @pytest.fixture(scope="module")
 def pipeline() -> Any:
     return sd3.load_pipeline()
-
-
-@pytest.fixture(autouse=True)
-def offline_on_one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No hub, and one thread: models this small only wait for each other on more."""
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def tokenizers(pipeline: Any) -> tuple[Any, Any, Any]:

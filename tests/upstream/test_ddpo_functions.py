@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import ast
-import importlib.util
-from types import SimpleNamespace
-
 import pytest
+import source
 import torch
+from source import load
 
 from pcpo_overlay import compat, losses
 from pcpo_overlay.config import parse
@@ -22,10 +20,7 @@ SHAPE = (3, 4, 16, 16)
 def upstream(ddpo_pristine):
     compat.install()
     path = ddpo_pristine / "ddpo_pytorch" / "diffusers_patch" / "ddim_with_logprob.py"
-    spec = importlib.util.spec_from_file_location("ddim_with_logprob", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load(path)
 
 
 def scheduler(steps, prediction_type="epsilon", dtype=torch.float64):
@@ -110,39 +105,9 @@ def test_log_ratio_in_lower_precision(upstream, dtype, bound):
     assert error < bound
 
 
-class NamedAssignments(ast.NodeVisitor):
-    """The statements of a function that assign one of the names, in source order."""
-
-    def __init__(self, names):
-        self.names, self.found = names, []
-
-    def visit_Assign(self, node):
-        if isinstance(node.targets[0], ast.Name) and node.targets[0].id in self.names:
-            self.found.append(node)
-
-
 @pytest.fixture(scope="module")
 def ppo_loss(ddpo_pristine):
-    """Upstream's own loss as a function, taken from the clone's source when the test runs."""
-    tree = ast.parse((ddpo_pristine / "scripts" / "train.py").read_text())
-    visitor = NamedAssignments({"ratio", "unclipped_loss", "clipped_loss", "loss"})
-    visitor.visit(tree)
-    assert len(visitor.found) == 4
-    code = compile(ast.Module(visitor.found, type_ignores=[]), "train.py", "exec")
-
-    def loss(log_prob, log_prob_old, advantages, clip_range):
-        scope = {
-            "torch": torch,
-            "log_prob": log_prob,
-            "sample": {"log_probs": log_prob_old[:, None]},
-            "j": 0,
-            "advantages": advantages,
-            "config": SimpleNamespace(train=SimpleNamespace(clip_range=clip_range)),
-        }
-        exec(code, scope)
-        return scope["loss"]
-
-    return loss
+    return source.ppo_loss(ddpo_pristine / "scripts" / "train.py", "loss")
 
 
 @pytest.mark.parametrize("objective", [losses.ppo_clip_loss, losses.ppo_hinge_loss])

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import ast
-import importlib.util
 import types
 from types import SimpleNamespace
 
 import pytest
 import torch
+from source import load, ppo_loss
 
 from pcpo_overlay import hooks, losses
 from pcpo_overlay.config import parse
@@ -34,13 +33,6 @@ def upstream64(upstream_clone):
     assert source.count(".float()") == 3
     module = types.ModuleType("sd3_sde_with_logprob_float64")
     exec(source.replace(".float()", ".double()"), vars(module))
-    return module
-
-
-def load(path):
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
     return module
 
 
@@ -147,45 +139,21 @@ def test_the_patched_step_keeps_mean_and_std_for_the_kl_term(upstream, upstream_
         assert torch.equal(ours, theirs)
 
 
-class NamedAssignments(ast.NodeVisitor):
-    """The statements that assign one of the names, in source order."""
-
-    def __init__(self, names):
-        self.names, self.found = names, []
-
-    def visit_Assign(self, node):
-        if isinstance(node.targets[0], ast.Name) and node.targets[0].id in self.names:
-            self.found.append(node)
-
-
 def test_ppo_clip_gradient(upstream_clone):
     """Upstream's own policy loss, taken from the clone's source when the test runs, has our baseline's gradient."""
-    tree = ast.parse((upstream_clone("flow_grpo", False) / "scripts" / "train_sd3.py").read_text())
-    visitor = NamedAssignments({"ratio", "unclipped_loss", "clipped_loss", "policy_loss"})
-    visitor.visit(tree)
-    assert len(visitor.found) == 4
-    code = compile(ast.Module(visitor.found, type_ignores=[]), "train_sd3.py", "exec")
+    script = upstream_clone("flow_grpo", False) / "scripts" / "train_sd3.py"
+    policy_loss = ppo_loss(script, "policy_loss")
     generator = torch.Generator().manual_seed(0)
     n, clip_range = 4096, 1e-4
     advantages, old, shift = torch.randn(3, n, generator=generator, dtype=torch.float64).unbind(0)
     shift = 3e-4 * shift
     gradients = []
-    for mine in (False, True):
+    for compute in (
+        lambda log_prob: policy_loss(log_prob, old, advantages, clip_range),
+        lambda log_prob: losses.ppo_clip_loss(log_prob - old, advantages, clip_range).mean(),
+    ):
         log_prob = (old + shift).requires_grad_()
-        scope = {
-            "torch": torch,
-            "log_prob": log_prob,
-            "sample": {"log_probs": old[:, None]},
-            "j": 0,
-            "advantages": advantages,
-            "config": SimpleNamespace(train=SimpleNamespace(clip_range=clip_range)),
-        }
-        if mine:
-            loss = losses.ppo_clip_loss(log_prob - old, advantages, clip_range).mean()
-        else:
-            exec(code, scope)
-            loss = scope["policy_loss"]
-        gradients.append(torch.autograd.grad(loss, log_prob)[0])
+        gradients.append(torch.autograd.grad(compute(log_prob), log_prob)[0])
     theirs, ours = gradients
     assert 0.1 < float((theirs == 0).double().mean()) < 0.9
     torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-14)

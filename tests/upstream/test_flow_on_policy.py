@@ -6,6 +6,7 @@ Each test prints both arms (``pytest -s``); the baseline's numbers are facts abo
 from __future__ import annotations
 
 import pytest
+from on_policy import assert_exactly_one, first_step, show
 
 pytestmark = pytest.mark.upstream("flow_grpo")
 
@@ -18,24 +19,6 @@ PRECISIONS = {
 }
 
 
-def first_step(run):
-    return run.metrics("step")[0]
-
-
-def show(title, base, ours):
-    print(f"\n{title}: before the first update, by timestep")
-    print(
-        f"{'timestep':>9} {'baseline ratio':>15} {'outside':>8} {'PCPO ratio':>11} {'outside':>8} {'masked':>7}"
-    )
-    b, o = base["per_timestep"], ours["per_timestep"]
-    for i, t in enumerate(b["timestep"]):
-        print(
-            f"{t:>9.1f} {b['ratio_mean'][i]:>15.7f} {b['fraction_outside'][i]:>8.2f} "
-            f"{o['ratio_mean'][i]:>11.7f} {o['fraction_outside'][i]:>8.2f} {o['fraction_masked'][i]:>7.2f}"
-        )
-    print(f"{'all':>9} {base['ratio_mean']:>15.7f} {base['fraction_outside']:>8.2f}")
-
-
 @pytest.mark.parametrize(
     ("precision", "mode"),
     [("float32", "full"), ("bfloat16", "match"), ("bfloat16", "full"), ("float16", "full")],
@@ -44,12 +27,7 @@ def test_ratio_is_exactly_one(flow_run, precision, mode):
     settings = {**SETTINGS, **PRECISIONS[precision]}
     base, ours = (first_step(flow_run(m, **settings)) for m in ("observe", mode))
     show(f"{precision}, {mode}", base, ours)
-    assert ours["ratio_min"] == ours["ratio_max"] == 1
-    assert ours["fraction_outside"] == ours["fraction_masked"] == 0
-    per_timestep = ours["per_timestep"]
-    assert len(per_timestep["timestep"]) == 9
-    assert all(r == 1 for r in per_timestep["ratio_mean"])
-    assert not any(per_timestep["fraction_outside"] + per_timestep["fraction_masked"])
+    assert_exactly_one(ours, 9)
 
 
 def test_the_baseline_in_bfloat16_is_not(flow_run):
