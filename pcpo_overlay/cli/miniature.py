@@ -1,4 +1,4 @@
-"""``pcpo miniature {train,check,grid}``: the miniature Stable Diffusions that write digits."""
+"""``pcpo miniature {train,check,grid,prepare}``: the miniature Stable Diffusions that write digits."""
 
 from __future__ import annotations
 
@@ -10,26 +10,28 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+MODELS = ("sd", "sd3", "flux")
 BAR = 0.90
 """Share of samples that must read as prompted for `check` to succeed."""
 
 
 def add_parser(subparsers: Any) -> None:
-    """Add ``miniature`` and its three actions."""
+    """Add ``miniature`` and its actions."""
     parser = subparsers.add_parser(
         "miniature",
         help="train, check or show the miniature models of handwritten digits",
-        description="Miniatures of Stable Diffusion 1.x (sd) and 3 (sd3) of handwritten digits, with their weights.",
+        description="Miniatures of Stable Diffusion 1.x (sd) and 3 (sd3) and of FLUX (flux) of handwritten digits, "
+        "with their weights.",
         epilog="Exit codes: 0 done; 1 the check missed its bar, or a library or file is missing; 2 a wrong argument.",
     )
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
 
     train = actions.add_parser(
-        "train", help="train one from nothing (sd, sd3: about half an hour on one CPU core)"
+        "train", help="train one from nothing (about half an hour on one CPU core; the classifier less)"
     )
-    train.add_argument("model", choices=("sd", "sd3", "classifier"))
+    train.add_argument("model", choices=(*MODELS, "classifier"))
     train.add_argument(
-        "--out", type=Path, help="folder (sd, sd3) or file (classifier) to write; default: the package's own"
+        "--out", type=Path, help="folder or, for the classifier, file to write; default: the package's own"
     )
     train.add_argument("--seed", type=int, default=0)
     train.add_argument("--threads", type=_positive, default=1, help="torch threads (default: 1)")
@@ -39,29 +41,40 @@ def add_parser(subparsers: Any) -> None:
     )
 
     check = actions.add_parser("check", help="read samples with a classifier of real digits")
-    check.add_argument("model", choices=("sd", "sd3"))
+    check.add_argument("model", choices=MODELS)
     check.add_argument("--samples", type=_positive, default=1000, help="at least 20 (default: 1000)")
     check.add_argument("--json", action="store_true", help="one JSON object on stdout for each sampler")
 
     grid = actions.add_parser("grid", help="draw a picture of samples, one row per prompt")
-    grid.add_argument("model", choices=("sd", "sd3"))
+    grid.add_argument("model", choices=MODELS)
     grid.add_argument("--out", type=Path, required=True, help="PNG file to write")
     grid.add_argument("--columns", type=_positive, default=8, help="samples per prompt (default: 8)")
+
+    prepare = actions.add_parser(
+        "prepare", help="write what DanceGRPO's trainers read, as `pcpo ab dancegrpo` does by itself"
+    )
+    prepare.add_argument("folder", type=Path, metavar="DIR", help="folder to write")
+    prepare.set_defaults(func=run, task=_prepare)
 
     for action in (check, grid):
         action.add_argument("--path", type=Path, help="pipeline folder (default: the shipped one)")
         action.add_argument(
-            "--guidance", type=float, help="guidance scale (default: 5.0 for sd, 4.5 for sd3)"
+            "--guidance",
+            type=float,
+            help="guidance scale (default: 5.0 for sd, 4.5 for sd3); of flux what the network is told (3.5)",
         )
         action.add_argument(
             "--steps",
             type=_positive,
-            help="sd: DDIM steps, eta 1 (default: 50). sd3: 10 of Flow-GRPO's SDE, as it samples to train, "
-            "or 40 without noise, as it evaluates "
-            + ("(default: both in turn)" if action is check else "(default: 10)"),
+            help="sd: DDIM steps (default: 50). sd3: 10 of Flow-GRPO's SDE, as it samples to train, "
+            "or 40 without noise, as it evaluates; flux: 16 of DanceGRPO's SDE, or 28 without noise "
+            + ("(default: both in turn)" if action is check else "(default: the first)"),
         )
         action.add_argument(
             "--noise-level", type=float, metavar="A", help="sd3 alone: that of the SDE, 0.7, or 0 for none"
+        )
+        action.add_argument(
+            "--eta", type=float, metavar="A", help="sd: DDIM's, 1; flux: of the SDE, 0.3, or 0 for none"
         )
         action.add_argument("--seed", type=int, default=0 if action is check else 1)
     train.set_defaults(func=run, task=_train)
@@ -124,7 +137,7 @@ def _train(args: argparse.Namespace) -> int:
     import torch
 
     torch.set_num_threads(args.threads)
-    tasks = {"sd": _train_sd, "sd3": _train_sd3, "classifier": _train_classifier}
+    tasks = {"sd": _train_sd, "sd3": _train_sd3, "flux": _train_flux, "classifier": _train_classifier}
     return tasks[args.model](args)
 
 
@@ -168,23 +181,41 @@ def _train_sd(args: argparse.Namespace) -> int:
 def _train_sd3(args: argparse.Namespace) -> int:
     from dataclasses import replace
 
-    from pcpo_overlay.miniature import WEIGHTS, sd3, train, train_sd3
+    from pcpo_overlay.miniature import sd3, train_sd3
 
     recipe = train_sd3.Recipe(seed=args.seed)
     if args.steps is not None:
         full = round(args.steps * recipe.full_steps / recipe.steps)
         recipe = replace(recipe, short_steps=args.steps - full, full_steps=full)
+    return _train_flow(args, sd3, train_sd3, recipe)
+
+
+def _train_flux(args: argparse.Namespace) -> int:
+    from dataclasses import replace
+
+    from pcpo_overlay.miniature import flux, train_flux
+
+    recipe = train_flux.Recipe(seed=args.seed)
+    if args.steps is not None:
+        recipe = replace(recipe, steps=args.steps)
+    return _train_flow(args, flux, train_flux, recipe)
+
+
+def _train_flow(args: argparse.Namespace, model: Any, training: Any, recipe: Any) -> int:
+    """Train a miniature of a flow model: `model` is the module of its architecture, `training` that of its training."""
+    from pcpo_overlay.miniature import WEIGHTS, train
+
     if args.vae is not None:
-        vae = sd3.load_pipeline(args.vae).vae.eval().requires_grad_(False)
+        vae = model.load_pipeline(args.vae).vae.eval().requires_grad_(False)
     else:
         with _bar("autoencoder", recipe.vae_steps) as report:
-            vae = train_sd3.train_vae(recipe, report)
-    out: Path = args.out or WEIGHTS / "sd3"
+            vae = training.train_vae(recipe, report)
+    out: Path = args.out or WEIGHTS / args.model
     latents = train.encode_train_split(vae, copies=recipe.copies, seed=recipe.seed)
     with _bar("text encoders and transformer", recipe.steps) as report:
-        transformer, text_encoders = train_sd3.train_transformer(latents, recipe, report)
-    sd3.save_pipeline(out, transformer=transformer, vae=vae, text_encoders=text_encoders)
-    print(f"{out}: trained; now run: pcpo miniature check sd3 --path {out}")
+        transformer, text_encoders = training.train_transformer(latents, recipe, report)
+    model.save_pipeline(out, transformer=transformer, vae=vae, text_encoders=text_encoders)
+    print(f"{out}: trained; now run: pcpo miniature check {args.model} --path {out}")
     return 0
 
 
@@ -193,13 +224,14 @@ def samplers(args: argparse.Namespace) -> list[dict[str, Any]]:
 
     Where none does, the first of them with what was given in its place.
     """
-    from pcpo_overlay.miniature import sd, sd3
+    from pcpo_overlay.miniature.check import FAMILIES
 
-    if args.model == "sd" and args.noise_level is not None:
-        raise ValueError("sd has no --noise-level: its DDIM steps are taken with eta 1; sd3 has one")
-    known = sd3.SETTINGS if args.model == "sd3" else sd.SETTINGS
-    given = {"steps": args.steps, "noise_level": args.noise_level}
+    known = FAMILIES[args.model].SETTINGS
+    given = {"steps": args.steps, "noise_level": args.noise_level, "eta": args.eta}
     given = {name: value for name, value in given.items() if value is not None}
+    for name in given.keys() - known[0].keys():
+        others = ", ".join(f"{key.replace('_', '-')} {value:g}" for key, value in known[0].items())
+        raise ValueError(f"{args.model} has no --{name.replace('_', '-')}; its sampler has {others}")
     chosen = [settings for settings in known if given.items() <= settings.items()] or [{**known[0], **given}]
     if args.guidance is not None:
         chosen = [{**settings, "guidance": args.guidance} for settings in chosen]
@@ -207,9 +239,9 @@ def samplers(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def _load(args: argparse.Namespace) -> Any:
-    from pcpo_overlay.miniature import sd, sd3
+    from pcpo_overlay.miniature.check import FAMILIES
 
-    return (sd3 if args.model == "sd3" else sd).load_pipeline(args.path)
+    return FAMILIES[args.model].load_pipeline(args.path)
 
 
 def _check(args: argparse.Namespace) -> int:
@@ -252,4 +284,11 @@ def _grid(args: argparse.Namespace) -> int:
     settings = samplers(args)[0]
     grid(_load(args), args.out, columns=args.columns, seed=args.seed, **settings)
     print(args.out)
+    return 0
+
+
+def _prepare(args: argparse.Namespace) -> int:
+    from pcpo_overlay.miniature.dancegrpo.data import prepare
+
+    print(prepare(args.folder))
     return 0

@@ -1,12 +1,12 @@
-"""Miniatures of Stable Diffusion 1.x and 3 that write digits, small enough to train with RL on a laptop.
+"""Miniatures of Stable Diffusion 1.x and 3 and of FLUX that write digits, small enough to train with RL on a laptop.
 
 ``digits``      real handwritten digits (scikit-learn), split and rendered at 32x32
 ``classifier``  a CNN that reads them, trained on real digits only
 ``rewards``     the probability of the prompted digit under it, as a reward for every upstream
 ``tokenizer``   CLIP and T5 tokenizers with vocabularies of a few hundred tokens
-``sd``, ``sd3`` each pipeline's architecture, loading and sampling
+``sd``, ``sd3``, ``flux``  each pipeline's architecture, loading and sampling
 ``layout``      writes a pipeline's folder as diffusers reads it
-``train``       trains autoencoder, text encoder and UNet of ``sd``; ``train_sd3`` those of ``sd3``
+``train``       trains autoencoder, text encoder and UNet of ``sd``; ``train_sd3`` and ``train_flux`` the others'
 ``check``       how many samples read as prompted, and how varied they are
 ``prompts``     the ten prompts as a dataset of flow_grpo
 ``ddpo_config``, ``flow_grpo_config``  files for ``--config`` of the upstreams' trainers
@@ -44,6 +44,15 @@ def sd3_path() -> Path:
         FileNotFoundError: the installation lacks the weights.
     """
     return _pipeline_path("sd3")
+
+
+def flux_path() -> Path:
+    """Folder of the shipped miniature FLUX, for ``FluxPipeline.from_pretrained(path)``.
+
+    Raises:
+        FileNotFoundError: the installation lacks the weights.
+    """
+    return _pipeline_path("flux")
 
 
 def prompts_path() -> Path:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pcpo_overlay.miniature import DIGIT_NAMES, PROMPTS, require, sd, sd3
+from pcpo_overlay.miniature import DIGIT_NAMES, PROMPTS, flux, require, sd, sd3
 from pcpo_overlay.miniature.classifier import load_classifier
 from pcpo_overlay.miniature.digits import load_digits
 
@@ -20,7 +20,7 @@ from pcpo_overlay.miniature.digits import load_digits
 class Check:
     """`accuracy` overall and `per_digit`, as the classifier of real digits reads the samples.
 
-    `settings` are the sampler's: steps, guidance, and `eta` (SD 1.x) or `noise_level` (SD3).
+    `settings` are the sampler's: steps, guidance, and `eta` (SD 1.x, FLUX) or `noise_level` (SD3).
 
     The rest says whether ten pictures were learnt by heart. `spread` is the std of a pixel over the samples of
     one digit, averaged over pixels and digits; `nearest` the root mean square pixel distance to the nearest
@@ -44,9 +44,15 @@ class Check:
         return {**fields, **settings, "per_digit": dict(zip(DIGIT_NAMES, self.per_digit, strict=True))}
 
 
+FAMILIES: dict[str, ModuleType] = {"sd": sd, "sd3": sd3, "flux": flux}
+"""By the name of a miniature, the module with its ``load_pipeline``, ``sample`` and ``SETTINGS``."""
+
+
 def family(pipeline: Any) -> ModuleType:
-    """The module, :mod:`sd` or :mod:`sd3`, whose ``sample`` and ``SETTINGS`` go with `pipeline`."""
-    return sd3 if hasattr(pipeline, "transformer") else sd
+    """The module of :data:`FAMILIES` that goes with `pipeline`."""
+    if not hasattr(pipeline, "transformer"):
+        return sd
+    return sd3 if hasattr(pipeline, "text_encoder_3") else flux
 
 
 def prompted_digits(samples: int) -> Tensor:

@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -24,13 +25,8 @@ from pcpo_overlay.schedules import shift_sigmas
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """How the shipped weights were trained.
-
-    205 text tokens beside 16 of the image make a step six times as long as 24 do, and all but ten of them are
-    padding. So most steps, at a constant learning rate, see `short_text` tokens of each text encoder, and only
-    the last, while the rate falls, all of them.
-    """
+class VAERecipe:
+    """How the autoencoder of 16 channels was trained, this miniature's and FLUX's."""
 
     seed: int = 0
     vae_steps: int = 1500
@@ -38,6 +34,17 @@ class Recipe:
     vae_lr: float = 2e-3
     latent_noise: float = 0.1
     decoder_noise: float = 0.3
+
+
+@dataclass(frozen=True)
+class Recipe(VAERecipe):
+    """How the shipped weights were trained.
+
+    205 text tokens beside 16 of the image make a step six times as long as 24 do, and all but ten of them are
+    padding. So most steps, at a constant learning rate, see `short_text` tokens of each text encoder, and only
+    the last, while the rate falls, all of them.
+    """
+
     copies: int = 12
     short_steps: int = 10_000
     short_batch: int = 64
@@ -54,17 +61,18 @@ class Recipe:
         return self.short_steps + self.full_steps
 
 
-def train_vae(recipe: Recipe, report: Report | None = None) -> Any:
+def train_vae(recipe: VAERecipe, report: Report | None = None, model: ModuleType = sd3) -> Any:
     """An AutoencoderKL of the digits whose scaled latents have mean 0 and std 1 in each channel.
 
     As in the miniature SD 1.x, every channel is normalized over the batch, which takes the place of a KL term.
     The decoder learns with noise of a std up to `recipe.decoder_noise`: the last steps of a short SDE chain
-    leave about that much in the latents, and it is not to be seen in the image.
+    leave about that much in the latents, and it is not to be seen in the image. `model` is the module of the
+    architecture, with its ``build_vae`` and factors.
     """
     generator = torch.Generator().manual_seed(recipe.seed + 1)
     digits = load_digits("train")
     torch.manual_seed(recipe.seed + 1)
-    vae = sd3.build_vae().train()
+    vae = model.build_vae().train()
     optimizer = torch.optim.AdamW(vae.parameters(), lr=recipe.vae_lr, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: cosine(step, recipe.vae_steps))
     for step in range(recipe.vae_steps):
@@ -74,7 +82,7 @@ def train_vae(recipe: Recipe, report: Report | None = None) -> Any:
         level = recipe.decoder_noise * torch.rand(recipe.vae_batch, 1, 1, 1, generator=generator)
         latents = latents + level * torch.randn(latents.shape, generator=generator)
         # in the decoder's own unit: its convolutions pad with zeros, which a later shift would not move
-        decoded = vae.decode(latents / sd3.SCALING_FACTOR + sd3.SHIFT_FACTOR).sample
+        decoded = vae.decode(latents / model.SCALING_FACTOR + model.SHIFT_FACTOR).sample
         loss = F.mse_loss(decoded, images)
         optimize(loss, optimizer, schedule, vae.parameters())
         if report is not None:
@@ -88,16 +96,17 @@ def train_vae(recipe: Recipe, report: Report | None = None) -> Any:
 def _fold(vae: Any, images: Tensor, noise: float) -> None:
     """Fold the latents' normalization into the encoder's last convolution.
 
-    Afterwards ``(encode(x) - shift_factor) * scaling_factor``, with SD3's own two factors, has mean 0 and std 1
-    in each channel over `images`, and the posterior's std is `noise` in the same unit.
+    Afterwards ``(encode(x) - shift_factor) * scaling_factor``, with the architecture's own two factors, has mean 0
+    and std 1 in each channel over `images`, and the posterior's std is `noise` in the same unit.
     """
+    shift, scale = vae.config.shift_factor, vae.config.scaling_factor
     means = torch.cat([vae.encode(2 * chunk - 1).latent_dist.mean for chunk in images.split(256)])
     mean, std = means.mean(dim=(0, 2, 3)), means.std(dim=(0, 2, 3))
-    n = sd3.LATENT_CHANNELS
+    n = vae.config.latent_channels
     weight, bias = vae.encoder.conv_out.weight, vae.encoder.conv_out.bias
-    weight[:n] /= (std * sd3.SCALING_FACTOR)[:, None, None, None]
-    bias[:n] = (bias[:n] - mean) / (std * sd3.SCALING_FACTOR) + sd3.SHIFT_FACTOR
-    weight[n:], bias[n:] = 0, 2 * math.log(noise / sd3.SCALING_FACTOR)  # log variances
+    weight[:n] /= (std * scale)[:, None, None, None]
+    bias[:n] = (bias[:n] - mean) / (std * scale) + shift
+    weight[n:], bias[n:] = 0, 2 * math.log(noise / scale)  # log variances
 
 
 def train_transformer(

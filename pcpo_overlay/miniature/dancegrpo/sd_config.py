@@ -1,0 +1,49 @@
+"""A ``--config`` file for DanceGRPO's ``fastvideo/train_grpo_sd.py``: its own defaults, shrunk to the miniature.
+
+``python -m pcpo_overlay ab dancegrpo --trainer sd`` launches it so, with ``run.py`` before the script. Every setting
+not named here is that of upstream's ``fastvideo/config_sd/base.py``.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Any
+
+BASE = Path("config_sd") / "base.py"
+
+
+def _upstream_base() -> Any:
+    """Upstream's defaults, found beside the script that runs."""
+    file = Path(sys.argv[0]).resolve().parent / BASE
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"no {file}: this file is for --config of DanceGRPO's fastvideo/train_grpo_sd.py"
+        )
+    spec = importlib.util.spec_from_file_location("dancegrpo_config_base", file)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config()
+
+
+def get_config() -> Any:
+    """Upstream's config with the miniature's sizes; its script names the paths of model and prompts itself."""
+    config = _upstream_base()
+    config.reward_fn = "hpsv2"
+    config.num_epochs = 19  # upstream counts from 0 to this: 20 epochs
+    config.save_freq = 1_000_000
+    config.allow_tf32 = False
+
+    # With much guidance the miniature has nothing left to learn; at 1, without any, upstream's sampler fails.
+    config.sample.num_steps = 10
+    config.sample.guidance_scale = 1.01
+    config.train.learning_rate = 1e-4
+
+    # 8 prompts with 8 samples each an epoch, 64 / (8 * 4) = 2 optimizer steps
+    config.sample.batch_size = 8
+    config.num_generations = config.chosen_number = 8
+    config.train.batch_size = 8
+    config.train.gradient_accumulation_steps = 4
+    return config
