@@ -17,7 +17,7 @@ import pytest
 
 from pcpo_overlay.ab import ABError, plan, runner, state
 from pcpo_overlay.ab.arms import OFF_NOTE, arms_of, split_modes
-from pcpo_overlay.ab.upstreams import PACKAGE, PORT, UPSTREAMS, Upstream
+from pcpo_overlay.ab.upstreams import NAMES, PACKAGE, PORT, UPSTREAMS, Upstream
 from pcpo_overlay.cli import ab as cli
 from pcpo_overlay.cli.parser import OneLineParser
 from pcpo_overlay.config import PCPOError, parse
@@ -102,8 +102,7 @@ def make_clone(tmp_path: Path, name: str) -> Path:
 def direct(monkeypatch: pytest.MonkeyPatch) -> None:
     """Start the script without accelerate, and draw nothing: both take seconds."""
     monkeypatch.setattr(figures, "draw_all", lambda *args: {})
-    monkeypatch.setattr(plan, "LAUNCHER", ())
-    monkeypatch.setattr(plan, "launch_options", lambda upstream, user: [])
+    monkeypatch.setattr(plan, "launch_command", lambda upstream, user: [])
     monkeypatch.setattr(runner, "POLL_S", 0.02)
 
 
@@ -261,10 +260,10 @@ def test_the_callers_environment_and_choices_win_where_they_may(clone: Path) -> 
 def test_without_cuda_the_launcher_is_told_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     ddpo = UPSTREAMS["ddpo"]
     monkeypatch.setattr(plan, "_has_cuda", lambda: False)
-    assert plan.launch_options(ddpo, None)[-1] == "--cpu"
+    assert plan.launch_command(ddpo, None)[-1] == "--cpu"
     monkeypatch.setattr(plan, "_has_cuda", lambda: True)
-    assert "--cpu" not in plan.launch_options(ddpo, None)
-    assert plan.launch_options(ddpo, []) == []
+    assert "--cpu" not in plan.launch_command(ddpo, None)
+    assert plan.launch_command(ddpo, []) == [*ddpo.launcher]
 
 
 def test_the_digest_follows_what_decides_the_result(clone: Path) -> None:
@@ -348,8 +347,8 @@ def test_free_ports_are_free_and_not_those_handed_out_before(monkeypatch: pytest
     assert plan.free_port({None, 7001}) == 7002
 
 
-@pytest.mark.parametrize("name", [*UPSTREAMS])
-def test_both_upstreams_are_offered(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("name", NAMES)
+def test_every_upstream_is_offered(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     parser = OneLineParser(prog="pcpo")
     cli.add_parser(parser.add_subparsers())
     with pytest.raises(SystemExit):
@@ -545,7 +544,7 @@ def test_ctrl_c_ends_the_run_and_says_how_to_go_on(
     at: Path = request.getfixturevalue(name)
     code = "import sys; from pcpo_overlay.ab import plan; plan._has_cuda = lambda: False;"
     if launcher == "none":
-        code += "plan.LAUNCHER = (); plan.launch_options = lambda upstream, user: [];"
+        code += "plan.launch_command = lambda upstream, user: [];"
     code += "from pcpo_overlay.__main__ import main; sys.exit(main(sys.argv[1:]))"
     words: list[object] = ["ab", upstream_of(at).name, "--clone", at, "--config", "config/ours.py"]
     words += ["--out", out_of(at), "--modes", "observe", "--epochs", "2", "--", "--hang=all"]
@@ -643,6 +642,7 @@ def test_a_missing_or_unpatched_clone_names_the_command(
     assert f"python apply.py ddpo-pytorch --into {clone}" in capsys.readouterr().err
     args = argparse.Namespace(
         upstream="ddpo",
+        trainer=None,
         modes=None,
         mode=[],
         overrides=[],

@@ -17,14 +17,15 @@ import pcpo_overlay
 from pcpo_overlay.ab import ABError
 from pcpo_overlay.ab.arms import Arm
 from pcpo_overlay.ab.upstreams import PACKAGE, PORT, Upstream
+from pcpo_overlay.ab.workplace import Workplace, readable
 from pcpo_overlay.config import VARIABLE as PCPO
 from pcpo_overlay.run_folder import VARIABLE as RUN_DIR
 from pcpo_overlay.run_folder import clone_state
 
-#: Upstream's launch path, as a module of the very Python that runs this command.
-LAUNCHER = ("-m", "accelerate.commands.launch")
 #: Checkpoints are not what an A/B run is for; the user's own value wins.
 NEVER_SAVE = "1000000"
+#: What a miniature is read from, in its prepared folder.
+PREPARED = ("data", "assets", "hps_ckpt")
 _MOST_THREADS = 8
 
 
@@ -38,11 +39,12 @@ class Request:
         arms, seeds: each seed runs every arm.
         epochs: None leaves the number to the config.
         out: the folder that takes the runs.
-        config: the value of the script's ``--config``, every file in it absolute.
+        config: the value of the script's ``--config``, every file in it absolute; or the launch script.
         config_file: the config file itself, the user's or the miniature's.
         miniature: whether the config is the project's own.
-        accelerate_args: the user's launch options; None takes quiet defaults.
+        accelerate_args: the user's launch options, or the launch script's; None takes quiet defaults.
         overrides: the script's further arguments.
+        script_arguments: those of the launch script, for a trainer that takes no config file.
         jobs: how many runs share the machine.
     """
 
@@ -57,7 +59,13 @@ class Request:
     miniature: bool
     accelerate_args: list[str] | None
     overrides: list[str]
+    script_arguments: list[str] | None = None
     jobs: int = 1
+
+    @property
+    def prepared(self) -> Path | None:
+        """The folder of what the script reads at relative paths on a miniature; None where it reads none so."""
+        return self.out / "miniature" if self.miniature and self.upstream.in_workplace else None
 
 
 @dataclass(frozen=True)
@@ -68,11 +76,12 @@ class Planned:
         arm, seed: which.
         folder: the run folder; the log and the record of this command lie in it too.
         command: argument list; it may hold :data:`upstreams.PORT`, for which :meth:`at_port` puts a number.
-        cwd: the clone.
+        cwd: the clone, or the workplace.
         environment: the variables that are set on top of the caller's.
         settings: everything that decides what the run computes, for telling whether a finished run is the one asked
             for.
         port: the number that was put into the command.
+        workplace: to be made before the run, where the script needs one.
     """
 
     arm: Arm
@@ -83,6 +92,7 @@ class Planned:
     environment: dict[str, str]
     settings: dict[str, Any]
     port: int | None = None
+    workplace: Workplace | None = None
 
     @property
     def name(self) -> str:
@@ -108,7 +118,8 @@ class Planned:
     def as_shell(self) -> str:
         """The run as one line to paste into a shell."""
         variables = " ".join(f"{name}={shlex.quote(value)}" for name, value in self.environment.items())
-        return f"cd {shlex.quote(str(self.cwd))} && {variables} {shlex.join(self.command)}"
+        make = f"{self.workplace.as_shell()} && " if self.workplace else ""
+        return f"{make}cd {shlex.quote(str(self.cwd))} && {variables} {shlex.join(self.command)}"
 
 
 def check_overrides(upstream: Upstream, overrides: Sequence[str]) -> None:
@@ -153,45 +164,63 @@ def make_plan(request: Request, environ: Mapping[str, str] | None = None) -> lis
         "accelerate_args": request.accelerate_args,
         "overrides": request.overrides,
     }
-    launch = launch_options(request.upstream, request.accelerate_args)
+    launch = launch_command(request.upstream, request.accelerate_args)
     plan = []
     for seed in request.seeds:
         for arm in request.arms:
             folder = request.out / f"{arm.slug}-seed{seed}"
+            workplace = _workplace(request, folder)
             plan.append(
                 Planned(
                     arm=arm,
                     seed=seed,
                     folder=folder,
                     command=[
-                        sys.executable, *LAUNCHER, *launch, request.upstream.script,
+                        sys.executable, *launch, *_script(request),
                         *script_arguments(request, seed, folder),
                     ],
-                    cwd=request.clone,
+                    cwd=workplace.folder if workplace else request.clone,
                     environment=_environment(request, arm, folder, environ),
                     settings=settings | {"mode": str(arm.config), "seed": seed},
+                    workplace=workplace,
                 )
             )  # fmt: skip
     return plan
 
 
+def _script(request: Request) -> list[str]:
+    """The training script, and before it what starts it on a miniature."""
+    upstream = request.upstream
+    script = str(request.clone / upstream.script) if upstream.in_workplace else upstream.script
+    return [str(upstream.runner), script] if request.miniature and upstream.runner else [script]
+
+
+def _workplace(request: Request, folder: Path) -> Workplace | None:
+    if not request.upstream.in_workplace:
+        return None
+    if request.prepared is not None:
+        return Workplace(folder / "work", tuple(request.prepared / name for name in PREPARED))
+    return Workplace(folder / "work", readable(request.clone))
+
+
 def script_arguments(request: Request, seed: int, folder: Path) -> list[str]:
     """The training script's arguments of one run."""
     flags = request.upstream.flags
-    arguments = ["--config", request.config, f"{flags['seed']}={seed}"]
+    given = ["--config", request.config] if request.script_arguments is None else request.script_arguments
+    arguments = [*given, f"{flags['seed']}={seed}"]
     if request.epochs is not None:
-        arguments.append(f"{flags['epochs']}={request.epochs}")
+        arguments.append(f"{flags['epochs']}={request.epochs - request.upstream.more_epochs}")
     arguments += [f"{flag}={folder / name}" for flag, name in request.upstream.folders.items()]
     if not any(override.partition("=")[0] == flags["save_freq"] for override in request.overrides):
         arguments.append(f"{flags['save_freq']}={NEVER_SAVE}")
     return [*arguments, *request.overrides]
 
 
-def launch_options(upstream: Upstream, user: Sequence[str] | None) -> list[str]:
-    """Options of ``accelerate launch``: the user's alone, else upstream's."""
+def launch_command(upstream: Upstream, user: Sequence[str] | None) -> list[str]:
+    """The launcher with its options: the user's alone, else upstream's."""
     if user is not None:
-        return list(user)
-    return [*upstream.launch, *(() if _has_cuda() else upstream.cpu_launch)]
+        return [*upstream.launcher, *user]
+    return [*upstream.launcher, *upstream.launch, *(() if _has_cuda() else upstream.cpu_launch)]
 
 
 def free_port(avoid: Collection[int | None] = ()) -> int:

@@ -157,6 +157,8 @@ def run_all(plan: Sequence[Planned], display: Display, jobs: int = 1) -> list[Pl
 def _start(index: int, planned: Planned, metrics: MetricsTail, active: list[Active]) -> str | None:
     """Start one command and add it to ``active``; None where that worked, else what went wrong."""
     planned.folder.mkdir(parents=True, exist_ok=True)
+    if planned.workplace is not None:
+        planned.workplace.make()
     if planned.needs_port:
         planned = planned.at_port(free_port({run.planned.port for run in active}))
     write_record(planned, exit_code=None, pid=None)

@@ -11,6 +11,7 @@ from typing import Any
 
 from pcpo_overlay.ab import ABError
 from pcpo_overlay.ab.plan import Planned
+from pcpo_overlay.epochs import planned_epochs
 from pcpo_overlay.run_folder import METRICS, utc_now
 
 RECORD = "ab.json"
@@ -152,9 +153,7 @@ class MetricsTail:
     def total(self) -> int | None:
         """The number of epochs the trainer was asked for, once ``run.json`` says it."""
         if self._total is None:
-            trainer = (read_json(self._folder / "run.json") or {}).get("trainer")
-            total = trainer.get("num_epochs") if isinstance(trainer, dict) else None
-            self._total = total if isinstance(total, int) else None
+            self._total = planned_epochs(read_json(self._folder / "run.json") or {})
         return self._total
 
     def poll(self) -> bool:

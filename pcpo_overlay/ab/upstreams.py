@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pcpo_overlay
 
 #: The package's own folder; the miniatures' config files are in it.
 PACKAGE = Path(pcpo_overlay.__file__).resolve().parent
+#: Launchers, as modules of the very Python that runs the command.
+ACCELERATE = ("-m", "accelerate.commands.launch")
+TORCHRUN = ("-m", "torch.distributed.run")
 #: Stands in a launch command for a port that is free when the run starts.
 PORT = "{port}"
 
@@ -22,14 +25,21 @@ class Upstream:
         name: short name, as on the command line and in ``run.json``.
         clone: its name in ``vendor.lock``, and of its folder in ``vendor/``.
         script: the training script, relative to the clone.
-        config: the miniature's config file, used unless the user brings one.
+        config: the miniature's config file, used unless the user brings one. Where it ends in ``.sh`` the script takes
+            none: it is a launch script, and so is the user's, whose ``torchrun`` line has the arguments.
         flags: the script's flags that ``ab`` sets itself: seed, number of epochs, checkpoint interval.
         folders: the script's flags that name a folder to write to, with the place below the run folder.
-        launch: options of ``accelerate launch``, from the clone's folder; :data:`PORT` for a port.
+        launch: options of the launcher, from the clone's folder; :data:`PORT` for a port.
+        launcher: the arguments of Python that start it.
         cpu_launch: further ones where there is no CUDA.
         cpu_environment: variables for the launcher and the script where there is no CUDA.
         wrapper: for a script whose loop is endless: the config file that wraps the user's, as ``WRAPPER:FILE[:NAME]``,
             and gives it a number of epochs. None where the script takes one by itself.
+        more_epochs: how many more than its flag says the script runs.
+        in_workplace: whether the script reads and writes at paths relative to where it runs, so that each run needs a
+            folder of its own.
+        runner: a file that takes the script and its arguments, and starts it on the miniature. None where the script
+            itself does.
     """
 
     name: str
@@ -38,10 +48,19 @@ class Upstream:
     config: Path
     flags: Mapping[str, str]
     folders: Mapping[str, str]
-    launch: tuple[str, ...]
+    launch: tuple[str, ...] = ()
+    launcher: tuple[str, ...] = ACCELERATE
     cpu_launch: tuple[str, ...] = ()
     cpu_environment: Mapping[str, str] = field(default_factory=dict)
     wrapper: Path | None = None
+    more_epochs: int = 0
+    in_workplace: bool = False
+    runner: Path | None = None
+
+    @property
+    def has_launch_script(self) -> bool:
+        """Whether a launch script takes the place of a config file."""
+        return self.config.suffix == ".sh"
 
 
 _DDPO = Upstream(
@@ -84,4 +103,46 @@ _FLOW_GRPO = Upstream(
     wrapper=PACKAGE / "configs" / "flow_grpo.py",
 )  # fmt: skip
 
-UPSTREAMS = {upstream.name: upstream for upstream in (_DDPO, _FLOW_GRPO)}
+
+_DANCEGRPO = PACKAGE / "miniature" / "dancegrpo"
+_SD = Upstream(
+    name="dancegrpo_sd",
+    clone="DanceGRPO",
+    script="fastvideo/train_grpo_sd.py",
+    config=_DANCEGRPO / "sd_config.py",
+    flags={
+        "seed": "--config.seed",
+        "epochs": "--config.num_epochs",
+        "save_freq": "--config.save_freq",
+    },
+    folders={"--config.logdir": "logs"},
+    launch=("--standalone", "--nproc_per_node=1"),
+    launcher=TORCHRUN,
+    more_epochs=1,
+    in_workplace=True,
+    runner=_DANCEGRPO / "run.py",
+)
+_FLUX = Upstream(
+    name="dancegrpo_flux",
+    clone="DanceGRPO",
+    script="fastvideo/train_grpo_flux.py",
+    config=_DANCEGRPO / "flux.sh",
+    flags={"seed": "--seed", "epochs": "--max_train_steps", "save_freq": "--checkpointing_steps"},
+    folders={"--output_dir": "checkpoints"},
+    launcher=TORCHRUN,
+    in_workplace=True,
+    runner=_DANCEGRPO / "run.py",
+)
+_FLUX_LORA = replace(
+    _FLUX,
+    name="dancegrpo_flux_lora",
+    script="fastvideo/train_grpo_flux_lora.py",
+    config=_DANCEGRPO / "flux_lora.sh",
+)
+
+#: By name: as on the command line, but for DanceGRPO's trainers, of which each is an upstream by itself.
+UPSTREAMS = {upstream.name: upstream for upstream in (_DDPO, _FLOW_GRPO, _SD, _FLUX, _FLUX_LORA)}
+#: DanceGRPO's trainers by what ``--trainer`` calls them.
+TRAINERS = {upstream.name.removeprefix("dancegrpo_"): upstream for upstream in (_SD, _FLUX, _FLUX_LORA)}
+#: What the command line calls an upstream.
+NAMES = (_DDPO.name, _FLOW_GRPO.name, "dancegrpo")

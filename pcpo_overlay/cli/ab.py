@@ -8,21 +8,24 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pcpo_overlay.ab.upstreams import PACKAGE, PORT, UPSTREAMS, Upstream
+from pcpo_overlay.ab.upstreams import NAMES, PACKAGE, PORT, TRAINERS, UPSTREAMS, Upstream
 from pcpo_overlay.cli.report import positive, thresholds
 
 if TYPE_CHECKING:
+    from pcpo_overlay.ab.launch_script import LaunchLine
     from pcpo_overlay.ab.plan import Planned, Request
 
 #: Ports from here on are shown by --dry-run.
 EXAMPLE_PORT = 29501
 
 _DESCRIPTION = """\
-Run upstream's own, untouched launch path (accelerate launch scripts/train.py ...)
-once per mode and seed with PCPO set, then compare the runs (see: pcpo report).
+Run upstream's own, untouched script by its own launcher (accelerate launch,
+torchrun) once per mode and seed with PCPO set, then compare the runs (see: pcpo
+report).
 Without --config it trains this project's miniature model, on a CPU if need be;
 with --config your own. What is finished is not repeated: type the same command
 again to go on after a stop.
@@ -30,12 +33,16 @@ again to go on after a stop.
   ddpo       scripts/train.py of ddpo-pytorch
   flow_grpo  scripts/train_sd3.py of flow_grpo; its loop is endless, so --config
              needs --epochs
+  dancegrpo  fastvideo/train_grpo_TRAINER.py of DanceGRPO, for --trainer flux,
+             flux_lora or sd; of the first two --config takes a launch script
 """
 _EPILOG = """\
 What follows -- goes to the training script as it is, for example:
   pcpo ab ddpo --modes observe,match,full -- --config.train.learning_rate=1e-4
   pcpo ab flow_grpo --config config/grpo.py:general_ocr_sd3_1gpu --epochs 100 \\
     -- --config.eval_freq=10
+  pcpo ab dancegrpo --trainer flux_lora --seeds 0,1 \\
+    --config scripts/finetune/finetune_flux_grpo_8gpus_lora.sh
 
 Exit codes: 0 every run and the report are done; 1 a run failed or could not be
 started (a message says why); 2 a wrong argument; 130 stopped by Ctrl-C or a
@@ -51,9 +58,10 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
         description=_DESCRIPTION,
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        usage=f"%(prog)s {{{','.join(UPSTREAMS)}}} [options] [-- OVERRIDE ...]",
+        usage=f"%(prog)s {{{','.join(NAMES)}}} [options] [-- OVERRIDE ...]",
     )
-    parser.add_argument("upstream", choices=list(UPSTREAMS), help="which upstream to run")
+    parser.add_argument("upstream", choices=NAMES, help="which upstream to run")
+    parser.add_argument("--trainer", choices=list(TRAINERS), help="which of dancegrpo's trainers to run")
     parser.add_argument(
         "--modes",
         metavar="LIST",
@@ -82,7 +90,10 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
         help="runs at a time, which share the machine's cores and GPUs (default: 1)",
     )
     parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="where the runs and the report go (default: pcpo_ab/UPSTREAM)"
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="where the runs and the report go (default: pcpo_ab/UPSTREAM, with _TRAINER)",
     )
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--vendor", type=Path, metavar="DIR", help="folder of clones that apply.py made")
@@ -90,13 +101,17 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     parser.add_argument(
         "--config",
         metavar="FILE[:NAME]",
-        help="a config file for the training script (default: the miniature's); relative to here or to the clone",
+        help="a config file for the training script, or a launch script whose torchrun line has its arguments "
+        "(default: the miniature's); relative to here or to the clone",
     )
     parser.add_argument(
+        "--launch-args",
         "--accelerate-args",
+        dest="accelerate_args",
         metavar="'...'",
-        help="options of accelerate launch in place of the default (one process, on the CPU where there is no CUDA); "
-        f"'' takes those of `accelerate config`; {PORT} stands for a port that is free when the run starts",
+        help="options of accelerate launch, or torchrun, in place of the default (one process, on the CPU where there "
+        "is no CUDA; a launch script's own); '' takes those of `accelerate config`; "
+        f"{PORT} stands for a port that is free when the run starts",
     )
     parser.add_argument("--thresholds", type=thresholds, metavar="A,B,...", help="as for report")
     parser.add_argument("--dry-run", action="store_true", help="print the exact commands and run nothing")
@@ -142,7 +157,7 @@ def run(args: argparse.Namespace) -> int:
         request = _request(args)
         plan = make_plan(request)
         if args.dry_run:
-            _show(plan)
+            _show(request, plan)
             return 0
         return _run(args, request, plan)
     except (PCPOError, WrongArgument) as error:
@@ -151,8 +166,13 @@ def run(args: argparse.Namespace) -> int:
         return _complain(error, 1)
 
 
-def _show(plan: list[Planned]) -> None:
+def _show(request: Request, plan: list[Planned]) -> None:
     """Print every run's command, to paste into a shell."""
+    if request.prepared is not None:
+        print("# before the runs, what they read")
+        print(
+            shlex.join([sys.executable, "-m", "pcpo_overlay", "miniature", "prepare", str(request.prepared)])
+        )
     if any(planned.needs_port for planned in plan):
         print("# a run gets a port that is free when it starts; those below are examples")
     for index, planned in enumerate(plan):
@@ -167,9 +187,10 @@ def _complain(error: Exception, code: int) -> int:
 def _request(args: argparse.Namespace) -> Request:
     from pcpo_overlay.ab import WrongArgument
     from pcpo_overlay.ab.arms import arms_of
+    from pcpo_overlay.ab.launch_script import read_launch_script
     from pcpo_overlay.ab.plan import Request, check_overrides
 
-    upstream = UPSTREAMS[args.upstream]
+    upstream = _find_upstream(args.upstream, args.trainer)
     arms, notes = arms_of(args.modes, args.mode, upstream.name)
     check_overrides(upstream, args.overrides)
     clone = _find_clone(upstream, args.vendor, args.clone)
@@ -182,6 +203,13 @@ def _request(args: argparse.Namespace) -> Request:
                 "would ever end; give --epochs N"
             )
         config = f"{upstream.wrapper}:{config}"
+    launch_args = None if args.accelerate_args is None else shlex.split(args.accelerate_args)
+    script_arguments = None
+    if upstream.has_launch_script:
+        line = read_launch_script(config_file)
+        _check_launch_line(line, upstream, config_file, clone, miniature)
+        script_arguments = line.arguments
+        launch_args = line.options if launch_args is None else launch_args
     for note in notes:
         print(f"note: {note}")
     return Request(
@@ -194,10 +222,45 @@ def _request(args: argparse.Namespace) -> Request:
         config=config,
         config_file=config_file,
         miniature=miniature,
-        accelerate_args=None if args.accelerate_args is None else shlex.split(args.accelerate_args),
+        accelerate_args=launch_args,
         overrides=args.overrides,
+        script_arguments=script_arguments,
         jobs=args.jobs,
     )
+
+
+def _find_upstream(name: str, trainer: str | None) -> Upstream:
+    from pcpo_overlay.ab import WrongArgument
+
+    if name in UPSTREAMS:
+        if trainer is not None:
+            raise WrongArgument(f"--trainer is for dancegrpo; {name} has one trainer")
+        return UPSTREAMS[name]
+    if trainer is None:
+        raise WrongArgument(f"{name} has several trainers; give --trainer {'|'.join(TRAINERS)}")
+    return TRAINERS[trainer]
+
+
+#: Of a launch script's arguments those that name what has to be there, with what makes it.
+_READ_BY_FLUX = {
+    "--pretrained_model_name_or_path": "download the model to there",
+    "--data_json_path": "make it: python -m pcpo_overlay embed flux --help",
+}
+
+
+def _check_launch_line(
+    line: LaunchLine, upstream: Upstream, file: Path, clone: Path, miniature: bool
+) -> None:
+    """Refuse a launch script of another trainer, and find out before the first run what it would miss."""
+    from pcpo_overlay.ab import ABError, WrongArgument
+
+    if Path(line.script).name != Path(upstream.script).name:
+        raise WrongArgument(f"{file} launches {line.script}, not {upstream.script}; give --trainer for it")
+    if miniature:
+        return
+    for flag, value in pairwise(line.arguments):
+        if flag in _READ_BY_FLUX and not (clone / value).exists():
+            raise ABError(f"{file} reads {value} ({flag}), which {clone} lacks; {_READ_BY_FLUX[flag]}")
 
 
 def _find_clone(upstream: Upstream, vendor: Path | None, clone: Path | None) -> Path:
@@ -259,6 +322,10 @@ def _run(args: argparse.Namespace, request: Request, plan: list[Planned]) -> int
 
     _require_libraries()
     with locked(request.out):
+        if request.prepared is not None:
+            from pcpo_overlay.miniature.dancegrpo.data import prepare
+
+            prepare(request.prepared)
         try:
             failed = run_all(plan, make_display(plan, request.epochs), request.jobs)
         except Interrupted:

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pcpo_overlay.config import MODES
+from pcpo_overlay.epochs import planned_epochs
 from pcpo_overlay.report import stats, validation
-from pcpo_overlay.report.runs import Run, is_number, trainer_epochs
+from pcpo_overlay.report.runs import Run, is_number
 from pcpo_overlay.report.stats import Series
 
 #: Curves by epoch that the document holds for every group.
@@ -308,7 +309,7 @@ def _describe_run(run: Run) -> dict[str, Any]:
         "seed": run.seed,
         "status": run.info.get("status"),
         "epochs": len(run.epochs),
-        "planned_epochs": trainer_epochs(run.info),
+        "planned_epochs": planned_epochs(run.info),
         "notes": run.notes,
         "upstream_commit": clone.get("commit") if clone else None,
         "patched_tree": clone.get("patched_tree") if clone else None,

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from pcpo_overlay.epochs import planned_epochs
 from pcpo_overlay.labels import label
 from pcpo_overlay.report.stats import Series
 
@@ -75,7 +76,7 @@ class Run:
     @property
     def endless(self) -> bool:
         """Whether the run has no end of its own: it is stopped, and never marked as finished."""
-        return not self.finished and trainer_epochs(self.info) is None
+        return not self.finished and planned_epochs(self.info) is None
 
     def until(self, epoch: int) -> Run:
         """The run as it was after this epoch; its evaluations stay."""
@@ -165,7 +166,7 @@ def load(path: Path) -> Run:
             "some epochs are recorded more than once (a resumed run); the last record of each counts"
         )
     if info.get("status") != "finished":
-        planned = trainer_epochs(info)
+        planned = planned_epochs(info)
         if planned is not None:
             notes.append(f"unfinished: {len(epochs)} of {planned} epochs so far")
         else:
@@ -188,13 +189,6 @@ def load(path: Path) -> Run:
         notes=notes,
         evaluations=[evaluations[epoch] for epoch in sorted(evaluations)],
     )
-
-
-def trainer_epochs(info: dict[str, Any]) -> int | None:
-    """How many epochs the trainer was asked for; None where its config does not say, or says 0 for no end."""
-    trainer = info.get("trainer")
-    planned = trainer.get("num_epochs") if isinstance(trainer, dict) else None
-    return planned if isinstance(planned, int) and planned > 0 else None
 
 
 def _read_info(path: Path) -> dict[str, Any]:
