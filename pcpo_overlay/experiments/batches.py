@@ -63,11 +63,12 @@ def _whole(**flags: int | None) -> Flags | None:
 
 def _per_update(images: int, gpus: int, size: int, accumulated: int) -> tuple[int, str]:
     updates = images // (gpus * size * accumulated)
-    return updates, f"{images} / ({_on(gpus)} x {size} images x {accumulated} accumulated) = {updates}"
+    return updates, f"{images} / ({on_gpus(gpus)} x {size} images x {accumulated} accumulated) = {updates}"
 
 
-def _on(gpus: int) -> str:
-    return f"{gpus} GPU{'s' if gpus > 1 else ''}"
+def on_gpus(gpus: int) -> str:
+    """1 GPU, 2 GPUs."""
+    return f"{gpus} GPU{'' if gpus == 1 else 's'}"
 
 
 # ------------------------------------------------------------ ddpo-pytorch
@@ -93,7 +94,7 @@ def _ddpo_batch(flags: Flags, gpus: int) -> Batch:
         flags["--config.train.batch_size"],
         flags["--config.train.gradient_accumulation_steps"],
     )
-    images_from = f"{_on(gpus)} x {size} images x {batches} batches = {images}"
+    images_from = f"{on_gpus(gpus)} x {size} images x {batches} batches = {images}"
     return Batch(images, updates, None, images_from, updates_from)
 
 
@@ -129,7 +130,7 @@ def _dance_sd_batch(flags: Flags, gpus: int) -> Batch:
         flags["--config.train.batch_size"],
         flags["--config.train.gradient_accumulation_steps"],
     )
-    images_from = f"{_on(gpus)} x {prompts} prompts x {generations} images = {images}"
+    images_from = f"{on_gpus(gpus)} x {prompts} prompts x {generations} images = {images}"
     return Batch(images, updates, gpus * prompts, images_from, updates_from)
 
 
@@ -161,7 +162,7 @@ def _dance_flux_batch(flags: Flags, gpus: int) -> Batch:
         images,
         updates,
         gpus * prompts,
-        f"{_on(gpus)} x {prompts} prompts x {generations} images = {images}",
+        f"{on_gpus(gpus)} x {prompts} prompts x {generations} images = {images}",
         f"{prompts * generations} images per GPU / {accumulated} accumulated = {updates}",
     )
 
@@ -197,7 +198,7 @@ def _flow_batch(flags: Flags, gpus: int) -> Batch:
         flags["--config.train.batch_size"],
         flags["--config.train.gradient_accumulation_steps"],
     )
-    images_from = f"{_on(gpus)} x {size} images x {batches} batches = {images}"
+    images_from = f"{on_gpus(gpus)} x {size} images x {batches} batches = {images}"
     group = flags["--config.sample.num_image_per_prompt"]
     return Batch(images, updates, images // group, images_from, updates_from)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pcpo_overlay.experiments.batches import Batch
+from pcpo_overlay.experiments.batches import Batch, on_gpus
 from pcpo_overlay.experiments.recipes import RECIPES, Recipe
 from pcpo_overlay.experiments.remarks import NOTES, OBSTACLES
 from pcpo_overlay.experiments.table import CONFIGURATIONS, ROWS, Configuration, Value
@@ -111,7 +111,7 @@ def plan(number: int, gpus: int | None = None) -> Experiment:
     flags = recipe.arithmetic.flags_for(paper, gpus) if gpus > 0 else None
     if flags is None:
         raise ExperimentError(
-            f"configuration {number} does not divide among {gpus} GPUs; possible: "
+            f"configuration {number} does not divide among {on_gpus(gpus)}; possible: "
             f"{', '.join(map(str, possible_gpus(number)))}"
         )
     obstacles = OBSTACLES.get(number, ())
@@ -150,8 +150,7 @@ def as_word(value: Value) -> str:
 
 
 def _batch_why(paper: Configuration, gpus: int) -> str:
-    on = "1 GPU" if gpus == 1 else f"{gpus} GPUs"
-    return f"Table 7: {paper['images_per_iteration']} images and {paper['updates']} updates an iteration, on {on}"
+    return f"Table 7: {paper['images_per_iteration']} images and {paper['updates']} updates an iteration, on {on_gpus(gpus)}"
 
 
 def _row_changes(paper: Configuration, recipe: Recipe) -> Iterator[Change]:

@@ -7,6 +7,7 @@ import textwrap
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from pcpo_overlay.experiments.batches import on_gpus
 from pcpo_overlay.experiments.commands import Arm, Change, Experiment, as_word
 from pcpo_overlay.experiments.table import BOUND, ELSEWHERE, EMPTY, PLACED, ROWS, Cell
 
@@ -170,9 +171,7 @@ def _upstream(experiment: Experiment, row: str) -> str:
     if row in _BATCH:
         attribute = _BATCH[row]
         value = getattr(experiment.own_batch, attribute) if attribute else None
-        return (
-            "" if value is None else f"{value} on {experiment.gpus} GPU{'s' if experiment.gpus > 1 else ''}"
-        )
+        return "" if value is None else f"{value} on {on_gpus(experiment.gpus)}"
     knob = recipe.knobs.get(row)
     if knob is None:
         return ""
