@@ -232,6 +232,19 @@ def test_arms_do_not_write_over_each_other(number: int) -> None:
     assert len(set(moved)) == (len(experiment.arms) if experiment.recipe.leaves else 0)
 
 
+def test_what_upstream_does_not_have_is_only_what_the_remarks_name() -> None:
+    missing = {
+        (number, row)
+        for number, recipe in RECIPES.items()
+        for row, knob in recipe.knobs.items()
+        if knob.flag and isinstance(CONFIGURATIONS[number][row], str)
+        if CONFIGURATIONS[number][row] not in knob.words
+    }
+    assert missing == {(7, "reward"), (9, "prompts")}
+    assert "PickScore" in plan(7).obstacles[0]
+    assert any("Pick-SFW" in note for note in plan(9).notes)
+
+
 def test_one_gpu_is_launched_as_one() -> None:
     one, two = plan(1, 1), plan(1, 2)
     assert "--multi_gpu" not in one.command(one.arms[0])

@@ -92,10 +92,7 @@ class Experiment:
     def afterwards(self, arm: Arm) -> list[str]:
         """Shell lines after an arm, so that the next does not write over what it left."""
         leaves = self.recipe.leaves
-        return [f"mv {leaves} {leaves}-{self._label(arm)}"] if leaves else []
-
-    def _label(self, arm: Arm) -> str:
-        return f"config{self.paper.number}-{arm.name}"
+        return [f"mv {leaves} {leaves}-config{self.paper.number}-{arm.name}"] if leaves else []
 
 
 def plan(number: int, gpus: int | None = None) -> Experiment:
@@ -150,7 +147,8 @@ def as_word(value: Value) -> str:
 
 
 def _batch_why(paper: Configuration, gpus: int) -> str:
-    return f"Table 7: {paper['images_per_iteration']} images and {paper['updates']} updates an iteration, on {on_gpus(gpus)}"
+    images, updates = paper["images_per_iteration"], paper["updates"]
+    return f"Table 7: {images} images and {updates} updates an iteration, on {on_gpus(gpus)}"
 
 
 def _row_changes(paper: Configuration, recipe: Recipe) -> Iterator[Change]:
@@ -161,7 +159,7 @@ def _row_changes(paper: Configuration, recipe: Recipe) -> Iterator[Change]:
             continue
         word = as_word(value)
         if isinstance(value, str):
-            if word not in knob.words:  # upstream has nothing of that name: the remarks say so
+            if word not in knob.words:  # upstream does not have it: the remarks say so
                 continue
             word = knob.words[word]
         if word != knob.own:

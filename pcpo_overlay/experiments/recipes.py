@@ -70,7 +70,7 @@ def _ddpo(name: str, prompts: str, reward: str, batches_own: int, accumulated_ow
     return Recipe(
         clone="ddpo-pytorch",
         trainer="ddpo",
-        origin=f"config/dgx.py:{name}, as its README starts it",
+        origin=f"config/dgx.py:{name}, started as in its README",
         launcher=("accelerate", "launch", "--multi_gpu", "--num_processes={gpus}"),
         script="scripts/train.py",
         config=f"config/dgx.py:{name}",
@@ -254,7 +254,7 @@ def _flow(name: str, reward: str, kl: str, save_dir: str, dataset: str, group: i
     return Recipe(
         clone="flow_grpo",
         trainer="flow_grpo",
-        origin=f"config/grpo.py:{name}, as scripts/single_node/grpo.sh starts it",
+        origin=f"config/grpo.py:{name}, started as in scripts/single_node/grpo.sh",
         launcher=(
             *("accelerate", "launch", "--config_file", "scripts/accelerate_configs/multi_gpu.yaml"),
             *("--num_processes={gpus}", "--main_process_port", "29501"),
