@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from pcpo_overlay.cli.parser import OneLineParser
 
-COMMANDS = ("weights", "ab", "report", "miniature")
+COMMANDS = ("weights", "ab", "evaluate", "report", "miniature")
 
 
 def build_parser() -> argparse.ArgumentParser:
