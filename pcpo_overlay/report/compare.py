@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -230,13 +231,17 @@ def _threshold(
 ) -> dict[str, Any]:
     """Epochs to reach one level: on the moving average of the seed-mean curve, and on each seed's own."""
     reference = stats.epochs_to_reach(smoothed[baseline.label], level)
+    resampled = {group.label: _resampled_epochs(group, level, window) for group in groups}
     reference_seeds = _seeds_to_reach(baseline, level, window)
     arms = []
     for group in groups:
         epochs = stats.epochs_to_reach(smoothed[group.label], level)
+        own = resampled[group.label]
         arm: dict[str, Any] = {"label": group.label, "epochs": epochs}
+        arm["epochs_interval"] = _interval(stats.bootstrap(len(group.runs), own.__getitem__))
         if group is not baseline:
             arm["speedup_percent"] = stats.speedup_percent(reference, epochs)
+            arm["speedup_interval"] = _speedup_interval(baseline, group, resampled)
         arm["seeds"] = []
         for run, reached in zip(group.runs, _seeds_to_reach(group, level, window), strict=True):
             entry: dict[str, Any] = {"run": run.path.name, "seed": run.seed, "epochs": reached}
@@ -252,6 +257,46 @@ def _threshold(
             arm["seeds"].append(entry)
         arms.append(arm)
     return {"reward": level, "arms": arms}
+
+
+def _resampled_epochs(group: Group, level: float, window: int) -> dict[tuple[int, ...], float]:
+    """Epochs to reach a level by resample of the group's seeds, infinite for never; empty with too few seeds.
+
+    As of the group itself: of the moving average of the mean over a resample's seeds. Both are linear, so the seeds are
+    smoothed first and once.
+    """
+    if len(group.runs) < stats.LEAST_SEEDS:
+        return {}
+    series = [run.series("reward_mean") for run in group.runs]
+    epochs = stats.common_epochs(series)
+    smoothed = [stats.moving_average({e: s[e] for e in epochs}, window) for s in series]
+    needed = level * len(smoothed)
+    return {
+        chosen: next((e + 1 for e in epochs if math.fsum(smoothed[i][e] for i in chosen) >= needed), math.inf)
+        for chosen, _ in stats.resamples(len(smoothed))
+    }
+
+
+def _speedup_interval(
+    baseline: Group, group: Group, resampled: dict[str, dict[tuple[int, ...], float]]
+) -> dict[str, float | None] | None:
+    """That of the speed-up where both arms have the same seeds, each resample taking the same ones of both."""
+    if [run.seed for run in baseline.runs] != [run.seed for run in group.runs]:
+        return None
+
+    def speedup(chosen: tuple[int, ...]) -> float | None:
+        ends = [resampled[arm.label][chosen] for arm in (baseline, group)]
+        return stats.speedup_percent(ends[0], ends[1]) if all(map(math.isfinite, ends)) else None
+
+    return _interval(stats.bootstrap(len(group.runs), speedup))
+
+
+def _interval(held: tuple[float, float] | None) -> dict[str, float | None] | None:
+    """For JSON: an end that is never reached is None."""
+    if held is None:
+        return None
+    low, high = (end if math.isfinite(end) else None for end in held)
+    return {"low": low, "high": high}
 
 
 def _seeds_to_reach(group: Group, level: float, window: int) -> list[int | None]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from pcpo_overlay.report import stats
 from pcpo_overlay.report.text import level_digits, number, percent, reward
 
 #: What each number is; in the Markdown and, word for word, in the JSON.
@@ -21,6 +22,10 @@ DEFINITIONS = {
     "speed-up": "100 * (baseline's epochs / this arm's epochs - 1) percent, as in the paper's Tables 1 and 10 (260 "
     "against 131 epochs is 98.5%). Negative: slower than the baseline. Epochs are those run until the moving average "
     "of the seed-mean reward first stands at the threshold, that epoch included. 'never': not within the epochs run.",
+    "bootstrap interval": "In square brackets at epochs and speed-ups: the range of the same number over 95% of all "
+    "resamples of the seeds with replacement (percentile bootstrap), given from 3 seeds on; for a speed-up both arms "
+    "take the same seeds, and it has none where a resample of either arm never arrives. With so few seeds it is "
+    "narrower than a 95% interval should be; it says how much hangs on single seeds.",
     "fraction outside": "Share of sample-timesteps with |rho - 1| > the clip range (upstream's clipfrac).",
     "fraction masked": "Share of sample-timesteps that give no gradient: outside on the side the advantage points to.",
     "on-policy": "The same in the first optimizer step of each epoch, whose samples the current weights drew: "
@@ -117,7 +122,7 @@ def _quoted(kind: str, texts: Sequence[str]) -> list[str]:
 def tables(comparison: dict[str, Any]) -> list[tuple[str, str]]:
     """Every table of one upstream's comparison: title and Markdown."""
     result = [
-        ("Epochs to reach a reward", speedup_table(comparison)),
+        ("Epochs to reach a reward", speedup_table(comparison) + _interval_note(comparison)),
         ("Reward", _reward_table(comparison)),
         ("Clipping", _clipping_table(comparison)),
         ("Gradients", _gradient_table(comparison)),
@@ -148,11 +153,27 @@ def speedup_table(comparison: dict[str, Any]) -> str:
     for level in levels:
         row = [reward(level["reward"], digits)]
         for arm in level["arms"]:
-            row.append(_epochs(arm["epochs"]))
+            row.append(_epochs(arm["epochs"]) + _bracketed(arm["epochs_interval"], _epochs))
             if arm["label"] != baseline:
-                row.append(percent(arm["speedup_percent"]))
+                row.append(percent(arm["speedup_percent"]) + _bracketed(arm["speedup_interval"], percent))
         rows.append(row)
     return table(head, rows)
+
+
+def _bracketed(held: dict[str, float | None] | None, shown: Callable[[Any], str]) -> str:
+    """An interval as the tables print it; nothing for none."""
+    return "" if held is None else f" [{shown(held['low'])}, {shown(held['high'])}]"
+
+
+def _interval_note(comparison: dict[str, Any]) -> str:
+    """What the brackets are, and why there are none where there are too few seeds."""
+    few = [group["label"] for group in comparison["groups"] if len(group["runs"]) < stats.LEAST_SEEDS]
+    if not comparison["thresholds"]["levels"]:
+        return ""
+    if len(few) < len(comparison["groups"]):
+        told = f"; none for {', '.join(few)}, with fewer than {stats.LEAST_SEEDS} seeds" if few else ""
+        return f"\n\nIn brackets: bootstrap interval of 95% over seeds{told}."
+    return f"\n\nNo bootstrap intervals: they take {stats.LEAST_SEEDS} seeds an arm."
 
 
 def _seed_table(comparison: dict[str, Any]) -> str:
