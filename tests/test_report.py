@@ -317,7 +317,7 @@ def test_mixed_configs_name_the_keys_that_differ(tmp_path: Path) -> None:
     assert "seeds differ" in text and "different numbers of epochs" in text
     assert "learning_rate" not in text and "logdir" not in text and "num_epochs" not in text
     assert "**Warning:** `clip_range`" in markdown.render(
-        {"notes": [], "window": 5, "comparisons": [comparison | {"figures": {}}]}
+        {"notes": [], "window": 5, "comparisons": [comparison | {"figures": {}}], "mixed_models": []}
     )
 
 
@@ -498,7 +498,7 @@ def test_an_upstream_without_kl_or_evaluations_has_no_word_of_them(tmp_path: Pat
     )
     assert "KL" not in json.dumps(document) and "alidation" not in json.dumps(document)
     assert "kl_loss" not in document["comparisons"][0]["groups"][0]["curves"]
-    assert markdown.definitions(document["comparisons"]) == markdown.DEFINITIONS
+    assert markdown.definitions(document) == markdown.DEFINITIONS
     assert "KL" not in markdown.render(document)
 
 

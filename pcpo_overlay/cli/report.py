@@ -115,7 +115,7 @@ def write(folders: Sequence[Path], out: Path, *, command: str, **options: Any) -
     """
     from pcpo_overlay.report.build import MARKDOWN, build
     from pcpo_overlay.report.compare import ReportError
-    from pcpo_overlay.report.markdown import speedup_table
+    from pcpo_overlay.report.markdown import speedup_table, title_of
     from pcpo_overlay.report.runs import RunError, load
 
     runs, code = [], 0
@@ -138,7 +138,7 @@ def write(folders: Sequence[Path], out: Path, *, command: str, **options: Any) -
     for comparison in document["comparisons"]:
         for warning in comparison["warnings"]:
             print(f"WARNING: {warning}")
-        print(f"\n{comparison['upstream']}: epochs to reach a reward (baseline: {comparison['baseline']})\n")
+        print(f"\n{title_of(comparison)}: epochs to reach a reward (baseline: {comparison['baseline']})\n")
         print(speedup_table(comparison))
     print(f"\nreport: {out / MARKDOWN}")
     return code

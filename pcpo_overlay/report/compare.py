@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pcpo_overlay.config import MODES
-from pcpo_overlay.report import stats, validation
-from pcpo_overlay.report.runs import Run, is_number, trainer_epochs
+from pcpo_overlay.report import mixed_model, quality, stats, validation
+from pcpo_overlay.report.runs import Run, is_number, samples_per_epoch, trainer_epochs
 from pcpo_overlay.report.stats import Series
 
 #: Curves by epoch that the document holds for every group.
@@ -112,7 +112,7 @@ def compare(
     window: int = stats.WINDOW,
     baseline: str | None = None,
 ) -> dict[str, Any]:
-    """Compare runs, upstream by upstream.
+    """Compare runs, upstream by upstream, and batch size by batch size where arms have runs of several.
 
     Args:
         runs: as :func:`runs.load` gives them; those without a finished epoch are named and left out.
@@ -121,8 +121,8 @@ def compare(
         baseline: label of the group to hold the others against; None takes ``observe``, else the first.
 
     Returns:
-        ``{"format", "window", "notes", "comparisons": [one per upstream]}``, JSON-ready but for non-finite numbers,
-        of which there are none.
+        ``{"format", "window", "notes", "comparisons": [one per upstream, or batch size], "mixed_models"}``, JSON-ready,
+        without non-finite numbers.
 
     Raises:
         ReportError: no run has an epoch, or no run is labelled as the wanted baseline.
@@ -139,11 +139,63 @@ def compare(
         notes.append(
             f"runs of several upstreams ({', '.join(upstreams)}): each upstream is compared with its own baseline only"
         )
-    comparisons = [
-        _compare_upstream(groups, choose_baseline(groups, baseline), thresholds, window)
-        for groups in upstreams.values()
+    comparisons, models = [], []
+    for upstream, groups in upstreams.items():
+        by_size = by_batch_size(groups)
+        if len(by_size) > 1:
+            told = " and ".join(map(str, by_size))
+            notes.append(
+                f"{upstream}: runs of {told} samples an epoch; each batch size is compared by itself, and the mixed "
+                "model, where runs are evaluated, is over both"
+            )
+        for size, members in by_size.items():
+            chosen = choose_baseline(members, baseline)
+            comparisons.append(
+                _compare_upstream(members, chosen, thresholds, window)
+                | {"batch_size": size if len(by_size) > 1 else None}
+            )
+        models += _mixed_models(groups, choose_baseline(groups, baseline), thresholds)
+    return {
+        "format": 1,
+        "window": window,
+        "notes": notes,
+        "comparisons": comparisons,
+        "mixed_models": models,
+    }
+
+
+def by_batch_size(groups: Sequence[Group]) -> dict[int | None, list[Group]]:
+    """The groups by samples an epoch, ascending; all together where no label has runs of several sizes."""
+    sizes = {group.label: {samples_per_epoch(run.info) for run in group.runs} for group in groups}
+    if all(len(held) == 1 for held in sizes.values()):
+        return {None: list(groups)}
+    ascending = sorted(
+        {size for held in sizes.values() for size in held}, key=lambda size: (size is None, size or 0)
+    )
+    return {
+        size: [
+            replace(group, runs=[run for run in group.runs if samples_per_epoch(run.info) == size])
+            for group in groups
+            if size in sizes[group.label]
+        ]
+        for size in ascending
+    }
+
+
+def _mixed_models(
+    groups: Sequence[Group], baseline: Group, thresholds: Sequence[float] | None
+) -> list[dict[str, Any]]:
+    """One mixed model for each arm but the baseline, over the evaluated runs of both, of all batch sizes."""
+    held, _ = quality.evaluated([run for group in groups for run in group.runs])
+    if not held:
+        return []
+    paths = {run.path for run in held}
+    arms = {group.label: [run for run in group.runs if run.path in paths] for group in groups}
+    return [
+        mixed_model.describe(groups[0].upstream, arms, baseline.label, label, thresholds)
+        for label in arms
+        if label != baseline.label and arms[label] and arms[baseline.label]
     ]
-    return {"format": 1, "window": window, "notes": notes, "comparisons": comparisons}
 
 
 def _compare_upstream(
@@ -178,6 +230,7 @@ def _compare_upstream(
             for group, until in zip(groups, measured, strict=True)
         ],
     }
+    _add_quality(comparison, groups, baseline, thresholds)
     _add_validation(comparison, groups)
     _add_kl(comparison, groups, window)
     return comparison
@@ -189,6 +242,22 @@ def _where_to_cut(groups: Sequence[Group], last_common: int | None) -> int | Non
     if any(run.endless for run in runs) and len({len(run.epochs) for run in runs}) > 1:
         return last_common
     return None
+
+
+def _add_quality(
+    comparison: dict[str, Any],
+    groups: Sequence[Group],
+    baseline: Group,
+    thresholds: Sequence[float] | None,
+) -> None:
+    """What ``evaluate`` measured, where it was run."""
+    held, warnings = quality.evaluated([run for group in groups for run in group.runs])
+    comparison["warnings"] += warnings
+    paths = {run.path for run in held}
+    arms = {group.label: [run for run in group.runs if run.path in paths] for group in groups}
+    described = quality.describe(arms, baseline.label, thresholds)
+    if described is not None:
+        comparison["quality"] = described
 
 
 def _add_validation(comparison: dict[str, Any], groups: Sequence[Group]) -> None:

@@ -223,6 +223,22 @@ def trainer_epochs(info: dict[str, Any]) -> int | None:
     return planned if isinstance(planned, int) and planned > 0 else None
 
 
+def samples_per_epoch(info: dict[str, Any]) -> int | None:
+    """The batch size as the paper means it, samples of all ranks in an epoch; None where ``run.json`` does not say."""
+    trainer, hardware = info.get("trainer"), info.get("hardware")
+    sample = trainer.get("sample") if isinstance(trainer, dict) else None
+    ranks = hardware.get("world_size", 1) if isinstance(hardware, dict) else 1
+    if not isinstance(sample, dict):
+        return None
+    batch, batches = (
+        sample.get("train_batch_size", sample.get("batch_size")),
+        sample.get("num_batches_per_epoch"),
+    )
+    if not all(isinstance(count, int) for count in (batch, batches, ranks)):
+        return None
+    return int(batch * batches * ranks)  # type: ignore[operator]
+
+
 def _read_info(path: Path) -> dict[str, Any]:
     try:
         info = json.loads((path / "run.json").read_text(encoding="utf-8"))
