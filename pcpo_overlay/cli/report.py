@@ -12,8 +12,10 @@ from typing import Any
 _DESCRIPTION = """\
 Compare runs of one or more upstreams: reward curves, clipping, gradients, epochs
 to reach reward thresholds with speed-ups, time and memory; where runs recorded
-them, validation reward and KL, and the one against the other. Runs are grouped
-by upstream, mode and options; each group may hold several seeds.
+them, validation reward and KL, and the one against the other; where they were
+evaluated (see: pcpo evaluate), quality at matched reward and the paper's linear
+mixed model. Runs are grouped by upstream, mode and options, and by batch size
+where there are several; each group may hold several seeds.
 Writes report.md, report.json and one PNG per figure.
 """
 _EPILOG = """\
@@ -45,7 +47,8 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
         "--thresholds",
         type=thresholds,
         metavar="A,B,...",
-        help="reward levels of the speed-up table; write --thresholds=-60,-50 where the first is negative "
+        help="reward levels of the tables on speed-up and on quality; write --thresholds=-60,-50 where the first is "
+        "negative "
         "(default: four, chosen from the data by a rule that treats all arms alike)",
     )
     parser.add_argument(

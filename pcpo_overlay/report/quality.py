@@ -135,7 +135,7 @@ def describe(
     settings = runs[0].quality[0].get("settings", {})
     return {
         "settings": {key: settings.get(key) for key in ("samples", "seed", "sampler", "reward")},
-        "checkpoints": {run.path.name: len(run.quality) for run in runs},
+        "policies": [len(run.quality) for run in runs],
         "levels": [_level(arms, baseline, level) for level in chosen],
         "last": _last(arms),
         "ways": {label: [_way(run) for run in members] for label, members in arms.items()},

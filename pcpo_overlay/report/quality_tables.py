@@ -24,10 +24,10 @@ DEFINITIONS = {
         "samples, a prompt's own especially where they are fewer than the 64 features: compare it among equal "
         "numbers of samples only.",
         "matched reward": "A run's policy when its evaluated reward first reaches a level, with everything "
-        "interpolated linearly between the last checkpoint below and the first at the level. Unless given with "
-        "--thresholds the levels are four, evenly spaced strictly between the base model's reward and the lowest "
-        "of the runs' best. Numbers are means over seeds, in brackets their bootstrap interval; a difference is "
-        "taken seed by seed.",
+        "interpolated linearly between the last checkpoint below and the first at the level; the closer the "
+        "checkpoints, the less hangs on that. Unless given with --thresholds the levels are four, evenly spaced "
+        "strictly between the base model's reward and the lowest of the runs' best. Numbers are means over seeds, in "
+        "brackets their bootstrap interval; a difference is taken seed by seed.",
     },
     "mixed_models": {
         "mixed model": "As in Tables 3 and 4 of the paper: a metric of one prompt's images ~ algorithm * batch size "
@@ -139,7 +139,7 @@ def _last_quality_table(comparison: dict[str, Any]) -> str:
 
 def _drawn(held: dict[str, Any]) -> str:
     """How the images were drawn, and how densely checkpoints lie."""
-    settings, counts = held["settings"], sorted(set(held["checkpoints"].values()))
+    settings, counts = held["settings"], sorted(set(held["policies"]))
     sampler = ", ".join(
         f"{key.replace('_', ' ')} {value}" for key, value in (settings["sampler"] or {}).items()
     )
