@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from synthetic_runs import write_quality, write_run
 
-from pcpo_overlay.report import markdown, quality, quality_tables, runs
+from pcpo_overlay.report import figures, markdown, quality, quality_tables, runs
 from pcpo_overlay.report.build import build
 from pcpo_overlay.report.compare import compare
 from pcpo_overlay.report.mixed_model import CannotFit, Observation, fit
@@ -123,6 +123,7 @@ def test_no_level_where_a_run_never_rose(tmp_path: Path) -> None:
     )
     (model,) = document["mixed_models"]
     assert model["metrics"] == [] and "no level of reward" in model["notes"][0]
+    assert model["notes"][0].endswith(f"never above the model it began as: `{tmp_path.name}/a`")
 
 
 def test_runs_evaluated_differently_are_not_compared(tmp_path: Path) -> None:
@@ -327,8 +328,9 @@ def two_sizes(parent: Path, sizes: tuple[int, ...] = (8, 16)) -> list[Path]:
     ]
 
 
-def test_report_on_two_batch_sizes(tmp_path: Path) -> None:
+def test_report_on_two_batch_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each size is compared by itself, and the mixed model is over both."""
+    monkeypatch.setattr(figures, "FIGURES", {"quality": figures.quality})
     folders = two_sizes(tmp_path)
     out = tmp_path / "report"
     document = build([runs.load(folder) for folder in folders], out)
@@ -362,6 +364,16 @@ def test_report_on_two_batch_sizes(tmp_path: Path) -> None:
     assert len(rows) == 3 * 4
     assert "**mixed model**" in text and "**matched reward**" in text
     assert json.loads((out / "report.json").read_text()) == document
+
+
+def test_batch_sizes_evaluated_differently_have_no_model_and_a_note(tmp_path: Path) -> None:
+    folders = two_sizes(tmp_path)
+    for folder in folders:
+        if "-16-" in folder.name:
+            write_quality(folder, {0: 0.0, 4: 1.0}, digest="e" * 64, samples=20)
+    document = compared(*folders)
+    assert document["mixed_models"] == [] and all("quality" in c for c in document["comparisons"])
+    assert "evaluated with different settings" in document["notes"][-1]
 
 
 def test_arms_of_different_sizes_without_twins_stay_one_comparison(tmp_path: Path) -> None:

@@ -44,9 +44,10 @@ def frechet_distance(features: Tensor, reference: Tensor) -> float:
         raise ValueError(f"{features.shape[1]} features against {reference.shape[1]}")
     mean = (features.mean(dim=0) - reference.mean(dim=0)).square().sum()
     a, b = _factor(features), _factor(reference)
-    cross = torch.linalg.svdvals(a @ b.T).sum()
-    # of equal sets a rounding error below zero may be left
-    return max(0.0, float(mean + a.square().sum() + b.square().sum() - 2 * cross))
+    traces = a.square().sum() + b.square().sum()
+    distance = mean + traces - 2 * torch.linalg.svdvals(a @ b.T).sum()
+    # of equal sets a rounding error is left, of either sign
+    return float(distance) if distance > 1e-12 * traces else 0.0
 
 
 def _factor(features: Tensor) -> Tensor:

@@ -155,6 +155,8 @@ def compare(
                 | {"batch_size": size if len(by_size) > 1 else None}
             )
         models += _mixed_models(groups, choose_baseline(groups, baseline), thresholds)
+        if len(by_size) > 1:
+            notes += quality.evaluated([run for group in groups for run in group.runs])[1]
     return {
         "format": 1,
         "window": window,

@@ -159,7 +159,9 @@ def describe(
     choice = list(thresholds) if thresholds is not None else quality.levels([run for _, run in runs])
     passed = [level for level in choice if all(quality.at_reward(way, level) is not None for way in ways)]
     if not passed:
-        described["notes"].append("no level of reward that every one of these runs passes")
+        flat = [f"`{run.path.parent.name}/{run.path.name}`" for _, run in runs if not quality.levels([run])]
+        told = f"; never above the model it began as: {', '.join(flat)}" if flat else ""
+        described["notes"].append(f"no level of reward that every one of these runs passes{told}")
         return described
     level = described["reward"] = max(passed)
     matched = [quality.at_reward(way, level) for way in ways]
