@@ -7,7 +7,6 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -19,7 +18,6 @@ from pcpo_overlay.ab import ABError
 from pcpo_overlay.ab.launch_script import read_launch_script
 from pcpo_overlay.ab.upstreams import PACKAGE, PORT, TRAINERS
 from pcpo_overlay.ab.workplace import Workplace, readable
-from pcpo_overlay.epochs import planned_epochs
 from pcpo_overlay.miniature import PROMPTS, flux_path
 from pcpo_overlay.miniature.classifier import load_classifier
 from pcpo_overlay.miniature.dancegrpo.data import prepare
@@ -185,26 +183,6 @@ def test_overrides_of_what_the_command_sets_are_refused(
 ) -> None:
     assert dry_run(clone, "flux", "--", override) == 1
     assert f"{override} after --" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("upstream", "trainer", "epochs"),
-    [
-        ("ddpo", {"num_epochs": 5}, 5),
-        ("flow_grpo", {"num_epochs": 0}, None),
-        ("dancegrpo_sd", {"num_epochs": 5}, 6),
-        ("dancegrpo_flux", {"max_train_steps": 5}, 5),
-        ("dancegrpo_wan_2_1", {"max_train_steps": 5}, 6),
-        ("dancegrpo_qwenimage", {"max_train_steps": 5}, 7),
-        ("dancegrpo_qwenimage_edit", {"max_train_steps": -1}, 3),
-        ("dancegrpo_flux", {}, None),
-        ("ddpo", None, None),
-    ],
-)
-def test_planned_epochs_as_each_upstream_counts(
-    upstream: str, trainer: dict[str, Any] | None, epochs: int | None
-) -> None:
-    assert planned_epochs({"upstream": upstream, "trainer": trainer}) == epochs
 
 
 # --- where it runs ----------------------------------------------------------------------------------------------

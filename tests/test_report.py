@@ -124,6 +124,32 @@ def test_a_label_is_the_upstreams() -> None:
     assert labels.label({"mode": "full", "variance": "native"}, "unheard_of") == "full,variance=native"
 
 
+def test_resamples_are_all_of_them_with_their_probabilities() -> None:
+    held = dict(stats.resamples(3))
+    assert len(held) == 10 and sum(held.values()) == pytest.approx(1)
+    assert held[0, 0, 0] == pytest.approx(1 / 27)
+    assert held[0, 1, 2] == pytest.approx(6 / 27)
+    assert held[0, 0, 2] == pytest.approx(3 / 27)
+    assert len(stats.resamples(6)) == 462
+    many = stats.resamples(9)
+    assert many == stats.resamples(9) and sum(p for _, p in many) == pytest.approx(1)
+
+
+def test_bootstrap_of_a_mean_by_hand() -> None:
+    # of 27 orders one has the mean 0, three have 1: 4/27 is more than 2.5%, 1/27 is too
+    assert stats.estimate([0.0, 3.0, 6.0]) == {"mean": 3.0, "low": 0.0, "high": 6.0}
+    # of 256 orders 1 has the mean 0, 4 the mean 1, 10 the mean 2: 2.5% is 6.4 of them
+    assert stats.estimate([0.0, 4.0, 8.0, 12.0]) == {"mean": 6.0, "low": 2.0, "high": 10.0}
+    assert stats.estimate([2.0, 2.0, 2.0]) == {"mean": 2.0, "low": 2.0, "high": 2.0}
+
+
+def test_too_few_seeds_have_no_interval() -> None:
+    assert stats.estimate([1.0, 2.0]) == {"mean": 1.5, "low": None, "high": None}
+    assert stats.estimate([]) == {"mean": None, "low": None, "high": None}
+    assert stats.bootstrap(2, lambda chosen: 1.0) is None
+    assert stats.bootstrap(3, lambda chosen: None if 2 in chosen else 1.0) is None
+
+
 # --- the comparison ---------------------------------------------------------------------------------------------
 
 
@@ -170,6 +196,50 @@ def test_a_threshold_nobody_or_one_arm_reaches_says_never(tmp_path: Path) -> Non
     rows = markdown.speedup_table(comparison).splitlines()[2:]
     assert [cell.strip() for cell in rows[0].split("|")[2:5]] == ["never", "2", "-"]
     assert [cell.strip() for cell in rows[1].split("|")[2:5]] == ["never", "never", "-"]
+
+
+def test_epochs_to_a_threshold_have_an_interval_from_three_seeds_on(tmp_path: Path) -> None:
+    """A seed is at the threshold of 1 from its own epoch on, so a mean over seeds is there when the last one is."""
+    arrive = {"observe": (4, 6, 8), "full": (2, 3, 4)}
+    folders = [
+        write_run(
+            tmp_path / f"{mode}{seed}", mode, seed=seed, rewards=[float(e + 1 >= epoch) for e in range(9)]
+        )
+        for mode, epochs in arrive.items()
+        for seed, epoch in enumerate(epochs)
+    ]
+    comparison = compared(*folders, thresholds=[1.0], window=1)["comparisons"][0]
+    observe, full = comparison["thresholds"]["levels"][0]["arms"]
+    # 8/27 of the resamples lack the last seed, 1/27 (3.7%) hold the first alone
+    assert observe["epochs"] == 8 and observe["epochs_interval"] == {"low": 4, "high": 8}
+    assert full["epochs"] == 4 and full["epochs_interval"] == {"low": 2, "high": 4}
+    # every resample takes the same seeds of both: always twice as fast
+    assert full["speedup_percent"] == 100 and full["speedup_interval"] == {"low": 100, "high": 100}
+    assert "| 8 [4, 8] | 4 [2, 4] | 100.0% [100.0%, 100.0%] |" in markdown.speedup_table(comparison)
+    assert "bootstrap interval" in dict(markdown.tables(comparison))["Epochs to reach a reward"]
+
+    two = compared(*folders[:2], *folders[3:5], thresholds=[1.0], window=1)["comparisons"][0]
+    assert two["thresholds"]["levels"][0]["arms"][1]["epochs_interval"] is None
+    assert "they take 3 seeds an arm" in dict(markdown.tables(two))["Epochs to reach a reward"]
+    mixed = compared(*folders[:5], thresholds=[1.0], window=1)["comparisons"][0]
+    assert mixed["thresholds"]["levels"][0]["arms"][1]["speedup_interval"] is None
+    assert (
+        "none for full, with fewer than 3 seeds" in dict(markdown.tables(mixed))["Epochs to reach a reward"]
+    )
+
+
+def test_a_seed_that_never_arrives_is_in_the_interval(tmp_path: Path) -> None:
+    rewards = {0: [0.0, 1.0, 1.0], 1: [0.0, 0.0, 1.0], 2: [0.0, 0.0, 0.0]}
+    folders = [
+        write_run(tmp_path / f"{mode}{seed}", mode, seed=seed, rewards=values)
+        for mode in ("observe", "full")
+        for seed, values in rewards.items()
+    ]
+    comparison = compared(*folders, thresholds=[0.6], window=1)["comparisons"][0]
+    observe, full = comparison["thresholds"]["levels"][0]["arms"]
+    assert observe["epochs"] == 3 and observe["epochs_interval"] == {"low": 2, "high": None}
+    assert full["speedup_percent"] == 0 and full["speedup_interval"] is None
+    assert "| 3 [2, never] | 3 [2, never] |     0.0% |" in markdown.speedup_table(comparison)
 
 
 def test_default_thresholds_are_reached_by_every_arm(tmp_path: Path) -> None:
@@ -247,7 +317,7 @@ def test_mixed_configs_name_the_keys_that_differ(tmp_path: Path) -> None:
     assert "seeds differ" in text and "different numbers of epochs" in text
     assert "learning_rate" not in text and "logdir" not in text and "num_epochs" not in text
     assert "**Warning:** `clip_range`" in markdown.render(
-        {"notes": [], "window": 5, "comparisons": [comparison | {"figures": {}}]}
+        {"notes": [], "window": 5, "comparisons": [comparison | {"figures": {}}], "mixed_models": []}
     )
 
 
@@ -428,7 +498,7 @@ def test_an_upstream_without_kl_or_evaluations_has_no_word_of_them(tmp_path: Pat
     )
     assert "KL" not in json.dumps(document) and "alidation" not in json.dumps(document)
     assert "kl_loss" not in document["comparisons"][0]["groups"][0]["curves"]
-    assert markdown.definitions(document["comparisons"]) == markdown.DEFINITIONS
+    assert markdown.definitions(document) == markdown.DEFINITIONS
     assert "KL" not in markdown.render(document)
 
 

@@ -11,8 +11,8 @@ from typing import Any
 
 from pcpo_overlay.ab import ABError
 from pcpo_overlay.ab.plan import Planned
-from pcpo_overlay.epochs import planned_epochs
 from pcpo_overlay.run_folder import METRICS, utc_now
+from pcpo_overlay.trainer_config import planned_epochs
 
 RECORD = "ab.json"
 LOG = "output.log"

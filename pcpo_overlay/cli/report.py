@@ -12,8 +12,10 @@ from typing import Any
 _DESCRIPTION = """\
 Compare runs of one or more upstreams: reward curves, clipping, gradients, epochs
 to reach reward thresholds with speed-ups, time and memory; where runs recorded
-them, validation reward and KL, and the one against the other. Runs are grouped
-by upstream, mode and options; each group may hold several seeds.
+them, validation reward and KL, and the one against the other; where they were
+evaluated (see: pcpo evaluate), quality at matched reward and the paper's linear
+mixed model. Runs are grouped by upstream, mode and options, and by batch size
+where there are several; each group may hold several seeds.
 Writes report.md, report.json and one PNG per figure.
 """
 _EPILOG = """\
@@ -45,7 +47,8 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
         "--thresholds",
         type=thresholds,
         metavar="A,B,...",
-        help="reward levels of the speed-up table; write --thresholds=-60,-50 where the first is negative "
+        help="reward levels of the tables on speed-up and on quality; write --thresholds=-60,-50 where the first is "
+        "negative "
         "(default: four, chosen from the data by a rule that treats all arms alike)",
     )
     parser.add_argument(
@@ -115,7 +118,7 @@ def write(folders: Sequence[Path], out: Path, *, command: str, **options: Any) -
     """
     from pcpo_overlay.report.build import MARKDOWN, build
     from pcpo_overlay.report.compare import ReportError
-    from pcpo_overlay.report.markdown import speedup_table
+    from pcpo_overlay.report.markdown import speedup_table, title_of
     from pcpo_overlay.report.runs import RunError, load
 
     runs, code = [], 0
@@ -138,7 +141,7 @@ def write(folders: Sequence[Path], out: Path, *, command: str, **options: Any) -
     for comparison in document["comparisons"]:
         for warning in comparison["warnings"]:
             print(f"WARNING: {warning}")
-        print(f"\n{comparison['upstream']}: epochs to reach a reward (baseline: {comparison['baseline']})\n")
+        print(f"\n{title_of(comparison)}: epochs to reach a reward (baseline: {comparison['baseline']})\n")
         print(speedup_table(comparison))
     print(f"\nreport: {out / MARKDOWN}")
     return code

@@ -40,11 +40,12 @@ def build(
     """
     figures.require_matplotlib()
     document = compare(runs, thresholds=thresholds, window=window, baseline=baseline)
-    document["definitions"] = markdown.definitions(document["comparisons"])
+    document["definitions"] = markdown.definitions(document)
     out.mkdir(parents=True, exist_ok=True)
     many = len(document["comparisons"]) > 1
     for comparison in document["comparisons"]:
-        prefix = f"{comparison['upstream']}-" if many else ""
+        size = comparison["batch_size"]
+        prefix = f"{comparison['upstream']}-{'' if size is None else f'{size}-'}" if many else ""
         comparison["figures"] = figures.draw_all(comparison, window, out, prefix)
     (out / MARKDOWN).write_text(markdown.render(document), encoding="utf-8")
     (out / JSON).write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", encoding="utf-8")

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from pcpo_overlay.config import MODES
-from pcpo_overlay.epochs import planned_epochs
-from pcpo_overlay.report import stats, validation
+from pcpo_overlay.report import mixed_model, quality, stats, validation
 from pcpo_overlay.report.runs import Run, is_number
 from pcpo_overlay.report.stats import Series
+from pcpo_overlay.trainer_config import planned_epochs, samples_per_epoch
 
 #: Curves by epoch that the document holds for every group.
 CURVES = (
@@ -112,7 +113,7 @@ def compare(
     window: int = stats.WINDOW,
     baseline: str | None = None,
 ) -> dict[str, Any]:
-    """Compare runs, upstream by upstream.
+    """Compare runs, upstream by upstream, and batch size by batch size where arms have runs of several.
 
     Args:
         runs: as :func:`runs.load` gives them; those without a finished epoch are named and left out.
@@ -121,8 +122,8 @@ def compare(
         baseline: label of the group to hold the others against; None takes ``observe``, else the first.
 
     Returns:
-        ``{"format", "window", "notes", "comparisons": [one per upstream]}``, JSON-ready but for non-finite numbers,
-        of which there are none.
+        ``{"format", "window", "notes", "comparisons": [one per upstream, or batch size], "mixed_models"}``, JSON-ready,
+        without non-finite numbers.
 
     Raises:
         ReportError: no run has an epoch, or no run is labelled as the wanted baseline.
@@ -139,11 +140,65 @@ def compare(
         notes.append(
             f"runs of several upstreams ({', '.join(upstreams)}): each upstream is compared with its own baseline only"
         )
-    comparisons = [
-        _compare_upstream(groups, choose_baseline(groups, baseline), thresholds, window)
-        for groups in upstreams.values()
+    comparisons, models = [], []
+    for upstream, groups in upstreams.items():
+        by_size = by_batch_size(groups)
+        if len(by_size) > 1:
+            told = " and ".join(map(str, by_size))
+            notes.append(
+                f"{upstream}: runs of {told} samples an epoch; each batch size is compared by itself, and the mixed "
+                "model, where runs are evaluated, is over both"
+            )
+        for size, members in by_size.items():
+            chosen = choose_baseline(members, baseline)
+            comparisons.append(
+                _compare_upstream(members, chosen, thresholds, window)
+                | {"batch_size": size if len(by_size) > 1 else None}
+            )
+        models += _mixed_models(groups, choose_baseline(groups, baseline), thresholds)
+        if len(by_size) > 1:
+            notes += quality.evaluated([run for group in groups for run in group.runs])[1]
+    return {
+        "format": 1,
+        "window": window,
+        "notes": notes,
+        "comparisons": comparisons,
+        "mixed_models": models,
+    }
+
+
+def by_batch_size(groups: Sequence[Group]) -> dict[int | None, list[Group]]:
+    """The groups by samples an epoch, ascending; all together where no label has runs of several sizes."""
+    sizes = {group.label: {samples_per_epoch(run.info) for run in group.runs} for group in groups}
+    if all(len(held) == 1 for held in sizes.values()):
+        return {None: list(groups)}
+    ascending = sorted(
+        {size for held in sizes.values() for size in held}, key=lambda size: (size is None, size or 0)
+    )
+    return {
+        size: [
+            replace(group, runs=[run for run in group.runs if samples_per_epoch(run.info) == size])
+            for group in groups
+            if size in sizes[group.label]
+        ]
+        for size in ascending
+    }
+
+
+def _mixed_models(
+    groups: Sequence[Group], baseline: Group, thresholds: Sequence[float] | None
+) -> list[dict[str, Any]]:
+    """One mixed model for each arm but the baseline, over the evaluated runs of both, of all batch sizes."""
+    held, _ = quality.evaluated([run for group in groups for run in group.runs])
+    if not held:
+        return []
+    paths = {run.path for run in held}
+    arms = {group.label: [run for run in group.runs if run.path in paths] for group in groups}
+    return [
+        mixed_model.describe(groups[0].upstream, arms, baseline.label, label, thresholds)
+        for label in arms
+        if label != baseline.label and arms[label] and arms[baseline.label]
     ]
-    return {"format": 1, "window": window, "notes": notes, "comparisons": comparisons}
 
 
 def _compare_upstream(
@@ -178,6 +233,7 @@ def _compare_upstream(
             for group, until in zip(groups, measured, strict=True)
         ],
     }
+    _add_quality(comparison, groups, baseline, thresholds)
     _add_validation(comparison, groups)
     _add_kl(comparison, groups, window)
     return comparison
@@ -189,6 +245,22 @@ def _where_to_cut(groups: Sequence[Group], last_common: int | None) -> int | Non
     if any(run.endless for run in runs) and len({len(run.epochs) for run in runs}) > 1:
         return last_common
     return None
+
+
+def _add_quality(
+    comparison: dict[str, Any],
+    groups: Sequence[Group],
+    baseline: Group,
+    thresholds: Sequence[float] | None,
+) -> None:
+    """What ``evaluate`` measured, where it was run."""
+    held, warnings = quality.evaluated([run for group in groups for run in group.runs])
+    comparison["warnings"] += warnings
+    paths = {run.path for run in held}
+    arms = {group.label: [run for run in group.runs if run.path in paths] for group in groups}
+    described = quality.describe(arms, baseline.label, thresholds)
+    if described is not None:
+        comparison["quality"] = described
 
 
 def _add_validation(comparison: dict[str, Any], groups: Sequence[Group]) -> None:
@@ -231,13 +303,17 @@ def _threshold(
 ) -> dict[str, Any]:
     """Epochs to reach one level: on the moving average of the seed-mean curve, and on each seed's own."""
     reference = stats.epochs_to_reach(smoothed[baseline.label], level)
+    resampled = {group.label: _resampled_epochs(group, level, window) for group in groups}
     reference_seeds = _seeds_to_reach(baseline, level, window)
     arms = []
     for group in groups:
         epochs = stats.epochs_to_reach(smoothed[group.label], level)
+        own = resampled[group.label]
         arm: dict[str, Any] = {"label": group.label, "epochs": epochs}
+        arm["epochs_interval"] = _interval(stats.bootstrap(len(group.runs), own.__getitem__))
         if group is not baseline:
             arm["speedup_percent"] = stats.speedup_percent(reference, epochs)
+            arm["speedup_interval"] = _speedup_interval(baseline, group, resampled)
         arm["seeds"] = []
         for run, reached in zip(group.runs, _seeds_to_reach(group, level, window), strict=True):
             entry: dict[str, Any] = {"run": run.path.name, "seed": run.seed, "epochs": reached}
@@ -253,6 +329,46 @@ def _threshold(
             arm["seeds"].append(entry)
         arms.append(arm)
     return {"reward": level, "arms": arms}
+
+
+def _resampled_epochs(group: Group, level: float, window: int) -> dict[tuple[int, ...], float]:
+    """Epochs to reach a level by resample of the group's seeds, infinite for never; empty with too few seeds.
+
+    As of the group itself: of the moving average of the mean over a resample's seeds. Both are linear, so the seeds are
+    smoothed first and once.
+    """
+    if len(group.runs) < stats.LEAST_SEEDS:
+        return {}
+    series = [run.series("reward_mean") for run in group.runs]
+    epochs = stats.common_epochs(series)
+    smoothed = [stats.moving_average({e: s[e] for e in epochs}, window) for s in series]
+    needed = level * len(smoothed)
+    return {
+        chosen: next((e + 1 for e in epochs if math.fsum(smoothed[i][e] for i in chosen) >= needed), math.inf)
+        for chosen, _ in stats.resamples(len(smoothed))
+    }
+
+
+def _speedup_interval(
+    baseline: Group, group: Group, resampled: dict[str, dict[tuple[int, ...], float]]
+) -> dict[str, float | None] | None:
+    """That of the speed-up where both arms have the same seeds, each resample taking the same ones of both."""
+    if [run.seed for run in baseline.runs] != [run.seed for run in group.runs]:
+        return None
+
+    def speedup(chosen: tuple[int, ...]) -> float | None:
+        ends = [resampled[arm.label][chosen] for arm in (baseline, group)]
+        return stats.speedup_percent(ends[0], ends[1]) if all(map(math.isfinite, ends)) else None
+
+    return _interval(stats.bootstrap(len(group.runs), speedup))
+
+
+def _interval(held: tuple[float, float] | None) -> dict[str, float | None] | None:
+    """For JSON: an end that is never reached is None."""
+    if held is None:
+        return None
+    low, high = (end if math.isfinite(end) else None for end in held)
+    return {"low": low, "high": high}
 
 
 def _seeds_to_reach(group: Group, level: float, window: int) -> list[int | None]:

@@ -265,6 +265,64 @@ def _pareto_reward(sources: set[str], window: int) -> str:
     return training if sources == {"training"} else f"validation reward; where there is none,\n{training}"
 
 
+_QUALITY_PANELS = (
+    ("accuracy", "(a) accuracy"),
+    ("diversity", "(b) diversity within a prompt"),
+    ("frechet_prompt", "(c) Fréchet distance to the base model, by prompt"),
+)
+
+
+def quality(comparison: dict[str, Any], window: int) -> Any:
+    """What checkpoints draw against their reward: a thin line per run, and each arm's mean at the matched levels."""
+    held = comparison.get("quality")
+    if held is None:
+        return None
+    figure = _figure(12, 4.4)
+    panels = figure.subplots(1, len(_QUALITY_PANELS))
+    styles = _styles(comparison["groups"])
+    for axes, (key, name) in zip(panels, _QUALITY_PANELS, strict=True):
+        for group in comparison["groups"]:
+            colour, line = styles[group["label"]]
+            for way in held["ways"][group["label"]]:
+                axes.plot(
+                    way["reward"], way[key], color=colour, linestyle=line, linewidth=0.8, alpha=0.55, marker="o",
+                    markersize=2.5,
+                )  # fmt: skip
+            _matched(axes, held["levels"], group, key, colour)
+        _title(axes, name)
+        _finish(axes, "reward of the evaluated images")
+    caption = (
+        "thin: checkpoints of a run, from the base model on; squares: mean over seeds at a level of reward"
+    )
+    if any(arm["epochs"]["low"] is not None for level in held["levels"] for arm in level["arms"]):
+        caption += ", with its bootstrap interval of 95%"
+    figure.suptitle(f"Quality at matched reward ({caption})", fontsize="medium")
+    _legend_below(figure, panels[0])
+    return figure
+
+
+def _matched(
+    axes: Any, levels: Sequence[dict[str, Any]], group: dict[str, Any], key: str, colour: str
+) -> None:
+    """An arm's means at the levels of reward that it reached, as squares, the intervals as bars."""
+    arms = [
+        (level["reward"], arm[key])
+        for level in levels
+        for arm in level["arms"]
+        if arm["label"] == group["label"] and arm[key]["mean"] is not None
+    ]
+    means = [value["mean"] for _, value in arms]
+    # a mean may differ in the last bit from equal numbers
+    bars = [
+        [max(0.0, v["mean"] - (v["mean"] if v["low"] is None else v["low"])) for _, v in arms],
+        [max(0.0, (v["mean"] if v["high"] is None else v["high"]) - v["mean"]) for _, v in arms],
+    ]
+    axes.errorbar(
+        [x for x, _ in arms], means, yerr=bars, color=colour, linestyle="none", marker="s", markersize=5, capsize=2,
+        label=_named(group),
+    )  # fmt: skip
+
+
 def clipping(comparison: dict[str, Any], window: int) -> Any:
     """Fraction outside and fraction masked by epoch."""
     if not _has(comparison, "fraction_outside"):
@@ -453,6 +511,7 @@ FIGURES: dict[str, Callable[[dict[str, Any], int], Any]] = {
     "reward": reward,
     "validation": validation,
     "pareto": pareto,
+    "quality": quality,
     "clipping": clipping,
     "gradients": gradients,
     "timesteps": timesteps,

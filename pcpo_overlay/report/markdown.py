@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from pcpo_overlay.report.text import level_digits, number, percent, reward
+from pcpo_overlay.report import quality_tables, stats
+from pcpo_overlay.report.text import level_digits, number, percent, reward, table
 
 #: What each number is; in the Markdown and, word for word, in the JSON.
 DEFINITIONS = {
@@ -21,6 +22,10 @@ DEFINITIONS = {
     "speed-up": "100 * (baseline's epochs / this arm's epochs - 1) percent, as in the paper's Tables 1 and 10 (260 "
     "against 131 epochs is 98.5%). Negative: slower than the baseline. Epochs are those run until the moving average "
     "of the seed-mean reward first stands at the threshold, that epoch included. 'never': not within the epochs run.",
+    "bootstrap interval": "In square brackets at epochs and speed-ups: the range of the same number over 95% of all "
+    "resamples of the seeds with replacement (percentile bootstrap), given from 3 seeds on; for a speed-up both arms "
+    "take the same seeds, and it has none where a resample of either arm never arrives. With so few seeds it is "
+    "narrower than a 95% interval should be; it says how much hangs on single seeds.",
     "fraction outside": "Share of sample-timesteps with |rho - 1| > the clip range (upstream's clipfrac).",
     "fraction masked": "Share of sample-timesteps that give no gradient: outside on the side the advantage points to.",
     "on-policy": "The same in the first optimizer step of each epoch, whose samples the current weights drew: "
@@ -37,7 +42,7 @@ DEFINITIONS = {
     "tape: the largest part of it that PCPO's record of a rollout took.",
 }
 
-#: The same for numbers that not every upstream has; in a report that has them, by the key of a group that tells.
+#: The same for numbers that not every report has, by the key of a group, comparison or document that tells.
 FURTHER_DEFINITIONS = {
     "validation": {
         "validation reward": "Mean reward on the test prompts, with upstream's own evaluation, after so many epochs of "
@@ -67,14 +72,21 @@ _CAPTIONS = {
     "timesteps": "Clipping per timestep, first and last epochs",
     "ratio": "The policy ratio and the error of log rho",
     "time": "Wall-clock time per epoch",
+    "quality": "Accuracy, diversity and Fréchet distance against reward",
 }
 
 
-def definitions(comparisons: Sequence[dict[str, Any]]) -> dict[str, str]:
-    """What each number of a report on these comparisons is."""
+def definitions(document: dict[str, Any]) -> dict[str, str]:
+    """What each number of a report on this document is."""
     chosen = dict(DEFINITIONS)
-    for key, further in FURTHER_DEFINITIONS.items():
-        if any(key in group for comparison in comparisons for group in comparison["groups"]):
+    comparisons = document["comparisons"]
+    places = [
+        document,
+        *comparisons,
+        *(group for comparison in comparisons for group in comparison["groups"]),
+    ]
+    for key, further in (FURTHER_DEFINITIONS | quality_tables.DEFINITIONS).items():
+        if any(place.get(key) for place in places):
             chosen |= further
     return chosen
 
@@ -84,8 +96,12 @@ def render(document: dict[str, Any]) -> str:
     parts = ["# PCPO report", "", *_quoted("Note", document["notes"])]
     for comparison in document["comparisons"]:
         parts += [_comparison(comparison, document["window"]), ""]
+    for model in document["mixed_models"]:
+        parts += [f"## {quality_tables.title_of_model(model)}", "", *_quoted("Warning", model["notes"])]
+        if model["metrics"]:
+            parts += [quality_tables.mixed_model_table(model), ""]
     parts += ["## What each number is", ""]
-    parts += [f"- **{name}**: {text}" for name, text in definitions(document["comparisons"]).items()]
+    parts += [f"- **{name}**: {text}" for name, text in definitions(document).items()]
     return "\n".join(parts).rstrip() + "\n"
 
 
@@ -95,18 +111,24 @@ def _comparison(comparison: dict[str, Any], window: int) -> str:
         warnings.insert(
             0, f"the baseline here is `{comparison['baseline']}`, not `observe` (upstream's objective)"
         )
-    parts = [f"## {comparison['upstream']}", "", *_quoted("Warning", warnings)]
+    parts = [f"## {title_of(comparison)}", "", *_quoted("Warning", warnings)]
     parts += [f"Baseline: `{comparison['baseline']}`. Moving average: {window} epochs.", ""]
     figures = comparison.get("figures", {})
     if "overview" in figures:
         parts += [f"![{_CAPTIONS['overview']}]({figures['overview']})", ""]
-    for title, table in tables(comparison):
-        parts += [f"### {title}", "", table, ""]
+    for title, text in tables(comparison):
+        parts += [f"### {title}", "", text, ""]
     parts += ["### Figures", ""]
     for name, file in figures.items():
         if name != "overview":
             parts += [f"![{_CAPTIONS[name]}]({file})", ""]
     return "\n".join(parts).rstrip()
+
+
+def title_of(comparison: dict[str, Any]) -> str:
+    """The upstream, with the batch size where there are several."""
+    size = comparison["batch_size"]
+    return str(comparison["upstream"]) + ("" if size is None else f", {size} samples an epoch")
 
 
 def _quoted(kind: str, texts: Sequence[str]) -> list[str]:
@@ -117,7 +139,7 @@ def _quoted(kind: str, texts: Sequence[str]) -> list[str]:
 def tables(comparison: dict[str, Any]) -> list[tuple[str, str]]:
     """Every table of one upstream's comparison: title and Markdown."""
     result = [
-        ("Epochs to reach a reward", speedup_table(comparison)),
+        ("Epochs to reach a reward", speedup_table(comparison) + _interval_note(comparison)),
         ("Reward", _reward_table(comparison)),
         ("Clipping", _clipping_table(comparison)),
         ("Gradients", _gradient_table(comparison)),
@@ -128,6 +150,8 @@ def tables(comparison: dict[str, Any]) -> list[tuple[str, str]]:
     further = [(key, title) for key, title in _FURTHER_TABLE.items() if key in comparison["groups"][0]]
     if further:
         result.insert(2, (" and ".join(title for _, title in further), _validation_table(comparison)))
+    if "quality" in comparison:
+        result[2:2] = quality_tables.tables(comparison)
     if any(len(group["runs"]) > 1 for group in comparison["groups"]):
         result.insert(1, ("Epochs to reach a reward, seed by seed", _seed_table(comparison)))
     return result
@@ -148,11 +172,27 @@ def speedup_table(comparison: dict[str, Any]) -> str:
     for level in levels:
         row = [reward(level["reward"], digits)]
         for arm in level["arms"]:
-            row.append(_epochs(arm["epochs"]))
+            row.append(_epochs(arm["epochs"]) + _bracketed(arm["epochs_interval"], _epochs))
             if arm["label"] != baseline:
-                row.append(percent(arm["speedup_percent"]))
+                row.append(percent(arm["speedup_percent"]) + _bracketed(arm["speedup_interval"], percent))
         rows.append(row)
     return table(head, rows)
+
+
+def _bracketed(held: dict[str, float | None] | None, shown: Callable[[Any], str]) -> str:
+    """An interval as the tables print it; nothing for none."""
+    return "" if held is None else f" [{shown(held['low'])}, {shown(held['high'])}]"
+
+
+def _interval_note(comparison: dict[str, Any]) -> str:
+    """What the brackets are, and why there are none where there are too few seeds."""
+    few = [group["label"] for group in comparison["groups"] if len(group["runs"]) < stats.LEAST_SEEDS]
+    if not comparison["thresholds"]["levels"]:
+        return ""
+    if len(few) < len(comparison["groups"]):
+        told = f"; none for {', '.join(few)}, with fewer than {stats.LEAST_SEEDS} seeds" if few else ""
+        return f"\n\nIn brackets: bootstrap interval of 95% over seeds{told}."
+    return f"\n\nNo bootstrap intervals: they take {stats.LEAST_SEEDS} seeds an arm."
 
 
 def _seed_table(comparison: dict[str, Any]) -> str:
@@ -341,19 +381,3 @@ def _epochs(value: int | None) -> str:
 
 def _or_dash(value: object) -> str:
     return "-" if value is None else str(value)
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 0) -> str:
-    """A Markdown table padded to be readable as plain text; the first ``left`` columns stand left, the rest right."""
-    cells = [[cell.replace("|", "\\|") for cell in row] for row in (head, *rows)]
-    widths = [max(3, *(len(row[column]) for row in cells)) for column in range(len(head))]
-    ruler = ["-" * w if i < left else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
-    lines = [cells[0], ruler, *cells[1:]]
-    return "\n".join(
-        "| "
-        + " | ".join(
-            c.ljust(w) if i < left else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True))
-        )
-        + " |"
-        for line in lines
-    )

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pcpo_overlay.epochs import planned_epochs
 from pcpo_overlay.labels import label
 from pcpo_overlay.report.stats import Series
+from pcpo_overlay.trainer_config import planned_epochs
 
 FORMAT = 1
 #: How deep below a folder given on the command line run folders are looked for.
@@ -21,7 +21,7 @@ DEPTH = 4
 ASIDE = re.compile(r"\.aside-\d+$")
 
 #: The numbers of an optimizer step worth keeping once it is read; per-timestep lists are kept per epoch only.
-_STEP_KEYS = ("epoch", "fraction_outside", "fraction_masked", "ratio_mean", "ratio_std")
+_STEP_KEYS = ("epoch", "step", "fraction_outside", "fraction_masked", "ratio_mean", "ratio_std")
 
 
 class RunError(Exception):
@@ -40,6 +40,8 @@ class Run:
             about to change, so its ratios are the on-policy ones.
         notes: what a reader of the report should know about this run (unfinished, truncated, ...).
         evaluations: the ``eval`` lines in ascending order, one per number of epochs trained before.
+        quality: the lines of ``evaluation.jsonl``, which ``evaluate`` writes, in ascending order: one per checkpoint,
+            the first of the model before any training.
     """
 
     path: Path
@@ -48,6 +50,7 @@ class Run:
     first_steps: list[dict[str, Any]]
     notes: list[str] = field(default_factory=list)
     evaluations: list[dict[str, Any]] = field(default_factory=list)
+    quality: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def upstream(self) -> str:
@@ -139,7 +142,7 @@ def load(path: Path) -> Run:
 
     Raises:
         RunError: ``run.json`` is missing, damaged or of another format, or a line of ``metrics.jsonl`` other than
-            the last is damaged.
+            the last is damaged, or any of ``evaluation.jsonl``.
     """
     info = _read_info(path)
     lines, notes = _read_lines(path / "metrics.jsonl")
@@ -188,7 +191,30 @@ def load(path: Path) -> Run:
         first_steps=steps,
         notes=notes,
         evaluations=[evaluations[epoch] for epoch in sorted(evaluations)],
+        quality=_read_quality(path / "evaluation.jsonl"),
     )
+
+
+def _read_quality(path: Path) -> list[dict[str, Any]]:
+    lines, cut = _read_lines(path)
+    wrong = [
+        number for number, line in lines if not isinstance(line.get("epoch"), int) or not _measured(line)
+    ]
+    if cut or wrong:
+        told = f"line {wrong[0]}" if wrong else "the last line"
+        raise RunError(
+            f"{path.parent}: {told} of {path.name} is damaged; move the file away and evaluate again"
+        )
+    return sorted((line for _, line in lines), key=lambda line: line["epoch"])
+
+
+def _measured(line: dict[str, Any]) -> bool:
+    """Whether a line of ``evaluation.jsonl`` holds what is read of it."""
+    tables = [
+        line.get("overall"),
+        *(line["prompts"].values() if isinstance(line.get("prompts"), dict) else [None]),
+    ]
+    return all(isinstance(table, dict) and all(is_number(v) for v in table.values()) for table in tables)
 
 
 def _read_info(path: Path) -> dict[str, Any]:
@@ -216,7 +242,7 @@ def _read_lines(path: Path) -> tuple[list[tuple[int, dict[str, Any]]], list[str]
     except FileNotFoundError:
         return [], []
     except OSError as error:
-        raise RunError(f"{path.parent}: metrics.jsonl cannot be read ({error})") from None
+        raise RunError(f"{path.parent}: {path.name} cannot be read ({error})") from None
     lines: list[tuple[int, dict[str, Any]]] = []
     for number, text in enumerate(texts, start=1):
         if not text.strip():
@@ -225,9 +251,9 @@ def _read_lines(path: Path) -> tuple[list[tuple[int, dict[str, Any]]], list[str]
             line = json.loads(text)
         except json.JSONDecodeError as error:
             if number == len(texts):
-                return lines, ["the last line of metrics.jsonl was cut off (a killed run) and is left out"]
-            raise RunError(f"{path.parent}: line {number} of metrics.jsonl is damaged ({error})") from None
+                return lines, [f"the last line of {path.name} was cut off (a killed run) and is left out"]
+            raise RunError(f"{path.parent}: line {number} of {path.name} is damaged ({error})") from None
         if not isinstance(line, dict):
-            raise RunError(f"{path.parent}: line {number} of metrics.jsonl is not a JSON object")
+            raise RunError(f"{path.parent}: line {number} of {path.name} is not a JSON object")
         lines.append((number, line))
     return lines, []

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import random
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 #: Values by epoch number, counted from 0, in ascending order; an epoch without a value is absent.
 Series = dict[int, float]
 
 #: Window of the moving average, in epochs, as in the paper's figures.
 WINDOW = 5
+#: The least number of seeds that a bootstrap interval is given for.
+LEAST_SEEDS = 3
+#: Share of the resamples that an interval leaves out on either side.
+TAIL = 0.025
+_EXACT_UP_TO = 6
+_DRAWS = 2000
 
 
 def mean(values: Iterable[float]) -> float | None:
@@ -121,3 +130,56 @@ def early_late(epochs: Sequence[int], window: int = WINDOW) -> tuple[list[int], 
         return ordered, []
     size = min(window, len(ordered) // 2)
     return ordered[:size], ordered[len(ordered) - size :]
+
+
+def resamples(n: int) -> list[tuple[tuple[int, ...], float]]:
+    """Ways to draw ``n`` of ``n`` things with replacement, order aside, each with its probability.
+
+    All of them up to 6 things (462 ways), so that nothing is left to chance; beyond, 2,000 drawn ones, always the same.
+    """
+    if n > _EXACT_UP_TO:
+        draw = random.Random(0)
+        return [(tuple(draw.choices(range(n), k=n)), 1 / _DRAWS) for _ in range(_DRAWS)]
+    orders = math.factorial(n)
+    return [
+        (chosen, orders / math.prod(map(math.factorial, Counter(chosen).values())) / n**n)
+        for chosen in itertools.combinations_with_replacement(range(n), n)
+    ]
+
+
+def bootstrap(seeds: int, statistic: Callable[[tuple[int, ...]], float | None]) -> tuple[float, float] | None:
+    """Percentile bootstrap over seeds: the interval that holds the statistic of 95% of all resamples.
+
+    Args:
+        seeds: how many there are.
+        statistic: of a resample, given as the places of its seeds; may be infinite.
+
+    Returns:
+        Low and high; None with fewer than 3 seeds, or where a resample has no statistic.
+    """
+    if seeds < LEAST_SEEDS:
+        return None
+    weighted = []
+    for chosen, probability in resamples(seeds):
+        value = statistic(chosen)
+        if value is None:
+            return None
+        weighted.append((value, probability))
+    weighted.sort()
+    return _quantile(weighted, TAIL), _quantile(weighted, 1 - TAIL)
+
+
+def _quantile(weighted: Sequence[tuple[float, float]], share: float) -> float:
+    """The lowest of the values, ascending, at or below which at least this share of the probability lies."""
+    reached = itertools.accumulate(probability for _, probability in weighted)
+    # the probabilities sum to 1 only up to rounding
+    return next(
+        (v for (v, _), r in zip(weighted, reached, strict=True) if r >= share - 1e-12), weighted[-1][0]
+    )
+
+
+def estimate(values: Sequence[float]) -> dict[str, float | None]:
+    """Mean over seeds, and the bootstrap interval as ``low`` and ``high``: None of nothing, and with too few seeds."""
+    held = bootstrap(len(values), lambda chosen: math.fsum(values[i] for i in chosen) / len(chosen))
+    low, high = held or (None, None)
+    return {"mean": mean(values), "low": low, "high": high}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 
@@ -27,3 +28,19 @@ def level_digits(comparison: dict[str, Any]) -> int:
         if len({reward(level, digits) for level in levels}) == len(levels):
             return digits
     return 8
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 0) -> str:
+    """A Markdown table padded to be readable as plain text; the first ``left`` columns stand left, the rest right."""
+    cells = [[cell.replace("|", "\\|") for cell in row] for row in (head, *rows)]
+    widths = [max(3, *(len(row[column]) for row in cells)) for column in range(len(head))]
+    ruler = ["-" * w if i < left else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
+    lines = [cells[0], ruler, *cells[1:]]
+    return "\n".join(
+        "| "
+        + " | ".join(
+            c.ljust(w) if i < left else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True))
+        )
+        + " |"
+        for line in lines
+    )

@@ -1,0 +1,17 @@
+"""What the checkpoints of a miniature's run draw: reward, accuracy, diversity and distance to the model it began as.
+
+``measures``  the numbers, as pure functions of classifier features
+``rewards``   the rewards that runs of the miniatures were trained on, computed here
+``loaders``   one per upstream: where its trainer leaves checkpoints, and how one becomes a policy again
+``samples``   drawing a policy's images and keeping what is measured of them
+``records``   ``evaluation.jsonl``, and what is done already
+``run``       one run folder from its checkpoints to its records
+
+Importing this package needs torch alone; the rest is imported where it is used.
+"""
+
+from __future__ import annotations
+
+
+class EvaluationError(Exception):
+    """A run or a checkpoint cannot be evaluated; the message says which, why, and what to do."""

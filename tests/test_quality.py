@@ -1,0 +1,411 @@
+"""Quality at matched reward and the mixed model, on invented evaluations whose answers are known."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from synthetic_runs import write_quality, write_run
+
+from pcpo_overlay.report import figures, markdown, quality, quality_tables, runs
+from pcpo_overlay.report.build import build
+from pcpo_overlay.report.compare import compare
+from pcpo_overlay.report.mixed_model import CannotFit, Observation, fit
+
+
+def compared(*folders: Path, **options: Any) -> dict[str, Any]:
+    document = compare([runs.load(f) for f in folders], **options)
+    assert json.loads(json.dumps(document, allow_nan=False)) == document
+    return document
+
+
+def linear(prompt: str, reward: float) -> dict[str, float]:
+    return {"accuracy": 1 - reward / 100, "diversity": 10 - reward, "frechet": 2 * reward}
+
+
+def steeper(prompt: str, reward: float) -> dict[str, float]:
+    return {"accuracy": 1.0, "diversity": 10 - 2 * reward, "frechet": reward}
+
+
+def run_of(path: Path, mode: str, seed: int, rewards: dict[int, float], **options: Any) -> Path:
+    trainer = options.pop("trainer", None)
+    return write_quality(
+        write_run(path, mode, seed=seed, rewards=[0.0, 1.0], trainer=trainer), rewards, **options
+    )
+
+
+# --- matched reward ---------------------------------------------------------------------------------------------
+
+
+def test_the_policy_at_a_reward_lies_between_its_checkpoints(tmp_path: Path) -> None:
+    way = quality.points(
+        runs.load(run_of(tmp_path / "a", "observe", 0, {0: 1.0, 5: 0.5, 9: 2.5, 13: 2.0}, quality=linear))
+    )
+    point = quality.at_reward(way, 1.5)
+    assert point is not None and point.epoch == pytest.approx(7)
+    assert point.reward == pytest.approx(1.5)
+    assert point.values["diversity"] == pytest.approx(8.5)
+    assert point.values["frechet_prompt"] == pytest.approx(3)
+    assert point.values["frechet"] == pytest.approx(0.9), "all prompts' own distance, not the mean of theirs"
+    assert point.prompts["a one"] == pytest.approx(
+        {"reward": 1.5, "accuracy": 0.985, "diversity": 8.5, "frechet": 3}
+    )
+    at = quality.at_reward(way, 2.5)
+    assert at is way[2]
+    assert quality.at_reward(way, 2.6) is None
+    assert quality.at_reward(way, 0.9) is None, "the base model is past it, and nothing was matched"
+
+
+def test_arms_are_compared_at_the_same_reward_by_hand(tmp_path: Path) -> None:
+    ends = {0: 2.0, 1: 3.0, 2: 4.0}
+    folders = [
+        run_of(tmp_path / f"{mode}{seed}", mode, seed, {0: 0.0, 10: end * speed}, quality=made)
+        for mode, speed, made in (("observe", 1.0, linear), ("full", 2.0, steeper))
+        for seed, end in ends.items()
+    ]
+    comparison = compared(*folders)["comparisons"][0]
+    held = comparison["quality"]
+    # between the base's 0 and the lowest of the runs' best, 2
+    assert [level["reward"] for level in held["levels"]] == pytest.approx([0.4, 0.8, 1.2, 1.6])
+    observe, full = held["levels"][1]["arms"]
+    assert observe["runs"] == full["runs"] == 3
+    epochs = [10 * 0.8 / end for end in ends.values()]
+    assert observe["epochs"]["mean"] == pytest.approx(sum(epochs) / 3)
+    assert (observe["epochs"]["low"], observe["epochs"]["high"]) == pytest.approx((min(epochs), max(epochs)))
+    assert full["epochs"]["mean"] == pytest.approx(sum(epochs) / 6)
+    assert observe["diversity"]["mean"] == pytest.approx(9.2) and full["diversity"]["mean"] == pytest.approx(
+        8.4
+    )
+    assert full["difference"]["runs"] == 3
+    assert full["difference"]["diversity"]["low"] == pytest.approx(-0.8)
+    assert full["difference"]["frechet_prompt"]["mean"] == pytest.approx(0.8 - 1.6)
+    assert full["difference"]["accuracy"]["mean"] == pytest.approx(0.008)
+    assert "difference" not in observe
+
+    assert held["last"]["epoch"] == 10
+    assert held["last"]["base"]["diversity"] == 10 and held["last"]["base"]["frechet"] == 0
+    assert held["last"]["arms"][1]["reward"]["mean"] == pytest.approx(6)
+    tables = dict(markdown.tables(comparison))
+    assert "| 0.8000 | observe | 3 of 3 |" in tables["Quality at matched reward"]
+    assert "50 images a prompt and policy (steps 5, noise level 0.7" in tables["Quality at matched reward"]
+    assert "-0.8" in tables["Quality at matched reward, difference to the baseline"]
+    assert "(base model)" in tables["Quality at the last checkpoint"]
+
+
+def test_two_seeds_have_no_intervals_and_a_level_may_be_out_of_reach(tmp_path: Path) -> None:
+    folders = [
+        run_of(tmp_path / f"{mode}{seed}", mode, seed, {0: 0.0, 4: 1.0 + seed})
+        for mode in ("observe", "full")
+        for seed in (0, 1)
+    ]
+    comparison = compared(*folders, thresholds=[0.5, 1.5])["comparisons"][0]
+    low, high = comparison["quality"]["levels"]
+    assert [arm["runs"] for arm in low["arms"]] == [2, 2] and [arm["runs"] for arm in high["arms"]] == [1, 1]
+    assert low["arms"][0]["diversity"]["low"] is None
+    tables = dict(markdown.tables(comparison))
+    assert "Intervals take 3 seeds" in tables["Quality at matched reward"]
+    assert "they take 3 seeds that both" in tables["Quality at matched reward, difference to the baseline"]
+
+
+def test_no_level_where_a_run_never_rose(tmp_path: Path) -> None:
+    folders = [
+        run_of(tmp_path / "a", "observe", 0, {0: 1.0, 4: 0.9}),
+        run_of(tmp_path / "b", "full", 0, {0: 1.0, 4: 2.0}),
+    ]
+    document = compared(*folders)
+    assert document["comparisons"][0]["quality"]["levels"] == []
+    assert (
+        dict(markdown.tables(document["comparisons"][0]))["Quality at matched reward"]
+        == quality_tables.NO_MATCH
+    )
+    (model,) = document["mixed_models"]
+    assert model["metrics"] == [] and "no level of reward" in model["notes"][0]
+    assert model["notes"][0].endswith(f"never above the model it began as: `{tmp_path.name}/a`")
+
+
+def test_runs_evaluated_differently_are_not_compared(tmp_path: Path) -> None:
+    a = run_of(tmp_path / "a", "observe", 0, {0: 0.0, 4: 1.0})
+    b = run_of(tmp_path / "b", "full", 0, {0: 0.0, 4: 1.0}, digest="e" * 64, samples=20)
+    document = compared(a, b)
+    (comparison,) = document["comparisons"]
+    assert "quality" not in comparison and document["mixed_models"] == []
+    assert "`a`: 50 samples, seed 0, steps 5, noise_level 0.7; `b`: 20 samples" in comparison["warnings"][-1]
+    assert "Quality at matched reward" not in dict(markdown.tables(comparison))
+
+
+def test_runs_that_were_not_evaluated_are_named(tmp_path: Path) -> None:
+    a = run_of(tmp_path / "a", "observe", 0, {0: 0.0, 4: 1.0})
+    b = write_run(tmp_path / "b", "full", rewards=[0.0, 1.0])
+    (comparison,) = compared(a, b)["comparisons"]
+    assert any("not evaluated, and so not in the tables on quality: `b`" in w for w in comparison["warnings"])
+    assert "| 0 of 1 |" in dict(markdown.tables(comparison))["Quality at matched reward"]
+
+
+def test_without_evaluations_nothing_is_said_of_quality(tmp_path: Path) -> None:
+    document = compared(write_run(tmp_path / "a", rewards=[0.0, 1.0]))
+    assert "quality" not in document["comparisons"][0] and document["mixed_models"] == []
+    assert "Fréchet distance" not in markdown.definitions(document)
+
+
+def test_a_damaged_evaluation_is_named(tmp_path: Path) -> None:
+    run = run_of(tmp_path / "a", "observe", 0, {0: 0.0, 4: 1.0})
+    whole = (run / "evaluation.jsonl").read_text()
+    (run / "evaluation.jsonl").write_text(whole[:-20])
+    with pytest.raises(runs.RunError, match=r"the last line of evaluation\.jsonl is damaged"):
+        runs.load(run)
+    (run / "evaluation.jsonl").write_text(whole.replace('"accuracy": 0.', '"accuracy": null, "x": 0.'))
+    with pytest.raises(runs.RunError, match=r"line 1 of evaluation\.jsonl is damaged"):
+        runs.load(run)
+
+
+# --- the mixed model --------------------------------------------------------------------------------------------
+
+#: Prompts' own levels, and what is left in each of the four cells: a balanced design of 5 prompts.
+PROMPTS = (3.0, -1.0, 4.0, 0.5, 2.0)
+NOISE = (
+    (0.10, -0.20, 0.05, 0.30, -0.15),
+    (-0.25, 0.15, 0.20, -0.05, 0.10),
+    (0.05, 0.25, -0.30, 0.10, 0.00),
+    (0.20, -0.10, 0.15, -0.20, 0.05),
+)
+CELLS = ((0, 0), (1, 0), (0, 1), (1, 1))
+
+
+def balanced(scale: float = 1.0, cells: tuple[tuple[int, int], ...] = CELLS) -> list[Observation]:
+    """Algorithm worth -2, batch size -1, interaction 0.5, all but the noise."""
+    return [
+        Observation(f"p{n}", a, b, scale * (level - 2 * a - b + 0.5 * a * b + noise[n]))
+        for (a, b), noise in zip(CELLS, NOISE, strict=True)
+        if (a, b) in cells
+        for n, level in enumerate(PROMPTS)
+    ]
+
+
+def means(observations: list[Observation]) -> dict[tuple[int, int], float]:
+    cells: dict[tuple[int, int], list[float]] = {}
+    for o in observations:
+        cells.setdefault((o.algorithm, o.batch), []).append(o.value)
+    return {cell: sum(values) / len(values) for cell, values in cells.items()}
+
+
+def residual_variance(observations: list[Observation]) -> float:
+    """The mean square of what prompts and cells leave, which REML's estimate is in a balanced design."""
+    by_cell = means(observations)
+    grand = sum(by_cell.values()) / len(by_cell)
+    by_prompt: dict[str, list[float]] = {}
+    for o in observations:
+        by_prompt.setdefault(o.prompt, []).append(o.value)
+    prompt = {p: sum(v) / len(v) - grand for p, v in by_prompt.items()}
+    left = [o.value - by_cell[o.algorithm, o.batch] - prompt[o.prompt] for o in observations]
+    freedom = (len(by_prompt) - 1) * (len(by_cell) - 1)
+    return sum(x * x for x in left) / freedom
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-4, 1e4])
+def test_a_balanced_design_has_the_differences_of_cell_means(scale: float) -> None:
+    observations = balanced(scale)
+    m = means(observations)
+    result = fit(observations)
+    algorithm, batch, interaction = result["effects"]
+    assert [e["effect"] for e in result["effects"]] == ["algorithm", "batch size", "interaction"]
+    assert algorithm["coefficient"] == pytest.approx(m[1, 0] - m[0, 0], rel=1e-6)
+    assert batch["coefficient"] == pytest.approx(m[0, 1] - m[0, 0], rel=1e-6)
+    assert interaction["coefficient"] == pytest.approx(m[1, 1] - m[1, 0] - m[0, 1] + m[0, 0], rel=1e-6)
+    # within a prompt: the difference of two cells' means of 5, and of four
+    variance = residual_variance(observations)
+    assert result["residual_variance"] == pytest.approx(variance, rel=1e-3)
+    assert algorithm["std_error"] == pytest.approx((2 * variance / 5) ** 0.5, rel=1e-3)
+    assert batch["std_error"] == pytest.approx((2 * variance / 5) ** 0.5, rel=1e-3)
+    assert interaction["std_error"] == pytest.approx((4 * variance / 5) ** 0.5, rel=1e-3)
+    assert algorithm["p_value"] < 1e-6 < interaction["p_value"]
+    assert result["notes"] == []
+
+
+def test_it_is_what_statsmodels_fits_of_the_formula() -> None:
+    """Unbalanced, so that nothing but the likelihood decides."""
+    import pandas
+    from statsmodels.formula.api import mixedlm
+
+    observations = balanced()[:-2]
+    frame = pandas.DataFrame([vars(o) for o in observations])
+    told = mixedlm("value ~ algorithm * batch", frame, groups=frame["prompt"]).fit(reml=True)
+    for effect, name in zip(
+        fit(observations)["effects"], ("algorithm", "batch", "algorithm:batch"), strict=True
+    ):
+        assert effect["coefficient"] == pytest.approx(told.params[name], rel=1e-4)
+        assert effect["std_error"] == pytest.approx(told.bse[name], rel=1e-3)
+        assert effect["p_value"] == pytest.approx(told.pvalues[name], rel=1e-2, abs=1e-12)
+
+
+@pytest.mark.parametrize("batch", [0, 1])
+def test_with_one_batch_size_the_algorithm_alone(batch: int) -> None:
+    observations = balanced(cells=((0, batch), (1, batch)))
+    m = means(observations)
+    (algorithm,) = fit(observations)["effects"]
+    assert algorithm["coefficient"] == pytest.approx(m[1, batch] - m[0, batch], rel=1e-6)
+    assert algorithm["std_error"] == pytest.approx((2 * residual_variance(observations) / 5) ** 0.5, rel=1e-3)
+
+
+def test_a_singular_fit_is_told() -> None:
+    """Prompts that differ by less than chance would have it: their intercepts' variance is estimated as 0."""
+    observations = [
+        Observation(f"p{n}", a, 0, 2.0 * a + (1 if (n + r) % 2 else -1) * 0.5)
+        for n in range(6)
+        for a in (0, 1)
+        for r in range(2)
+    ]
+    result = fit(observations)
+    assert result["effects"][0]["coefficient"] == pytest.approx(2)
+    assert any("singular" in note for note in result["notes"])
+    model = {
+        "upstream": "ddpo", "baseline": "observe", "arm": "full", "batch_sizes": [64], "runs": 4, "reward": 1.0,
+        "prompts": 6, "metrics": [{"metric": "diversity", **result}], "notes": [],
+    }  # fmt: skip
+    assert "singular" in quality_tables.mixed_model_table(model)
+
+
+def test_a_perfect_fit_is_told() -> None:
+    result = fit([Observation(f"p{n}", a, 0, n + 2.0 * a) for n in range(5) for a in (0, 1)])
+    assert result["effects"][0]["coefficient"] == pytest.approx(2)
+    assert any("errors and p mean nothing" in note for note in result["notes"])
+
+
+def test_a_fit_that_fails_is_told() -> None:
+    with pytest.raises(CannotFit, match="the fit failed"):
+        fit([Observation(f"p{n}", a, 0, 2.0 * a) for n in range(5) for a in (0, 1)])
+
+
+@pytest.mark.parametrize(
+    ("observations", "told"),
+    [
+        ([], "an arm has no run"),
+        (balanced(cells=((0, 0),)), "an arm has no run"),
+        (balanced(cells=((0, 0), (1, 0), (1, 1))), "at one of the batch sizes"),
+        ([o for o in balanced() if o.prompt == "p1"], "several prompts"),
+        ([Observation(o.prompt, o.algorithm, o.batch, 1.0) for o in balanced()], "the same in every run"),
+    ],
+)
+def test_what_cannot_be_fitted(observations: list[Observation], told: str) -> None:
+    with pytest.raises(CannotFit, match=told):
+        fit(observations)
+
+
+def of_batch(size: int) -> dict[str, Any]:
+    return {"sample": {"num_steps": 50, "eta": 1.0, "batch_size": size, "num_batches_per_epoch": 4}}
+
+
+def noisy(seed: int, algorithm: int, batch: int) -> Any:
+    """Fréchet distance 5 - 2 a - b at any reward, plus the prompt's own and a little of seed and prompt."""
+
+    def made(prompt: str, reward: float) -> dict[str, float]:
+        own = {"a zero": 0.0, "a one": 3.0, "a two": -1.0}[prompt]
+        little = 0.01 * ((7 * seed + 3 * algorithm + 5 * batch + 2 * len(prompt) + int(own)) % 5 - 2)
+        return {
+            "accuracy": 1.0,
+            "diversity": own + 5 * algorithm * batch + little,
+            "frechet": 5 + own - 2 * algorithm - batch + little,
+        }
+
+    return made
+
+
+def two_sizes(parent: Path, sizes: tuple[int, ...] = (8, 16)) -> list[Path]:
+    return [
+        run_of(
+            parent / f"{mode}-{size}-seed{seed}",
+            mode,
+            seed,
+            {0: 0.0, 4: 1.0 + 0.1 * seed},
+            quality=noisy(seed, a, b),
+            trainer=of_batch(size),
+        )
+        for a, mode in enumerate(("observe", "full"))
+        for b, size in enumerate(sizes)
+        for seed in (0, 1)
+    ]
+
+
+def test_report_on_two_batch_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each size is compared by itself, and the mixed model is over both."""
+    monkeypatch.setattr(figures, "FIGURES", {"quality": figures.quality})
+    folders = two_sizes(tmp_path)
+    out = tmp_path / "report"
+    document = build([runs.load(folder) for folder in folders], out)
+    small, large = document["comparisons"]
+    assert (small["batch_size"], large["batch_size"]) == (32, 64)
+    assert [len(group["runs"]) for group in small["groups"]] == [2, 2] and small["warnings"] == []
+    assert "runs of 32 and 64 samples an epoch" in document["notes"][0]
+    assert small["figures"]["quality"] == "ddpo-32-quality.png"
+    assert all((out / name).is_file() for c in document["comparisons"] for name in c["figures"].values())
+
+    (model,) = document["mixed_models"]
+    assert (model["batch_sizes"], model["runs"], model["prompts"]) == ([32, 64], 8, 3)
+    assert model["reward"] == pytest.approx(0.8), "the highest of four levels between 0 and 1"
+    by_metric = {entry["metric"]: entry for entry in model["metrics"]}
+    distance = [effect["coefficient"] for effect in by_metric["frechet"]["effects"]]
+    assert distance == pytest.approx([-2, -1, 0], abs=0.05)
+    varied = [effect["coefficient"] for effect in by_metric["diversity"]["effects"]]
+    assert varied == pytest.approx([0, 0, 5], abs=0.05)
+    assert by_metric["accuracy"]["notes"] == ["not fitted: the same in every run and prompt"]
+    assert "not fitted: the same" in by_metric["reward"]["notes"][0], "it is what was matched"
+
+    text = (out / "report.md").read_text()
+    assert "## ddpo, 32 samples an epoch" in text and "## ddpo, 64 samples an epoch" in text
+    assert "## ddpo: mixed model of `full` against `observe`" in text
+    assert "8 runs, 3 prompts, 32 (0) and 64 (1) samples an epoch" in text
+    rows = [
+        line
+        for line in text.splitlines()
+        if line.startswith(("| algorithm", "| batch size", "| interaction"))
+    ]
+    assert len(rows) == 3 * 4
+    assert "**mixed model**" in text and "**matched reward**" in text
+    assert json.loads((out / "report.json").read_text()) == document
+
+
+def test_batch_sizes_evaluated_differently_have_no_model_and_a_note(tmp_path: Path) -> None:
+    folders = two_sizes(tmp_path)
+    for folder in folders:
+        if "-16-" in folder.name:
+            write_quality(folder, {0: 0.0, 4: 1.0}, digest="e" * 64, samples=20)
+    document = compared(*folders)
+    assert document["mixed_models"] == [] and all("quality" in c for c in document["comparisons"])
+    assert "evaluated with different settings" in document["notes"][-1]
+
+
+def test_arms_of_different_sizes_without_twins_stay_one_comparison(tmp_path: Path) -> None:
+    a = run_of(tmp_path / "a", "observe", 0, {0: 0.0, 4: 1.0}, trainer=of_batch(8))
+    b = run_of(tmp_path / "b", "full", 0, {0: 0.0, 4: 1.0}, trainer=of_batch(16))
+    document = compared(a, b)
+    (comparison,) = document["comparisons"]
+    assert comparison["batch_size"] is None
+    assert any("batch_size` differs" in warning for warning in comparison["warnings"])
+    (model,) = document["mixed_models"]
+    assert all("at one of the batch sizes" in entry["notes"][0] for entry in model["metrics"])
+
+
+def test_the_model_is_of_two_batch_sizes(tmp_path: Path) -> None:
+    (model,) = compared(*two_sizes(tmp_path, (4, 8, 16)))["mixed_models"]
+    assert model["metrics"] == [] and "16, 32, 64" in model["notes"][0]
+
+
+def test_one_batch_size_has_the_algorithm_alone(tmp_path: Path) -> None:
+    document = compared(*two_sizes(tmp_path, (8,)))
+    (model,) = document["mixed_models"]
+    effects = {entry["metric"]: entry["effects"] for entry in model["metrics"]}
+    assert [e["effect"] for e in effects["frechet"]] == ["algorithm"]
+    assert "samples an epoch" not in quality_tables.mixed_model_table(model)
+
+
+def test_without_statsmodels_the_report_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folders = two_sizes(tmp_path)
+    monkeypatch.setitem(sys.modules, "statsmodels.regression.mixed_linear_model", None)
+    document = compared(*folders)
+    (model,) = document["mixed_models"]
+    assert model["metrics"] == [] and 'pip install "pcpo-overlay[report]"' in model["notes"][0]
+    for comparison in document["comparisons"]:
+        comparison["figures"] = {}
+    assert "the mixed model needs statsmodels" in markdown.render(document)

@@ -1,0 +1,57 @@
+"""What a run was asked for, as each upstream counts it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pcpo_overlay.trainer_config import planned_epochs, samples_per_epoch
+
+
+@pytest.mark.parametrize(
+    ("upstream", "trainer", "epochs"),
+    [
+        ("ddpo", {"num_epochs": 5}, 5),
+        ("flow_grpo", {"num_epochs": 0}, None),
+        ("dancegrpo_sd", {"num_epochs": 5}, 6),
+        ("dancegrpo_flux", {"max_train_steps": 5}, 5),
+        ("dancegrpo_wan_2_1", {"max_train_steps": 5}, 6),
+        ("dancegrpo_qwenimage", {"max_train_steps": 5}, 7),
+        ("dancegrpo_qwenimage_edit", {"max_train_steps": -1}, 3),
+        ("dancegrpo_flux", {}, None),
+        ("ddpo", None, None),
+    ],
+)
+def test_planned_epochs_as_each_upstream_counts(
+    upstream: str, trainer: dict[str, Any] | None, epochs: int | None
+) -> None:
+    assert planned_epochs({"upstream": upstream, "trainer": trainer}) == epochs
+
+
+@pytest.mark.parametrize(
+    ("upstream", "trainer", "ranks", "count"),
+    [
+        ("ddpo", {"sample": {"batch_size": 16, "num_batches_per_epoch": 4}}, 1, 64),
+        (
+            "flow_grpo",
+            {"sample": {"train_batch_size": 40, "num_batches_per_epoch": 2, "batch_size": 1}},
+            3,
+            240,
+        ),
+        # its number of batches is a setting that it never reads
+        (
+            "dancegrpo_sd",
+            {"sample": {"batch_size": 4, "num_batches_per_epoch": 2}, "num_generations": 16},
+            8,
+            512,
+        ),
+        ("dancegrpo_flux", {"train_batch_size": 2, "num_generations": 12}, 8, 192),
+        ("ddpo", {"sample": {"batch_size": 16}}, 1, None),
+        ("ddpo", {}, 1, None),
+    ],
+)
+def test_samples_per_epoch(upstream: str, trainer: dict[str, Any], ranks: int, count: int | None) -> None:
+    run = {"upstream": upstream, "trainer": trainer, "hardware": {"world_size": ranks}}
+    assert samples_per_epoch(run) == count
+    assert samples_per_epoch({}) is None

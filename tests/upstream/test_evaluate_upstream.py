@@ -1,0 +1,83 @@
+"""What upstream's trainers save is what ``evaluate`` draws from: the trained weights, never the base model's."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pcpo_overlay.evaluate import records
+from pcpo_overlay.evaluate.loaders import LOADERS
+from pcpo_overlay.evaluate.run import Request, evaluate
+from pcpo_overlay.miniature import sd3_path, sd_path
+
+pytestmark = pytest.mark.usefixtures("offline_on_one_thread")
+
+
+def evaluated(monkeypatch: pytest.MonkeyPatch, folder: Path) -> tuple[list[dict[str, Any]], list[Any]]:
+    """The lines about a run, and the network that each policy was drawn from."""
+    name = json.loads((folder / "run.json").read_text())["upstream"]
+    loader, drawn_from = LOADERS[name], []
+
+    def sample(pipeline: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+        drawn_from.append(getattr(pipeline, loader.network))
+        return loader.sample(pipeline, *args, **kwargs)
+
+    monkeypatch.setitem(LOADERS, name, replace(loader, sample=sample))
+    (folder / records.FILE).unlink(missing_ok=True)  # runs are shared between tests
+    assert evaluate(folder, Request(samples=2, seed=0), lambda _: None) == []
+    return [json.loads(line) for line in (folder / records.FILE).read_text().splitlines()], drawn_from
+
+
+def check(lines: list[dict[str, Any]], kind: str, checkpoint: str) -> None:
+    """A base model and the checkpoint after two epochs, which draws something else."""
+    base, trained = lines
+    assert (base["checkpoint"], base["epoch"]) == ("base", 0)
+    assert (trained["checkpoint"], trained["epoch"], trained["weights"]) == (checkpoint, 2, kind)
+    assert base["overall"]["frechet"] == 0 and trained["overall"]["frechet"] > 1e-6
+    assert trained["overall"]["reward"] != base["overall"]["reward"]
+
+
+def trained_weights(record: dict[str, Any]) -> dict[str, torch.Tensor]:
+    return {name.removeprefix("module."): value for name, value in record["weights"].items()}
+
+
+@pytest.mark.upstream("ddpo-pytorch")
+@pytest.mark.parametrize("use_lora", [True, False], ids=["lora", "full-finetuning"])
+def test_ddpo(ddpo_run, monkeypatch, use_lora):
+    run = ddpo_run("observe", use_lora=use_lora, save_freq=1)
+    lines, networks = evaluated(monkeypatch, run.folder)
+    check(lines, "lora" if use_lora else "network", "checkpoint_0")
+    trained = trained_weights(run.record)
+    if use_lora:  # upstream trains a list of the processors
+        processors = enumerate(networks[-1].attn_processors.values())
+        held = {f"layers.{i}.{n}": p for i, processor in processors for n, p in processor.named_parameters()}
+    else:
+        held = dict(networks[-1].named_parameters())
+    assert held.keys() == trained.keys()
+    assert all(torch.equal(held[name], value) for name, value in trained.items())
+    if not use_lora:
+        base = LOADERS["ddpo"].load_pipeline(sd_path()).unet.state_dict()
+        assert not all(torch.equal(base[name], value) for name, value in trained.items())
+
+
+@pytest.mark.upstream("flow_grpo")
+@pytest.mark.parametrize(
+    ("settings", "kind"),
+    [({}, "lora"), ({"use_lora": False, "train__beta": 0.0}, "network")],
+    ids=["lora", "full-finetuning"],
+)
+def test_flow_grpo(flow_run, monkeypatch, settings, kind):
+    run = flow_run("observe", **settings)
+    lines, networks = evaluated(monkeypatch, run.folder)
+    check(lines, kind, "checkpoint-4")
+    held, trained = dict(networks[-1].named_parameters()), trained_weights(run.record)
+    assert trained and all(torch.equal(held[name], value) for name, value in trained.items())
+    if kind == "network":
+        base = LOADERS["flow_grpo"].load_pipeline(sd3_path()).transformer.state_dict()
+        assert held.keys() == trained.keys()
+        assert not all(torch.equal(base[name], value) for name, value in trained.items())
