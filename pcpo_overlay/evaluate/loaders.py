@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from pcpo_overlay.evaluate import EvaluationError, rewards
-from pcpo_overlay.miniature import WEIGHTS, sd, sd3
+from pcpo_overlay.miniature import WEIGHTS, flux, sd, sd3
 from pcpo_overlay.report.runs import Run
 
 
@@ -51,6 +51,7 @@ class Loader:
         checkpoints: those of a run, in the order of training.
         put: gives a fresh pipeline the policy of a checkpoint.
         save_options: what makes ``ab`` save checkpoints.
+        began_as: the folder of the model that a run began as, as its trainer names it.
     """
 
     model: str
@@ -63,6 +64,7 @@ class Loader:
     checkpoints: Callable[[Run], list[Checkpoint]]
     put: Callable[[Any, Checkpoint], None]
     save_options: str
+    began_as: Callable[[Run], str] = lambda run: str(run.info["trainer"]["pretrained"]["model"])
 
     @property
     def shipped(self) -> Path:
@@ -287,5 +289,64 @@ _FLOW_GRPO = Loader(
     save_options="-- --config.save_freq=5",
 )
 
+# ---------------------------------------------------------------- DanceGRPO
+
+
+def _dance_sd_checkpoints(run: Run) -> list[Checkpoint]:
+    """Those that the SD trainer writes where it runs, named by the epoch, from 0, after which it did."""
+    checkpoints = []
+    for number, folder in folders(run, "work/my_checkpoints", None, re.compile(r"checkpoint_epoch_(\d+)")):
+        weights = folder / "diffusion_pytorch_model.safetensors"
+        checkpoints.append(Checkpoint(folder.name, number + 1, weights, lora=False))
+    return checkpoints
+
+
+_DANCE_SD = Loader(
+    model="sd",
+    network="unet",
+    load_pipeline=sd.load_pipeline,
+    sample=sd.sample,
+    sampler=_ddpo_sampler,
+    reward_weights=lambda trainer: {str(trainer["reward_fn"]): 1.0},
+    rewards={"hpsv2": rewards.digit_log_odds},
+    checkpoints=_dance_sd_checkpoints,
+    put=lambda pipeline, checkpoint: put_network(pipeline.unet, checkpoint),
+    save_options="-- --config.save_freq=5",
+    began_as=lambda run: str(run.path / "work" / "data" / "stable-diffusion-v1-4"),
+)
+
+
+def _flux_sampler(trainer: Mapping[str, Any]) -> dict[str, Any]:
+    return {"steps": trainer["sampling_steps"], "eta": trainer["eta"], "shift": trainer["shift"]}
+
+
+def _flux_checkpoints(run: Run) -> list[Checkpoint]:
+    """Those of the whole network, numbered by the iteration, from 1, *before* whose training they were saved."""
+    recorded = run.info["trainer"]["output_dir"]
+    return [
+        Checkpoint(folder.name, number - 1, folder / "diffusion_pytorch_model.safetensors", lora=False)
+        for number, folder in folders(run, "checkpoints", recorded, re.compile(r"checkpoint-(\d+)-\d+"))
+    ]
+
+
+_DANCE_FLUX = Loader(
+    model="flux",
+    network="transformer",
+    load_pipeline=flux.load_pipeline,
+    sample=flux.sample,
+    sampler=_flux_sampler,
+    reward_weights=lambda trainer: {"hpsv2": 1.0} if trainer["use_hpsv2"] else {},
+    rewards={"hpsv2": rewards.digit_log_odds},
+    checkpoints=_flux_checkpoints,
+    put=lambda pipeline, checkpoint: put_network(pipeline.transformer, checkpoint),
+    save_options="-- --checkpointing_steps=5",
+    began_as=lambda run: str(run.path / "work" / run.info["trainer"]["pretrained_model_name_or_path"]),
+)
+
 #: By the upstream's name in ``run.json``.
-LOADERS: dict[str, Loader] = {"ddpo": _DDPO, "flow_grpo": _FLOW_GRPO}
+LOADERS: dict[str, Loader] = {
+    "ddpo": _DDPO,
+    "flow_grpo": _FLOW_GRPO,
+    "dancegrpo_sd": _DANCE_SD,
+    "dancegrpo_flux": _DANCE_FLUX,
+}

@@ -31,6 +31,15 @@ def digit_probability(images: Tensor, prompts: Sequence[str]) -> Tensor:
     return torch.from_numpy(digit_probability(images, prompts))
 
 
+def digit_log_odds(images: Tensor, prompts: Sequence[str]) -> Tensor:
+    """Log-odds (N,) float64 of the prompted digit: what goes by HPSv2's name on DanceGRPO's miniatures."""
+    from pcpo_overlay.miniature.classifier import load_classifier, log_odds
+    from pcpo_overlay.miniature.rewards import labels
+
+    odds = log_odds(load_classifier()(images.float().cpu()))
+    return odds.gather(1, labels(prompts)[:, None])[:, 0].double()
+
+
 def compressibility(unit: float) -> Reward:
     """Less is more: minus the size in units of so many kB. ddpo-pytorch counts in kB, flow_grpo in 500 of them."""
     return lambda images, prompts: -jpeg_kilobytes(images) / unit

@@ -81,7 +81,7 @@ def subject_of(run: Run, request: Request, say: Callable[[str], None] = print) -
         )
     with _complete_config(run):
         trainer = run.info["trainer"]
-        model = _model(run, loader, str(trainer["pretrained"]["model"]), say)
+        model = _model(run, loader, loader.began_as(run), say)
         weights = loader.reward_weights(trainer)
         sampler = loader.sampler(trainer)
     unknown = [name for name in weights if name not in loader.rewards]
@@ -114,7 +114,7 @@ def _model(run: Run, loader: Loader, named: str, say: Callable[[str], None]) -> 
     shipped = loader.shipped / loader.network / "config.json"
     if not config.is_file():
         raise EvaluationError(f"{run.path} began as {named}, which is no pipeline's folder on this machine")
-    if _sample_size(config) != _sample_size(shipped):
+    if _size(config) != _size(shipped):
         raise EvaluationError(
             f"{run.path} began as {named}, which draws no 32x32 digits: evaluate is for runs of the miniatures"
         )
@@ -132,8 +132,10 @@ def _complete_config(run: Run) -> Iterator[None]:
         ) from None
 
 
-def _sample_size(config: Path) -> object:
-    return json.loads(config.read_text(encoding="utf-8")).get("sample_size")
+def _size(config: Path) -> tuple[object, ...]:
+    """What tells a miniature's network from a real one's; FLUX's has no size of a sample."""
+    read = json.loads(config.read_text(encoding="utf-8"))
+    return read.get("sample_size"), read.get("num_attention_heads")
 
 
 def file_sha256(path: Path) -> str:

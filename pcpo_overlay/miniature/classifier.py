@@ -59,6 +59,13 @@ class DigitClassifier(nn.Module):
         return self(images).argmax(dim=1)
 
 
+def log_odds(logits: Tensor) -> Tensor:
+    """Log-odds (N, 10) of each digit against all others, from logits (N, 10)."""
+    digits = range(logits.shape[1])
+    others = [torch.cat([logits[:, :d], logits[:, d + 1 :]], dim=1).logsumexp(dim=1) for d in digits]
+    return logits - torch.stack(others, dim=1)
+
+
 def classifier_path() -> Path:
     """Where the shipped weights lie."""
     return WEIGHTS / "classifier.safetensors"

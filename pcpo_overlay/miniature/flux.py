@@ -280,6 +280,7 @@ def sample(
     steps: int = 16,
     guidance: float = EMBEDDED_GUIDANCE,
     eta: float = 0.3,
+    shift: float = 3.0,
     seed: int = 0,
 ) -> Tensor:
     """Images (N, 3, 32, 32) float32 in [0, 1] of one batch of prompts, by DanceGRPO's sampler, in float32.
@@ -298,7 +299,7 @@ def sample(
     text = TextStates(text.states[index], text.pooled[index])
     told = torch.full((len(prompts),), float(guidance))
 
-    sigmas = dancegrpo_sigmas(steps, SCHEDULER["shift"])
+    sigmas = dancegrpo_sigmas(steps, shift)
     generator = torch.Generator().manual_seed(seed)
     latents = torch.randn(len(prompts), LATENT_CHANNELS, LATENT_SIZE, LATENT_SIZE, generator=generator)
     tokens = clean = pack(latents)

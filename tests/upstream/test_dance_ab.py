@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 from launch import ROOT
 
+from pcpo_overlay.evaluate.run import Request, evaluate
+
 pytestmark = pytest.mark.upstream("DanceGRPO")
 
 #: 2 prompts with 4 samples each, 2 optimizer steps, 4 sampling steps.
@@ -24,6 +26,8 @@ SD = (
     "--config.train.gradient_accumulation_steps=1", "--config.sample.num_steps=4",
 )  # fmt: skip
 SMALL = {"sd": SD, "flux": FLUX, "flux_lora": FLUX}
+#: Of those whose checkpoints ``evaluate`` reads: what saves one, and after how many epochs that is.
+SAVED = {"sd": ("--config.save_freq=1", 2), "flux": ("--checkpointing_steps=2", 1)}
 
 
 def state(clone: Path) -> str:
@@ -43,8 +47,9 @@ def test_both_arms_train_the_miniature(upstream_clone: Any, tmp_path: Path, trai
     clone = upstream_clone("DanceGRPO", True)
     before = state(clone)
     command = ["ab", "dancegrpo", "--trainer", trainer, "--clone", str(clone), "--out", str(tmp_path / "out")]
+    saved = [SAVED[trainer][0]] if trainer in SAVED else []
     done = subprocess.run(
-        [sys.executable, "-m", "pcpo_overlay", *command, "--epochs", "1", "--", *SMALL[trainer]],
+        [sys.executable, "-m", "pcpo_overlay", *command, "--epochs", "2", "--", *SMALL[trainer], *saved],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
         capture_output=True,
@@ -53,23 +58,28 @@ def test_both_arms_train_the_miniature(upstream_clone: Any, tmp_path: Path, trai
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "epoch 1/1" in done.stdout and "report:" in done.stdout
+    assert "epoch 2/2" in done.stdout and "report:" in done.stdout
 
     for mode in ("observe", "full"):
         run = tmp_path / "out" / f"{mode}-seed0"
         info = json.loads((run / "run.json").read_text())
         assert (info["status"], info["mode"], info["upstream"]) == ("finished", mode, f"dancegrpo_{trainer}")
         assert info["seed"] == 0 and info["clone"]["modified"] is False
-        (epoch,), steps = records(run, "epoch"), records(run, "step")
-        assert len(steps) == 2 and epoch["reward_count"] == 8
+        epochs, steps = records(run, "epoch"), records(run, "step")
+        assert len(steps) == 4 and [epoch["reward_count"] for epoch in epochs] == [8, 8]
         # what the trainer wrote where it ran, which is not the clone
-        assert float((run / "work" / "reward.txt").read_text()) == pytest.approx(
-            epoch["reward_mean"], rel=1e-4
-        )
+        written = [float(line) for line in (run / "work" / "reward.txt").read_text().splitlines()]
+        assert written == pytest.approx([epoch["reward_mean"] for epoch in epochs], rel=1e-4)
         assert list((run / "work").glob("images*/*.[pj][np]g"))
-        # a probability, and that of the digit prompted for: chance is 0.1
-        assert 0.2 < epoch["reward_mean"] <= 1
+        # log-odds, and those of the digit prompted for: of any other they would be below -2
+        assert all(-1 < reward < 10 for reward in written)
         assert steps[0]["grad_norm"] > 0
         if mode == "full":
             assert steps[0]["ratio_min"] == steps[0]["ratio_max"] == 1
+        if trainer in SAVED:
+            assert evaluate(run, Request(samples=2, seed=0), lambda _: None) == []
+            lines = (run / "evaluation.jsonl").read_text().splitlines()
+            base, trained = map(json.loads, lines)
+            assert (base["epoch"], trained["epoch"]) == (0, SAVED[trainer][1])
+            assert base["overall"]["frechet"] == 0 and trained["overall"]["frechet"] > 1e-9
     assert state(clone) == before

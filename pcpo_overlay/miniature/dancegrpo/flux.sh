@@ -11,7 +11,7 @@ torchrun --standalone --nproc_per_node=1 \
     --sp_size 1 \
     --train_sp_batch_size 10 \
     --dataloader_num_workers 0 \
-    --gradient_accumulation_steps 15 \
+    --gradient_accumulation_steps 30 \
     --max_train_steps 20 \
     --learning_rate 1e-4 \
     --mixed_precision bf16 \

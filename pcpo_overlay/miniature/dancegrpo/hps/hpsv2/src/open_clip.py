@@ -1,6 +1,8 @@
 """The interface by which DanceGRPO's trainers score images, over the classifier of real digits.
 
-They take the inner product of image and text features: here the ten digits' probabilities, and the prompted digit.
+They take the inner product of image and text features: here the log-odds of the ten digits, and the prompted digit.
+Probabilities would do for a reader, but not for trainers that divide by the std of each prompt's rewards:
+where all samples are right, what would be left to tell them apart is rounding.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pcpo_overlay.miniature import DIGIT_NAMES, IMAGE_SIZE
-from pcpo_overlay.miniature.classifier import DigitClassifier
+from pcpo_overlay.miniature.classifier import DigitClassifier, log_odds
 from pcpo_overlay.miniature.rewards import labels
 
 if TYPE_CHECKING:
@@ -24,13 +26,12 @@ class DigitScorer(DigitClassifier):
     """The digit classifier, told digits by token: ``forward`` gives what the trainers multiply."""
 
     def forward(self, images: Tensor, digits: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
-        """Probabilities (N, 10) of images (N, 3, 32, 32), and one-hot rows (N, 10) of digits (N, 1)."""
-        # The trainers score under autocast; float16 would leave few steps between probabilities near 1.
-        with torch.autocast(images.device.type, enabled=False):
-            probabilities = super().forward(images.float()).softmax(dim=1)
+        """Log-odds (N, 10) of images (N, 3, 32, 32), and one-hot rows (N, 10) of digits (N, 1)."""
+        with torch.autocast(images.device.type, enabled=False):  # the trainers score in half precision
+            odds = log_odds(super().forward(images.float()))
         return {
-            "image_features": probabilities,
-            "text_features": F.one_hot(digits[:, 0], len(DIGIT_NAMES)).to(probabilities),
+            "image_features": odds,
+            "text_features": F.one_hot(digits[:, 0], len(DIGIT_NAMES)).to(odds),
         }
 
 
