@@ -67,8 +67,9 @@ def add_parser(subparsers: Any) -> None:
             "--steps",
             type=_positive,
             help="sd: DDIM steps (default: 50). sd3: 10 of Flow-GRPO's SDE, as it samples to train, "
-            "or 40 without noise, as it evaluates; flux: 16 of DanceGRPO's SDE, or 28 without noise "
-            + ("(default: both in turn)" if action is check else "(default: the first)"),
+            "or 40 without noise, as it evaluates "
+            + ("(default: both in turn)" if action is check else "(default: 10)")
+            + "; flux: of DanceGRPO's SDE (default: 16)",
         )
         action.add_argument(
             "--noise-level", type=float, metavar="A", help="sd3 alone: that of the SDE, 0.7, or 0 for none"

@@ -78,11 +78,8 @@ TRANSFORMER: dict[str, Any] = {
 
 VAE: dict[str, Any] = {**sd3.VAE, "scaling_factor": SCALING_FACTOR, "shift_factor": SHIFT_FACTOR}
 
-SETTINGS: tuple[dict[str, Any], ...] = (
-    {"steps": 16, "guidance": EMBEDDED_GUIDANCE, "eta": 0.3},
-    {"steps": 28, "guidance": EMBEDDED_GUIDANCE, "eta": 0.0},
-)
-"""How it is sampled to be judged: as DanceGRPO samples to train, and without noise."""
+SETTINGS: tuple[dict[str, Any], ...] = ({"steps": 16, "guidance": EMBEDDED_GUIDANCE, "eta": 0.3},)
+"""How it is sampled to be judged: as DanceGRPO samples to train, the defaults of :func:`sample`."""
 
 
 def build_transformer() -> Any:
