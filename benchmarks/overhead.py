@@ -20,8 +20,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 from measuring import loss_step, machine, startup, training  # noqa: E402
 from measuring.clones import MissingClone  # noqa: E402
+from measuring.miniature_run import RunFailed  # noqa: E402
 from measuring.tables import Section  # noqa: E402
-from measuring.turns import RunFailed  # noqa: E402
 
 from pcpo_overlay.ab.upstreams import UPSTREAMS  # noqa: E402
 
@@ -37,7 +37,7 @@ same runs. Exit codes: 0 done, and every goal is met or missed within noise;
 
 def main(argv: list[str] | None = None) -> int:
     args = _parse(argv)
-    described = machine.describe(args.seed)
+    described = machine.describe(args.seed, args.clock)
     print("## What PCPO costs\n")
     print(machine.header(described), flush=True)
     sections: list[Section] = []

@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -485,7 +486,9 @@ def metrics_cost(device: torch.device, repeats: int, rng: random.Random) -> Sect
     values = torch.randn(_BATCH, device=device) * CLIP_RANGE
     timesteps = torch.arange(50, device=device).repeat_interleave(_BATCH).reshape(50, _BATCH)
     loss = values.mean()
-    model = torch.nn.Sequential(*(torch.nn.Linear(1000, 1000, bias=False) for _ in range(10)))
+    # A small layer first, as networks have it: its gradients are looked at one by one.
+    widths = [10, *[1000] * 11]
+    model = torch.nn.Sequential(*(torch.nn.Linear(*pair, bias=False) for pair in pairwise(widths)))
     for parameter in model.to(device).parameters():
         parameter.grad = torch.randn_like(parameter)
 

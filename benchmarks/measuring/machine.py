@@ -25,8 +25,8 @@ def cores() -> int:
         return os.cpu_count() or 1
 
 
-def describe(seed: int) -> dict[str, Any]:
-    """Machine, date, versions and seed as plain values."""
+def describe(seed: int, clock: str = "wall") -> dict[str, Any]:
+    """Machine, date, versions and seed as plain values; ``clock`` is what tells seconds on a CPU."""
     on = device()
     return {
         "command": shlex.join(["python", *sys.argv]),
@@ -36,14 +36,14 @@ def describe(seed: int) -> dict[str, Any]:
         "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         "versions": run_folder.versions(),
         "seed": seed,
+        "clock": clock,
     }
 
 
 def header(described: dict[str, Any]) -> str:
     """The same for a reader."""
-    on = (
-        "GPU, timed with CUDA events" if described["device"] == "cuda" else "CPU (no CUDA device), wall clock"
-    )
+    clock = {"wall": "the wall's clock", "process": "the process's own time"}[described["clock"]]
+    on = "GPU, timed with CUDA events" if described["device"] == "cuda" else f"CPU (no CUDA device), {clock}"
     versions = ", ".join(f"{name} {version}" for name, version in described["versions"].items())
     load = "unknown" if described["load"] is None else f"{described['load']:.1f}"
     return "\n".join(

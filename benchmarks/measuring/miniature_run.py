@@ -2,16 +2,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import subprocess
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from measuring.clones import Clone
 from pcpo_overlay.ab.arms import Arm
 from pcpo_overlay.ab.launch_script import read_launch_script
-from pcpo_overlay.ab.plan import Planned, Request, launch_command, make_plan
+from pcpo_overlay.ab.plan import Planned, Request, free_port, launch_command, make_plan
+from pcpo_overlay.ab.runner import stop_group
+from pcpo_overlay.ab.state import tail
 from pcpo_overlay.ab.upstreams import Upstream
 from pcpo_overlay.config import parse
+
+LOG = "run.log"
+
+
+class RunFailed(Exception):
+    """A training run did not do what it was started for; the message has the end of what it said."""
+
+
+class Run:
+    """A run that was started; it is stopped, if it has not ended, when the stack is left.
+
+    Args:
+        name: for messages.
+        environment: variables beside those of the plan.
+    """
+
+    def __init__(
+        self, name: str, planned: Planned, stack: ExitStack, environment: Mapping[str, str] | None = None
+    ) -> None:
+        if planned.needs_port:
+            planned = planned.at_port(free_port())
+        planned.folder.mkdir(parents=True, exist_ok=True)
+        if planned.workplace is not None:
+            planned.workplace.make()
+        self.name, self._log = name, planned.folder / LOG
+        self.process = subprocess.Popen(
+            planned.command,
+            cwd=planned.cwd,
+            env={**os.environ, **planned.environment, **(environment or {})},
+            stdin=subprocess.DEVNULL,
+            stdout=stack.enter_context(self._log.open("wb")),
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        stack.callback(self._stop)
+
+    def _stop(self) -> None:
+        if self.process.poll() is None:
+            stop_group(self.process)
+
+    def failed(self, why: str) -> RunFailed:
+        """The error to raise."""
+        said = "\n".join(f"    {line}" for line in tail(self._log))
+        return RunFailed(f"the run of {self.name} failed: {why}. The end of its log:\n{said}")
 
 
 @dataclass(frozen=True)

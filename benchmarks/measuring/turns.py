@@ -6,11 +6,9 @@ So the arms alternate every second or so, each in a process that is warm, whatev
 from __future__ import annotations
 
 import json
-import os
 import random
 import select
 import socket
-import subprocess
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -19,18 +17,12 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from measuring import in_turn
+from measuring.miniature_run import Run, RunFailed
 from pcpo_overlay.ab.plan import Planned, free_port
-from pcpo_overlay.ab.runner import stop_group
-from pcpo_overlay.ab.state import tail
 
-LOG = "race.log"
 POLL_S = 0.5
 #: From one optimizer step to the next, the first from the start of the process.
 MOST_S = 900.0
-
-
-class RunFailed(Exception):
-    """A training run ended before its time; the message has the end of what it said."""
 
 
 @dataclass
@@ -52,29 +44,10 @@ class Laps:
 class _Runner:
     """A run under way."""
 
-    def __init__(self, name: str, planned: Planned, address: str, stack: ExitStack) -> None:
-        planned.folder.mkdir(parents=True, exist_ok=True)
-        if planned.workplace is not None:
-            planned.workplace.make()
-        self.name, self.laps = name, Laps(planned.folder)
-        self._log = planned.folder / LOG
+    def __init__(self, run: Run, folder: Path) -> None:
+        self.run, self.laps = run, Laps(folder)
         self._connection: socket.socket | None = None
         self._file: TextIO | None = None
-        environment = {**os.environ, **planned.environment, in_turn.TURNS: f"{address}:{name}"}
-        self._process = subprocess.Popen(
-            planned.command,
-            cwd=planned.cwd,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=stack.enter_context(self._log.open("wb")),
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        stack.callback(self._stop)
-
-    def _stop(self) -> None:
-        if self._process.poll() is None:
-            stop_group(self._process)
 
     def connected(self, connection: socket.socket, file: TextIO) -> None:
         self._connection, self._file = connection, file
@@ -83,26 +56,17 @@ class _Runner:
     def is_connected(self) -> bool:
         return self._file is not None
 
-    def check(self) -> None:
-        """Raises RunFailed where the process has ended."""
-        if self._process.poll() is not None:
-            self.fail(f"exit code {self._process.returncode}")
-
-    def fail(self, why: str) -> None:
-        said = "\n".join(f"    {line}" for line in tail(self._log))
-        raise RunFailed(f"the run of {self.name} failed: {why}. The end of {self._log}:\n{said}")
-
     def lap(self) -> bool:
         """Wait for the next optimizer step; False where the run ended instead, as it should in the end."""
         assert self._file is not None and self._connection is not None
         deadline = time.monotonic() + MOST_S
         while not select.select([self._connection], [], [], POLL_S)[0]:
             if time.monotonic() > deadline:
-                self.fail(f"no optimizer step in {MOST_S:.0f} s")
+                raise self.run.failed(f"no optimizer step in {MOST_S:.0f} s")
         line = self._file.readline()
         if not line:
-            if self._process.wait():
-                self.fail(f"exit code {self._process.returncode}")
+            if self.run.process.wait():
+                raise self.run.failed(f"exit code {self.run.process.returncode}")
             return False
         told = json.loads(line)
         self.laps.wall.append(told["wall"])
@@ -138,11 +102,12 @@ def race(plans: Mapping[str, Planned], rng: random.Random) -> dict[str, Laps]:
             if planned.needs_port:
                 taken.append(free_port(taken))
                 planned = planned.at_port(taken[-1])
-            runners[name] = _Runner(name, planned, address, stack)
+            turn = {in_turn.TURNS: f"{address}:{name}"}
+            runners[name] = _Runner(Run(name, planned, stack, turn), planned.folder)
         _accept(server, runners, stack)
         for runner in runners.values():
             if not runner.lap():
-                runner.fail("it took no optimizer step")
+                raise runner.run.failed("it took no optimizer step")
         racing = list(runners.values())
         while racing:
             going = []
@@ -152,9 +117,9 @@ def race(plans: Mapping[str, Planned], rng: random.Random) -> dict[str, Laps]:
                     going.append(runner)
             if going and len(going) < len(racing):
                 raise RunFailed(
-                    f"{going[0].name} took more optimizer steps than another run of the same script"
+                    f"{going[0].run.name} took more optimizer steps than another run of the same script"
                 )
-            racing = sorted(going, key=lambda runner: runner.name)
+            racing = sorted(going, key=lambda runner: runner.run.name)
     return {name: runner.laps for name, runner in runners.items()}
 
 
@@ -167,9 +132,10 @@ def _accept(server: socket.socket, runners: Mapping[str, _Runner], stack: ExitSt
             connection, _ = server.accept()
         except TimeoutError:
             for runner in runners.values():
-                runner.check()
+                if runner.run.process.poll() is not None:
+                    raise runner.run.failed(f"exit code {runner.run.process.returncode}") from None
                 if time.monotonic() > deadline:
-                    runner.fail(f"it did not start in {MOST_S:.0f} s")
+                    raise runner.run.failed(f"it did not start in {MOST_S:.0f} s") from None
             continue
         connection.settimeout(None)
         file: Any = stack.enter_context(connection.makefile("rw", encoding="utf-8"))
