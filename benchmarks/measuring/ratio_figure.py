@@ -15,10 +15,10 @@ from pcpo_overlay.plots.weights import INTERVAL, NATIVE, PCPO
 CLIP_RANGE = 1e-4
 COLUMNS = 4
 #: Below this the axis is linear, so that exactly 1 has a place on it.
-LINEAR = 1e-6
+LINEAR = 1e-7
 COLOURS = {BASELINE: NATIVE, "full": PCPO, MATCHED: "#009E73"}
 LABELS = {
-    BASELINE: "baseline: all ratios, middle 90%, median",
+    BASELINE: "baseline (median; shaded: all)",
     "full": "full",
     MATCHED: "full,precision=match",
 }
@@ -43,7 +43,7 @@ def draw(found: dict[Setting, dict[str, Ratios]], path: Path) -> None:
     for panel in panels[len(found) :]:
         panel.set_axis_off()
     for row in grid:
-        row[0].set_ylabel("ratio - 1")
+        row[0].set_ylabel("|ratio - 1|")
     handles: dict[str, Any] = {}
     for panel in panels:
         for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
@@ -59,31 +59,30 @@ def draw(found: dict[Setting, dict[str, Ratios]], path: Path) -> None:
 
 
 def _panel(panel: Any, setting: Setting, modes: dict[str, Ratios]) -> None:
-    panel.axhspan(-CLIP_RANGE, CLIP_RANGE, color=INTERVAL, alpha=0.35, linewidth=0, label="clip range")
+    panel.axhspan(0, CLIP_RANGE, color=INTERVAL, alpha=0.3, linewidth=0, label="within the clip range")
     for mode, ratios in modes.items():
         if mode not in COLOURS:
             continue
         steps = range(1, len(ratios.timesteps) + 1)
-        low, low_middle, median, high_middle, high = zip(
-            *(ratios.at(t).quantiles() for t in ratios.timesteps), strict=True
-        )
+        off = [torch.expm1(ratios.at(t).log_rho).abs() for t in ratios.timesteps]
+        low, middle, high = ([float(q(x)) for x in off] for q in (torch.min, torch.median, torch.max))
         colour = COLOURS[mode]
-        if mode == BASELINE:
-            panel.fill_between(steps, low, high, color=colour, alpha=0.2, linewidth=0)
-            panel.fill_between(steps, low_middle, high_middle, color=colour, alpha=0.4, linewidth=0)
-        elif not ratios.is_exact:
-            panel.fill_between(steps, low, high, color=colour, alpha=0.2, linewidth=0)
-        panel.plot(steps, median, color=colour, linewidth=2, marker=".", label=LABELS[mode])
+        if not ratios.is_exact:
+            panel.fill_between(steps, low, high, color=colour, alpha=0.25, linewidth=0)
+        panel.plot(steps, middle, color=colour, linewidth=2, marker=".", label=LABELS[mode], clip_on=False)
     panel.set_yscale("symlog", linthresh=LINEAR)
-    panel.set_yticks([-1, -1e-2, -1e-4, -1e-6, 0, 1e-6, 1e-4, 1e-2, 1])
-    panel.set_title(f"{setting.name}\n{_outcome(modes)}", fontsize=9)
+    panel.set_ylim(0, 1)
+    panel.set_yticks(
+        [0, 1e-6, 1e-4, 1e-2, 1], labels=["exactly 1", "$10^{-6}$", "$10^{-4}$", "$10^{-2}$", "1"]
+    )
+    panel.set_title(f"{setting.name}\n{_outcome(modes)}", fontsize=8)
     panel.set_xlabel("sampling step", fontsize=8)
 
 
 def _outcome(modes: dict[str, Ratios]) -> str:
     """What a panel says in a line: the share that clipping meets without any update."""
     said = []
-    for mode, label in ((BASELINE, "baseline"), ("full", "full"), (MATCHED, "with precision=match")):
+    for mode, label in ((BASELINE, "baseline"), ("full", "full"), (MATCHED, "matched")):
         if mode not in modes:
             continue
         outside = float(modes[mode].outside.double().mean())

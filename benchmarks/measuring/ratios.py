@@ -72,7 +72,7 @@ _FLOW_GRPO = (
     "--config.train.gradient_accumulation_steps=1", "--config.sample.eval_num_steps=1",
 )  # fmt: skip
 _SD = (
-    "--config.sample.num_steps=10", "--config.num_generations=4", "--config.chosen_number=4",
+    "--config.sample.num_steps=10", "--config.num_generations=4",
     "--config.train.gradient_accumulation_steps=2",
 )  # fmt: skip
 _FLUX = (

@@ -34,7 +34,7 @@ _SD3 = (
     "--config.eval_freq=1000000",
 )  # fmt: skip
 _DANCE_SD = (
-    "--config.sample.num_steps=5", "--config.sample.batch_size=4", "--config.train.gradient_accumulation_steps=1",
+    "--config.sample.num_steps=5", "--config.num_generations=4", "--config.train.gradient_accumulation_steps=1",
 )  # fmt: skip
 _FLUX = (
     "--train_batch_size=4", "--train_sp_batch_size=4", "--num_generations=4", "--sampling_steps=6",
