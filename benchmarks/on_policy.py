@@ -21,12 +21,14 @@ from measuring import machine, ratio_figure, ratios  # noqa: E402
 from measuring.clones import MissingClone  # noqa: E402
 from measuring.miniature_run import Miniatures, RunFailed  # noqa: E402
 
+from pcpo_overlay.ab.runner import stoppable  # noqa: E402
+
 FIGURE = ROOT / "benchmarks" / "figures" / "on-policy.png"
 DTYPES = ("fp32", "bf16", "fp16")
 _EPILOG = """\
 Exit codes: 0 every ratio that should be exactly 1 is; 1 one is not (a line
 below the first table says which); 2 a wrong argument; 3 a clone is missing or
-a run failed (a message says why).
+a run failed (a message says why); 130 stopped by Ctrl-C or a signal.
 """
 
 
@@ -41,11 +43,14 @@ def main(argv: list[str] | None = None) -> int:
     print("## The policy ratio before the first update\n")
     print(machine.header(described), flush=True)
     try:
-        with tempfile.TemporaryDirectory(prefix="pcpo-on-policy-") as scratch:
+        with stoppable(), tempfile.TemporaryDirectory(prefix="pcpo-on-policy-") as scratch:
             found = ratios.measure(Miniatures(args.vendor, Path(scratch)), chosen, args.jobs)
     except (MissingClone, RunFailed) as error:
         print(f"on_policy: {error}", file=sys.stderr)
         return 3
+    except KeyboardInterrupt:
+        print("on_policy: stopped, and with it the runs under way", file=sys.stderr)
+        return 130
     overall = ratios.summary(found)
     print("\n" + overall.markdown())
     for setting, modes in found.items():

@@ -23,6 +23,7 @@ from measuring.clones import MissingClone  # noqa: E402
 from measuring.miniature_run import RunFailed  # noqa: E402
 from measuring.tables import Section  # noqa: E402
 
+from pcpo_overlay.ab.runner import stoppable  # noqa: E402
 from pcpo_overlay.ab.upstreams import UPSTREAMS  # noqa: E402
 
 SECTIONS = ("loss", "training", "memory", "startup")
@@ -31,7 +32,7 @@ _EPILOG = """\
 Tables go to stdout, progress to stderr. training and memory are read off the
 same runs. Exit codes: 0 done, and every goal is met or missed within noise;
 1 a goal was missed; 2 a wrong argument; 3 a clone is missing or a run failed
-(a message says why).
+(a message says why); 130 stopped by Ctrl-C or a signal.
 """
 
 
@@ -42,12 +43,16 @@ def main(argv: list[str] | None = None) -> int:
     print(machine.header(described), flush=True)
     sections: list[Section] = []
     try:
-        for section in measure(args):
-            sections.append(section)
-            print("\n" + section.markdown(), flush=True)
+        with stoppable():
+            for section in measure(args):
+                sections.append(section)
+                print("\n" + section.markdown(), flush=True)
     except (MissingClone, RunFailed) as error:
         print(f"overhead: {error}", file=sys.stderr)
         return 3
+    except KeyboardInterrupt:
+        print("overhead: stopped, and with it the runs under way", file=sys.stderr)
+        return 130
     if args.json:
         found = {"machine": described, "sections": [section.as_dict() for section in sections]}
         args.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")

@@ -11,6 +11,8 @@ import pytest
 import torch
 
 from pcpo_overlay import hooks
+from pcpo_overlay.ab.arms import Arm
+from pcpo_overlay.ab.plan import Planned
 from pcpo_overlay.config import HookError, parse
 from pcpo_overlay.session import Session
 
@@ -19,9 +21,10 @@ sys.path.append(str(ROOT / "benchmarks"))
 
 import on_policy  # noqa: E402
 import overhead  # noqa: E402
-from measuring import clones, loss_step, machine, ratios, tables, training  # noqa: E402
+from measuring import clones, in_turn, loss_step, machine, ratios, tables, training  # noqa: E402
+from measuring.miniature_run import Miniatures, RunFailed  # noqa: E402
 from measuring.pairs import Ratio, alternate, interval_ranks, ratio_of  # noqa: E402
-from measuring.turns import Laps  # noqa: E402
+from measuring.turns import Laps, race  # noqa: E402
 
 # ------------------------------------------------------------------ statistics
 
@@ -245,6 +248,58 @@ def test_the_section_of_the_loss_step(stand_in: None) -> None:
     assert loss.rows[0][-1] == "1 / 0"
     assert len(loss.values[0]["seconds"]["full"]) == 3
     json.dumps([section.as_dict() for section in sections])
+
+
+# ------------------------------------------------------------------- the race
+
+TRAINING = """
+import sys, torch
+model = torch.nn.Linear(2, 1)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+for _ in range(int(sys.argv[1])):
+    model(torch.ones(2)).sum().backward()
+    optimizer.step()
+print("the last word")
+raise SystemExit(int(sys.argv[2]))
+"""
+
+
+def plan_of(folder: Path, name: str, steps: int, code: int = 0) -> Planned:
+    (folder / "train.py").write_text(TRAINING)
+    command = [sys.executable, in_turn.__file__, str(folder / "train.py"), str(steps), str(code)]
+    environment = {"OMP_NUM_THREADS": "1"}
+    return Planned(Arm(parse("off"), name), 0, folder / name, command, folder, environment, {})
+
+
+def test_a_race(tmp_path: Path) -> None:
+    laps = race({name: plan_of(tmp_path, name, 4) for name in ("a", "b")}, random.Random(0))
+    for name in ("a", "b"):
+        assert len(laps[name].wall) == len(laps[name].process) == 4
+        assert 0 < laps[name].wall[-1] < laps[name].wall[0]  # the first has the start in it
+        assert laps[name].folder == tmp_path / name
+        assert laps[name].peak is None or laps[name].peak > 0
+
+
+@pytest.mark.parametrize(
+    ("steps", "code", "says"),
+    [
+        (4, 3, r"the run of b failed: exit code 3[\s\S]*the last word"),
+        (0, 0, "the run of b failed: it took no optimizer step"),
+        (3, 0, "a took more optimizer steps than another run"),
+    ],
+)
+def test_a_race_that_goes_wrong(tmp_path: Path, steps: int, code: int, says: str) -> None:
+    plans = {"a": plan_of(tmp_path, "a", 4), "b": plan_of(tmp_path, "b", steps, code)}
+    with pytest.raises(RunFailed, match=says):
+        race(plans, random.Random(0))
+
+
+def test_a_run_to_the_first_update_that_fails_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Miniatures, "plan", lambda self, *args, **kwargs: plan_of(tmp_path, "a", 0, 1))
+    with pytest.raises(RunFailed, match=r"the run of ddpo, fp32, whole network, observe failed: exit code 1"):
+        ratios.measure(Miniatures(tmp_path, tmp_path), ratios.SETTINGS[:1], jobs=1)
 
 
 # ------------------------------------------------------------------- training

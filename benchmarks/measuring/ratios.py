@@ -61,20 +61,34 @@ class Setting:
 
 
 _PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
-#: One batch of 16 samples, sampled and trained at one batch size, so that the network can give the same bits twice.
-_DDPO = (
-    "--config.sample.num_steps=10", "--config.sample.batch_size=16", "--config.sample.num_batches_per_epoch=1",
-    "--config.train.batch_size=16", "--config.train.gradient_accumulation_steps=1",
-)  # fmt: skip
-_FLOW_GRPO = (
-    "--config.sample.num_steps=10", "--config.sample.train_batch_size=16",
-    "--config.sample.num_batches_per_epoch=2", "--config.train.batch_size=16",
-    "--config.train.gradient_accumulation_steps=1", "--config.sample.eval_num_steps=1",
-)  # fmt: skip
+#: Samples of a batch; a CPU is slow in float16.
+_BATCH = {"fp32": 16, "bf16": 16, "fp16": 8}
+
+
+def _ddpo(dtype: str) -> tuple[str, ...]:
+    """One batch, sampled and trained at one size, so that the network can give the same bits twice."""
+    return (
+        f"--config.mixed_precision={_PRECISION[dtype]}", "--config.sample.num_steps=10",
+        f"--config.sample.batch_size={_BATCH[dtype]}", "--config.sample.num_batches_per_epoch=1",
+        f"--config.train.batch_size={_BATCH[dtype]}", "--config.train.gradient_accumulation_steps=1",
+    )  # fmt: skip
+
+
+def _flow_grpo(dtype: str) -> tuple[str, ...]:
+    """The first of two batches; the evaluation before it is as short as can be."""
+    return (
+        f"--config.mixed_precision={_PRECISION[dtype]}", "--config.sample.num_steps=10",
+        f"--config.sample.train_batch_size={_BATCH[dtype]}", "--config.sample.num_batches_per_epoch=2",
+        f"--config.train.batch_size={_BATCH[dtype]}", "--config.train.gradient_accumulation_steps=1",
+        "--config.sample.eval_num_steps=1",
+    )  # fmt: skip
+
+
+#: Two batches of eight, as the miniature's are.
 _SD = (
-    "--config.sample.num_steps=10", "--config.num_generations=4",
-    "--config.train.gradient_accumulation_steps=2",
+    "--config.sample.num_steps=10", "--config.num_generations=2", "--config.train.gradient_accumulation_steps=2",
 )  # fmt: skip
+#: One at a time, every step of the schedule but the last.
 _FLUX = (
     "--train_batch_size=4", "--train_sp_batch_size=4", "--num_generations=4", "--timestep_fraction=1.0",
     "--gradient_accumulation_steps=16",
@@ -83,22 +97,20 @@ _FLUX = (
 
 def _settings() -> tuple[Setting, ...]:
     made: list[Setting] = []
-    for dtype, precision in _PRECISION.items():
-        given = (*_DDPO, f"--config.mixed_precision={precision}")
+    for dtype in _PRECISION:
+        given = _ddpo(dtype)
         made.append(Setting("ddpo", dtype, "whole network", given))
         made.append(
             Setting("ddpo", dtype, "LoRA", (*given, "--config.use_lora=True"), resamples=dtype != "fp32")
         )
     with_lora = f"{UPSTREAMS['flow_grpo'].config}:jpeg_compressibility"
-    for dtype, precision in _PRECISION.items():
-        given = (*_FLOW_GRPO, f"--config.mixed_precision={precision}")
+    for dtype in _PRECISION:
         if dtype != "bf16":  # upstream's evaluation fails there on images that NumPy has no type for
-            made.append(Setting("flow_grpo", dtype, "whole network", given))
-        made.append(Setting("flow_grpo", dtype, "LoRA", given, config=with_lora))
-    for dtype, precision in _PRECISION.items():
-        given = (*_SD, f"--config.mixed_precision={precision}")
-        made.append(Setting("dancegrpo_sd", dtype, "whole network", given))
-    # These scripts have one autocast, bfloat16.
+            made.append(Setting("flow_grpo", dtype, "whole network", _flow_grpo(dtype)))
+        made.append(Setting("flow_grpo", dtype, "LoRA", _flow_grpo(dtype), config=with_lora))
+    # DanceGRPO's scripts run in bfloat16 alone: FLUX has no other autocast, and SD draws its latents so, whatever its
+    # config says.
+    made.append(Setting("dancegrpo_sd", "bf16", "whole network", _SD))
     made.append(Setting("dancegrpo_flux", "bf16", "whole network", _FLUX))
     made.append(Setting("dancegrpo_flux_lora", "bf16", "LoRA", _FLUX))
     return tuple(made)
@@ -191,15 +203,15 @@ def measure(make: Miniatures, settings: Sequence[Setting], jobs: int) -> dict[Se
         plans.append((f"{setting.name}, {mode}", planned, kept))
 
     def run(name: str, planned: Any, kept: Path) -> Ratios:
-        with ExitStack() as stack:
-            started = Run(name, planned, stack)
-            code = started.process.wait()
-            if code or not kept.exists():
-                raise started.failed(f"exit code {code}" if code else "it took no optimizer step")
+        started = Run(name, planned, stack)
+        code = started.process.wait()
+        if code or not kept.exists():
+            raise started.failed(f"exit code {code}" if code else "it took no optimizer step")
         print(f"on-policy: {name}", file=sys.stderr, flush=True)
         return Ratios.read(kept)
 
-    with ThreadPoolExecutor(jobs) as pool:
+    # The stack goes first: it stops what still runs, so that the pool has nothing to wait for.
+    with ThreadPoolExecutor(jobs) as pool, ExitStack() as stack:
         futures = [pool.submit(run, *plan) for plan in plans]
         try:
             results = [future.result() for future in futures]
