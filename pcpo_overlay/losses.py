@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 
 def at_least_float32(x: Tensor) -> Tensor:
@@ -38,7 +40,7 @@ def log_ratio(pred: Tensor, pred_old: Tensor, z: Tensor, w: Tensor) -> Tensor:
         w: (B,) weights of the steps, float32 or better.
 
     Returns:
-        (B,) float32 or better, differentiable in ``pred``.
+        (B,) float32 or better, differentiable in ``pred`` alone, once.
 
     Raises:
         ValueError: shapes that do not agree.
@@ -47,9 +49,31 @@ def log_ratio(pred: Tensor, pred_old: Tensor, z: Tensor, w: Tensor) -> Tensor:
         raise ValueError(
             f"pred {tuple(pred.shape)}, pred_old {tuple(pred_old.shape)} and z {tuple(z.shape)} must agree"
         )
-    # The difference is taken after the upcast: in half precision it would lose what the ratio is made of.
-    wd = expand_to(w, pred) * (at_least_float32(pred) - at_least_float32(pred_old))
-    return -(wd * (z + 0.5 * wd)).flatten(1).mean(dim=1)
+    result: Tensor = _LogRatio.apply(pred, pred_old, z, expand_to(w, pred))
+    return result
+
+
+class _LogRatio(torch.autograd.Function):
+    """:func:`log_ratio` in half the passes over memory that autograd takes: this is all that PCPO adds to a step.
+
+    Its derivative by ``pred`` is ``-w*(z + w*d)`` over the number of values of a sample.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, pred: Tensor, pred_old: Tensor, z: Tensor, w: Tensor) -> Tensor:
+        # The difference is taken after the upcast: in half precision it would lose what the ratio is made of.
+        d = torch.sub(at_least_float32(pred), pred_old)
+        wd = d.to(torch.promote_types(d.dtype, w.dtype)).mul_(w)
+        ctx.save_for_backward(wd, z, w)
+        ctx.dtype = pred.dtype
+        return -torch.add(z, wd, alpha=0.5).mul_(wd).flatten(1).mean(dim=1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        wd, z, w = ctx.saved_tensors
+        each = expand_to(grad, wd) * w * (-wd.shape[0] / wd.numel())
+        return torch.add(z, wd).mul_(each).to(ctx.dtype), None, None, None
 
 
 def ppo_clip_loss(log_rho: Tensor, advantage: Tensor, clip_range: float) -> Tensor:

@@ -309,18 +309,24 @@ class Session:
             self.clip_range = self._metrics.clip_range = xi
             if self.folder:
                 self.folder.write_run(clip_range=xi)
-        log_rho = log_prob - log_prob_old
+        if self.config.matching:
+            if self._log_rho is None:
+                raise HookError(
+                    "the loss is computed, but the patched step function was not run for this step"
+                )
+            log_rho = self._log_rho
+        elif self.config.active:
+            log_rho = log_prob - log_prob_old
+        else:  # a number for the metrics, not worth a graph
+            log_rho = log_prob.detach() - log_prob_old
         if self.config.active:
-            if self.config.matching:
-                if self._log_rho is None:
-                    raise HookError(
-                        "the loss is computed, but the patched step function was not run for this step"
-                    )
-                log_rho = self._log_rho
-            loss = losses.log_hinge_loss(log_rho, advantage, xi).mean() / divisor
+            whole = losses.log_hinge_loss(log_rho, advantage, xi).mean()
+            loss = whole if divisor == 1 else whole / divisor
             self._loss_fired = True
+        else:
+            whole = loss if divisor == 1 else loss.detach() * divisor
         assert self._timestep is not None, "begin_step comes before loss"
-        self._metrics.add(self._timestep, log_rho, advantage, loss.detach() * divisor)
+        self._metrics.add(self._timestep, log_rho, advantage, whole)
         return loss
 
     def gradients(self, accelerator: Any, model: torch.nn.Module) -> None:

@@ -370,6 +370,44 @@ def test_log_ratio_takes_any_number_of_dimensions(shape: tuple[int, ...]) -> Non
         assert float(result[i]) == pytest.approx(-float((wd * z[i]).mean() + 0.5 * (wd**2).mean()), abs=1e-13)
 
 
+def test_the_gradient_written_by_hand() -> None:
+    random = torch.Generator().manual_seed(0)
+    pred, pred_old, z = (
+        torch.randn(3, 2, 4, dtype=torch.float64, generator=random, requires_grad=n == 0) for n in range(3)
+    )
+    w = torch.tensor([0.3, 1.0, 4.5], dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda x: log_ratio(x, pred_old, z, w), pred)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_the_gradient_in_lower_precision(dtype: torch.dtype) -> None:
+    random = torch.Generator().manual_seed(0)
+    pred, pred_old, z = (torch.randn(3, 4, 8, 8, generator=random).to(dtype) for _ in range(3))
+    w = torch.tensor([0.3, 0.5, 3.0])
+    gradients = []
+    for upcast in (lambda x: x, lambda x: x.double()):
+        live = upcast(pred).detach().clone().requires_grad_()
+        log_ratio(live, upcast(pred_old), upcast(z), upcast(w)).sum().backward()
+        assert live.grad is not None and live.grad.dtype == live.dtype
+        gradients.append(live.grad.double())
+    # One rounding to the prediction's dtype, and below its normal numbers an absolute one.
+    epsilon = torch.finfo(dtype)
+    bound = gradients[1].abs() * (epsilon.eps + 2e-6) + epsilon.smallest_normal * epsilon.eps
+    assert ((gradients[0] - gradients[1]).abs() <= bound + 1e-9).all()
+
+
+def test_operands_of_several_dtypes() -> None:
+    # A sampler without autocast, a trainer with it: each computes in float32 or better.
+    pred = torch.full((1, 1), 0.5, dtype=torch.bfloat16, requires_grad=True)
+    pred_old, z = torch.full((1, 1), 0.25, dtype=torch.float32), torch.full((1, 1), 2.0, dtype=torch.float16)
+    for w_dtype in (torch.float32, torch.float64):
+        result = log_ratio(pred, pred_old, z, torch.tensor([2.0], dtype=w_dtype))
+        assert result.dtype == w_dtype
+        assert float(result.detach()) == -(0.5 * 2 + 0.5 * 0.25)
+        (gradient,) = torch.autograd.grad(result.sum(), pred)
+        assert gradient.dtype == torch.bfloat16 and float(gradient) == -2 * (2 + 0.5)
+
+
 def test_shapes_that_do_not_agree_are_named() -> None:
     a, b = torch.zeros(2, 3), torch.zeros(2, 4)
     w = torch.ones(2)

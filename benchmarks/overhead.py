@@ -1,0 +1,139 @@
+"""What PCPO costs: baseline and PCPO side by side in one run, alternating, as medians of ratios.
+
+    python benchmarks/overhead.py [loss] [training] [memory] [startup] [options]
+
+Needs patched clones (`python apply.py`) and the trainers' libraries. RESULTS.md says how to read the tables.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+
+from measuring import loss_step, machine, startup, training  # noqa: E402
+from measuring.clones import MissingClone  # noqa: E402
+from measuring.miniature_run import RunFailed  # noqa: E402
+from measuring.tables import Section  # noqa: E402
+
+from pcpo_overlay.ab.runner import stoppable  # noqa: E402
+from pcpo_overlay.ab.upstreams import UPSTREAMS  # noqa: E402
+
+SECTIONS = ("loss", "training", "memory", "startup")
+CLOCKS = {"wall": time.perf_counter, "process": time.process_time}
+_EPILOG = """\
+Tables go to stdout, progress to stderr. training and memory are read off the
+same runs. Exit codes: 0 done, and every goal is met or missed within noise;
+1 a goal was missed; 2 a wrong argument; 3 a clone is missing or a run failed
+(a message says why); 130 stopped by Ctrl-C or a signal.
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = _parse(argv)
+    described = machine.describe(args.seed, args.clock)
+    print("## What PCPO costs\n")
+    print(machine.header(described), flush=True)
+    sections: list[Section] = []
+    try:
+        with stoppable():
+            for section in measure(args):
+                sections.append(section)
+                print("\n" + section.markdown(), flush=True)
+    except (MissingClone, RunFailed) as error:
+        print(f"overhead: {error}", file=sys.stderr)
+        return 3
+    except KeyboardInterrupt:
+        print("overhead: stopped, and with it the runs under way", file=sys.stderr)
+        return 130
+    if args.json:
+        found = {"machine": described, "sections": [section.as_dict() for section in sections]}
+        args.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    missed = [line for section in sections for line in section.missed]
+    print(f"\n{len(missed)} goals missed." if missed else "\nNo goal missed.")
+    return 1 if missed else 0
+
+
+def measure(args: argparse.Namespace) -> Iterator[Section]:
+    """The sections asked for, each as soon as it is measured."""
+    rng = random.Random(args.seed)
+    on = machine.device()
+    if "loss" in args.sections:
+        yield from loss_step.measure(
+            args.vendor, on, args.repeats, args.seconds, rng, clock=CLOCKS[args.clock]
+        )
+    if "training" in args.sections or "memory" in args.sections:
+        upstreams = [UPSTREAMS[name] for name in args.upstreams]
+        measured, memory = training.run(args.vendor, rng, args.epochs, upstreams)
+        if "training" in args.sections:
+            yield training.training_section(measured, args.clock)
+        if "memory" in args.sections:
+            yield training.memory_section(memory, on.type)
+    if "startup" in args.sections:
+        yield startup.imports(ROOT, args.repeats, rng)
+        yield startup.apply(ROOT, args.mirror)
+
+
+def _parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="overhead",
+        description=(__doc__ or "").partition("\n")[0],
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "sections", nargs="*", metavar="SECTION", help=f"of {', '.join(SECTIONS)} (default: all)"
+    )
+    parser.add_argument(
+        "--upstreams",
+        type=lambda text: text.split(","),
+        default=list(UPSTREAMS),
+        metavar="A,B,...",
+        help=f"whose training is timed, of {', '.join(UPSTREAMS)} (default: all)",
+    )
+    parser.add_argument(
+        "--repeats", type=int, default=15, metavar="N", help="rounds of loss and startup (15)"
+    )
+    parser.add_argument("--seconds", type=float, default=0.1, metavar="S", help="of one timing of loss (0.1)")
+    parser.add_argument(
+        "--epochs", type=int, default=9, metavar="N", help="of each training run, the first to warm up (9)"
+    )
+    parser.add_argument(
+        "--clock",
+        choices=list(CLOCKS),
+        default="wall",
+        help="what tells seconds on a CPU: the wall's clock, or the process's own time, which a busy machine does not "
+        "distort but which adds up threads (default: wall)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the order in which arms take turns (0)")
+    parser.add_argument(
+        "--vendor", type=Path, default=ROOT / "vendor", metavar="DIR", help="folder of patched clones"
+    )
+    parser.add_argument(
+        "--mirror", type=Path, metavar="DIR", help="for apply.py: a folder of clones to clone from"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every single timing there too")
+    args = parser.parse_args(argv)
+    for given, choices, what in (
+        (args.sections, SECTIONS, "section"),
+        (args.upstreams, UPSTREAMS, "upstream"),
+    ):
+        unknown = [name for name in given if name not in choices]
+        if unknown:
+            parser.error(f"no {what} {', '.join(unknown)}; there are {', '.join(choices)}")
+    for name, least in (("repeats", 1), ("epochs", 2)):
+        if getattr(args, name) < least:
+            parser.error(f"--{name} is {getattr(args, name)}; it has to be {least} or more")
+    args.sections = args.sections or list(SECTIONS)
+    return args
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

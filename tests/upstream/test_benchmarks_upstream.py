@@ -1,0 +1,91 @@
+"""Every section of the benchmarks on upstream's own code, at its smallest: that it runs, not what it measures."""
+
+from __future__ import annotations
+
+import random
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from launch import ROOT
+
+from pcpo_overlay import hooks
+from pcpo_overlay.ab.upstreams import UPSTREAMS
+
+sys.path.append(str(ROOT / "benchmarks"))
+
+from measuring import loss_step, ratios, startup, training
+from measuring.miniature_run import Miniatures
+
+CLONES = ("ddpo-pytorch", "flow_grpo", "DanceGRPO")
+#: One batch of two samples, two denoising steps.
+SMALL = (
+    "--config.sample.num_steps=2", "--config.sample.batch_size=2", "--config.sample.num_batches_per_epoch=2",
+    "--config.train.batch_size=2", "--config.train.gradient_accumulation_steps=1",
+)  # fmt: skip
+
+
+@pytest.fixture
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+
+
+@pytest.mark.upstream(*CLONES)
+def test_loss_steps_of_every_trainer(upstream_clone: Any) -> None:
+    (vendor,) = {upstream_clone(name, True).parent for name in CLONES}
+    shapes = [(2, *(min(n, 4) for n in case.shape[1:])) for case in loss_step.CASES]
+    cases = [replace(case, shape=s, steps=5) for case, s in zip(loss_step.CASES, shapes, strict=True)]
+    before = hooks._session
+    sections = loss_step.measure(vendor, torch.device("cpu"), 2, 1e-3, random.Random(0), cases)
+    assert hooks._session is before
+    assert len(sections[0].rows) == 2 * len(cases)
+    for values in sections[0].values:
+        assert all(len(times) == 2 and min(times) > 0 for times in values["seconds"].values())
+        # prediction matching itself never waits; Flow-GRPO's step function still looks its sigmas up
+        own = values["waits"]["upstream"] if values["case"].startswith("Flow-GRPO") else 0
+        assert values["waits"]["full"] == own
+
+
+@pytest.mark.upstream
+def test_a_race_of_four_arms(ddpo_patched: Path, one_thread: None) -> None:
+    short = {"ddpo": SMALL}
+    measured, memory = training.run(ddpo_patched.parent, random.Random(0), 2, [UPSTREAMS["ddpo"]], short)
+    assert measured[0].steps == 2
+    for arm in training.ARMS:
+        assert len(measured[0].epochs(arm, "wall")) == len(measured[0].training_steps(arm, "process")) == 1
+        assert 0 < measured[0].training_steps(arm, "wall")[0] < measured[0].epochs(arm, "wall")[0]
+    assert memory[0]["samples"] == 4
+    # prediction and noise of two steps, each 4x8x8 float32, and a weight
+    assert memory[0]["tape_bytes"] == 4 * 2 * (2 * 4 * 4 * 8 * 8 + 4)
+    assert min(memory[0]["peak"].values()) > 2**20
+    assert len(training.training_section(measured, "wall").rows) == 2
+
+
+@pytest.mark.upstream
+def test_ratios_before_the_first_update(ddpo_patched: Path, tmp_path: Path, one_thread: None) -> None:
+    setting = ratios.Setting("ddpo", "bf16", "whole network", (*SMALL, "--config.mixed_precision=bf16"))
+    found = ratios.measure(Miniatures(ddpo_patched.parent, tmp_path), [setting], jobs=2)
+    modes = found[setting]
+    assert list(modes) == ["observe", "match", "full"]
+    assert [r.ratio.numel() for r in modes.values()] == [4] * 3
+    assert modes["full"].is_exact and modes["match"].is_exact and not modes["observe"].is_exact
+    assert not ratios.summary(found).missed
+    assert [row[1] for row in ratios.by_timestep(setting, modes).rows] == ["2", "2"]
+
+
+@pytest.mark.upstream
+def test_startup() -> None:
+    imports = startup.imports(ROOT, 1, random.Random(0))
+    assert len(imports.rows) == 3
+    applied = startup.apply(ROOT, None)
+    assert "ddpo-pytorch" in [row[0] for row in applied.rows]
+
+
+def test_an_upstream_out_of_reach_is_a_line(tmp_path: Path) -> None:
+    applied = startup.apply(ROOT, tmp_path)
+    assert not applied.rows
+    assert applied.notes[0] == f"ddpo-pytorch was not measured: the mirror {tmp_path} has no ddpo-pytorch."
