@@ -268,7 +268,7 @@ def _pareto_reward(sources: set[str], window: int) -> str:
 _QUALITY_PANELS = (
     ("accuracy", "(a) accuracy"),
     ("diversity", "(b) diversity within a prompt"),
-    ("frechet_prompt", "(c) Fréchet distance to the base model, by prompt"),
+    ("frechet_prompt", "(c) Fréchet distance to base, by prompt"),
 )
 
 
