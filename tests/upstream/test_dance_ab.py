@@ -22,8 +22,8 @@ FLUX = (
     "--sampling_steps=4",
 )  # fmt: skip
 SD = (
-    "--config.sample.batch_size=2", "--config.num_generations=4", "--config.train.batch_size=4",
-    "--config.train.gradient_accumulation_steps=1", "--config.sample.num_steps=4",
+    "--config.sample.batch_size=2", "--config.num_generations=4", "--config.train.batch_size=2",
+    "--config.train.gradient_accumulation_steps=2", "--config.sample.num_steps=4",
 )  # fmt: skip
 SMALL = {"sd": SD, "flux": FLUX, "flux_lora": FLUX}
 #: Of those whose checkpoints ``evaluate`` reads: what saves one, and after how many epochs that is.
