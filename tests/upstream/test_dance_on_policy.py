@@ -7,7 +7,7 @@ Both arms are printed (``pytest -s``); the baseline's numbers are facts about up
 from __future__ import annotations
 
 import pytest
-from on_policy import assert_exactly_one, first_step, show
+from first_ratios import assert_exactly_one, first_step, show
 
 pytestmark = pytest.mark.upstream("DanceGRPO")
 

@@ -6,7 +6,7 @@ Each test prints both arms (``pytest -s``); the baseline's numbers are facts abo
 from __future__ import annotations
 
 import pytest
-from on_policy import assert_exactly_one, first_step, show
+from first_ratios import assert_exactly_one, first_step, show
 
 pytestmark = pytest.mark.upstream
 
