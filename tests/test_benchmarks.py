@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from synthetic_runs import learning_curve, write_quality, write_run
 
 from pcpo_overlay import hooks
 from pcpo_overlay.ab.arms import Arm
@@ -19,9 +20,10 @@ from pcpo_overlay.session import Session
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT / "benchmarks"))
 
+import learning  # noqa: E402
 import on_policy  # noqa: E402
 import overhead  # noqa: E402
-from measuring import clones, in_turn, loss_step, machine, ratios, tables, training  # noqa: E402
+from measuring import clones, in_turn, loss_step, machine, ratios, study, tables, training  # noqa: E402
 from measuring.miniature_run import Miniatures, RunFailed  # noqa: E402
 from measuring.pairs import Ratio, alternate, interval_ranks, ratio_of  # noqa: E402
 from measuring.turns import Laps, race  # noqa: E402
@@ -448,3 +450,64 @@ def test_wrong_arguments_of_on_policy(capsys: pytest.CaptureFixture[str]) -> Non
             on_policy.main(arguments)
         assert stop.value.code == 2
         assert says in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------ learning
+
+
+@pytest.mark.parametrize("name", study.STUDIES)
+def test_a_study_compares_the_ladder_at_one_rate_and_the_pair_at_others(name: str) -> None:
+    studied = study.STUDIES[name]
+    ladder, smaller, *sweep = study.parts(studied)
+    assert len(ladder.seeds) == 5 and ladder.modes[:4] == studied.modes[:4] and len(ladder.modes) == 5
+    assert smaller.modes == (ladder.modes[0], ladder.modes[3]) and "full" in smaller.modes[1]
+    assert set(ladder.settings) < set(smaller.settings)
+    assert len({ladder.rate, *(part.rate for part in sweep)}) == 3
+    assert all(part.modes == smaller.modes and part.seeds == ladder.seeds[:2] for part in sweep)
+    words = study.command(studied, sweep[0], Path("out"), 2)
+    assert words[:3] == ["-m", "pcpo_overlay", "ab"] and f"{studied.rate_flag}={sweep[0].rate:g}" in words
+
+
+def test_the_page_of_a_study_has_its_tables_figures_and_sweep(tmp_path: Path) -> None:
+    studied = study.STUDIES["ddpo-jpeg"]
+    parts = study.parts(studied, (0, 1, 2))
+    speeds = {"observe": 1.5, "log": 1.8, "match": 2.2, "full": 3.5, "full,variance=native": 3.0}
+    for part in parts:
+        batches = 4 if part.name == study.SMALLER else 8
+        for mode in part.modes:
+            for seed in part.seeds:
+                run = write_run(
+                    tmp_path / "runs" / part.name / f"{mode}-{seed}",
+                    mode,
+                    seed=seed,
+                    rewards=learning_curve(seed, speeds[mode]),
+                    trainer={"sample": {"batch_size": 8, "num_batches_per_epoch": batches}},
+                )
+                if part.evaluated:
+                    write_quality(run, {0: -60.0, 20: -50.0 + seed, 40: -40.0 + seed})
+    page = learning.write(studied, parts, tmp_path / "runs", tmp_path / "pages", tmp_path / "figures")
+    text = page.read_text()
+    for heading in (
+        "## ddpo, 64 samples an epoch",
+        "### Quality at matched reward",
+        "### Gradients",
+        "## ddpo, 32 samples an epoch",
+        "## ddpo: mixed model of `full` against `observe`",
+        "## Learning rates",
+    ):
+        assert heading in text, heading
+    assert text.count("### Gradients") == 1  # the smaller batch is there for the mixed model
+    assert str(tmp_path) not in text and "pcpo_ab/learning" in text
+    sweep = text.split("## Learning rates")[1].split("## What")[0]
+    assert sweep.count("observe") == sweep.count("| full ") == 3 and "full,variance" not in sweep
+    for name in ("learning-ddpo-jpeg.png", "learning-ddpo-jpeg-quality.png"):
+        assert (tmp_path / "figures" / name).stat().st_size > 10_000 and f"../figures/{name}" in text
+
+
+def test_a_study_whose_part_failed_says_how_to_go_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["ddpo-jpeg", "--vendor", str(tmp_path), "--out", str(tmp_path / "out"), "--pages", str(tmp_path)]
+    assert learning.main(argv) == 1
+    assert "type the same command to go on" in capsys.readouterr().err
+    assert not list(tmp_path.glob("*.md"))

@@ -1,0 +1,176 @@
+"""Does PCPO learn faster, and what of it: several seeds of every mode on a miniature, a smaller batch, other rates.
+
+    python benchmarks/learning.py STUDY [options]
+
+Runs `ab` for each part of the study, `evaluate` on the checkpoints, and writes benchmarks/learning/STUDY.md with its
+figures. Needs a patched clone (`python apply.py`). Hours on a CPU; what is finished is not repeated, so type the same
+command again to go on after a stop.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+
+from measuring import machine, study_page  # noqa: E402
+from measuring.study import LADDER, SEEDS, SMALLER, STUDIES, SWEPT, Part, Study, command, parts, python  # noqa: E402
+
+from pcpo_overlay.config import parse  # noqa: E402
+from pcpo_overlay.labels import label_of  # noqa: E402
+from pcpo_overlay.report import stats  # noqa: E402
+from pcpo_overlay.report.build import build  # noqa: E402
+from pcpo_overlay.report.runs import Run, find, load  # noqa: E402
+
+PAGES = ROOT / "benchmarks" / "learning"
+FIGURES = ROOT / "benchmarks" / "figures"
+#: Figures of the ladder that a page shows, with their captions.
+SHOWN = {
+    "overview": "Reward, fraction outside, gradient norm and epochs to thresholds of every arm",
+    "quality": "Accuracy, diversity and Fréchet distance at matched reward",
+}
+_EPILOG = """\
+Exit codes: 0 done; 1 a run or an evaluation failed (its command says why; the
+same command again repeats only that); 2 a wrong argument; 130 stopped by Ctrl-C.
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = _parse(argv)
+    study: Study = STUDIES[args.study]
+    out = (args.out or Path("pcpo_ab") / "learning" / study.name).resolve()
+    chosen = parts(study, args.seeds)
+    commands = [command(study, part, out, args.jobs, args.vendor, args.epochs) for part in chosen]
+    if args.dry_run:
+        print("\n".join(_shown(words, out) for words in commands))
+        return 0
+    try:
+        for part, words in zip(chosen, commands, strict=True):
+            print(f"learning: {study.name}, {part.name}", file=sys.stderr, flush=True)
+            code = subprocess.run(python(words), cwd=ROOT, check=False).returncode
+            code = code or (_evaluate(out / part.name, args.jobs) if part.evaluated else 0)
+            if code:
+                print(f"learning: {part.name} is not done; type the same command to go on", file=sys.stderr)
+                return 130 if code == 130 else 1
+    except KeyboardInterrupt:
+        return 130
+    print(write(study, chosen, out, args.pages, args.figures))
+    return 0
+
+
+def _shown(words: Sequence[str], out: Path) -> str:
+    return " ".join(["python", *_tidy(words, out)])
+
+
+def _tidy(words: Sequence[str], out: Path) -> list[str]:
+    """A command as it would be typed in a checkout."""
+    places = {str(out): f"pcpo_ab/learning/{out.name}", str(ROOT) + os.sep: ""}
+    tidied = []
+    for word in words:
+        for place, name in places.items():
+            word = word.replace(place, name)
+        tidied.append(word)
+    return tidied
+
+
+def _evaluate(folder: Path, jobs: int) -> int:
+    """Evaluate the runs of a folder, so many at a time; the highest exit code."""
+    runs, _ = find([folder])
+    threads = {"OMP_NUM_THREADS": str(max(1, machine.cores() // jobs))}
+
+    def one(share: Sequence[Path]) -> int:
+        words = ["-m", "pcpo_overlay", "evaluate", *map(str, share)]
+        return subprocess.run(python(words), cwd=ROOT, env={**os.environ, **threads}, check=False).returncode
+
+    # The first by itself: it draws the base model's samples, which the others wait for.
+    shares = [runs[:1], *(runs[1 + n :: jobs] for n in range(jobs))]
+    first = one(shares[0])
+    with ThreadPoolExecutor(jobs) as pool:
+        return max(first, *pool.map(one, [share for share in shares[1:] if share] or [shares[0]]))
+
+
+def write(study: Study, made: Sequence[Part], out: Path, pages: Path, figures: Path) -> Path:
+    """The page of a study whose parts are run, and its figures.
+
+    Returns:
+        The page.
+    """
+    runs = {part.name: [load(folder) for folder in find([out / part.name])[0]] for part in made}
+    document = build([*runs[LADDER], *runs[SMALLER]], out / "report")
+    ladder = max(document["comparisons"], key=lambda c: c["batch_size"] or 0)
+    shown = []
+    figures.mkdir(parents=True, exist_ok=True)
+    for name, caption in SHOWN.items():
+        if name in ladder["figures"]:
+            target = figures / f"learning-{study.name}{'' if name == 'overview' else '-' + name}.png"
+            shutil.copyfile(out / "report" / ladder["figures"][name], target)
+            shown.append((caption, os.path.relpath(target, pages)))
+    upstream = ladder["upstream"]
+    pair = {label_of(parse(mode).on(upstream), upstream) for mode in study.pair}
+    swept = made[0].seeds[:SWEPT]
+
+    def of_pair(part: Part) -> list[Run]:
+        return [run for run in runs[part.name] if run.label in pair and run.seed in swept]
+
+    by_rate = {part.rate: of_pair(part) for part in made if part.name != SMALLER}
+    levels = [level["reward"] for level in ladder["thresholds"]["levels"]]
+    sweep = study_page.sweep_table(by_rate, levels, ladder["baseline"], stats.WINDOW)
+    commands = [_tidy(command(study, part, out, 2), out) for part in made]
+    text = study_page.page(
+        study, document, sweep, commands, [r for held in runs.values() for r in held], shown
+    )
+    pages.mkdir(parents=True, exist_ok=True)
+    path = pages / f"{study.name}.md"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def _parse(argv: list[str] | None) -> argparse.Namespace:
+    studies = "\n".join(f"  {study.name:15} {study.told}" for study in STUDIES.values())
+    parser = argparse.ArgumentParser(
+        prog="learning",
+        description=(__doc__ or "").partition("\n")[0] + "\n\nStudies:\n" + studies,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("study", choices=list(STUDIES), metavar="STUDY", help="which (see above)")
+    parser.add_argument(
+        "--seeds",
+        type=lambda text: [int(part) for part in text.split(",")],
+        default=list(SEEDS),
+        metavar="S,...",
+        help="(default: 0,1,2,3,4)",
+    )
+    parser.add_argument("--epochs", type=int, metavar="N", help="of each run (default: the study's)")
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        default=2,
+        metavar="N",
+        help="runs at a time, which share the machine (default: 2)",
+    )
+    parser.add_argument("--out", type=Path, metavar="DIR", help="(default: pcpo_ab/learning/STUDY)")
+    parser.add_argument("--vendor", type=Path, metavar="DIR", help="folder of clones (default: vendor)")
+    parser.add_argument(
+        "--pages", type=Path, default=PAGES, metavar="DIR", help="(default: benchmarks/learning)"
+    )
+    parser.add_argument(
+        "--figures", type=Path, default=FIGURES, metavar="DIR", help="(default: benchmarks/figures)"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="print the commands and run nothing")
+    args = parser.parse_args(argv)
+    if args.jobs < 1 or (args.epochs is not None and args.epochs < 2):
+        parser.error("--jobs takes 1 or more, and --epochs 2 or more")
+    return args
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

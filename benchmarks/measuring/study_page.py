@@ -1,0 +1,108 @@
+"""What a learning study found, as a page of Markdown: the report's own tables, and the learning-rate sweep."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from measuring.study import Study
+from pcpo_overlay.report import markdown, quality_tables
+from pcpo_overlay.report.compare import compare
+from pcpo_overlay.report.runs import Run
+from pcpo_overlay.report.text import level_digits, reward, table
+
+#: Of the smaller batch, which is there for the mixed model, the page has this table alone.
+FIRST = "Epochs to reach a reward"
+#: What a page leaves to the report.
+LEFT_OUT = ("Epochs to reach a reward, seed by seed", "Runs")
+
+
+def page(
+    study: Study,
+    document: Mapping[str, Any],
+    sweep: str,
+    commands: Sequence[Sequence[str]],
+    runs: Sequence[Run],
+    figures: Sequence[tuple[str, str]],
+) -> str:
+    """The page.
+
+    Args:
+        study: which.
+        document: of the report on ladder and smaller batch.
+        sweep: from :func:`sweep_table`.
+        commands: of all parts, without Python.
+        runs: all of them.
+        figures: captions and paths relative to the page.
+    """
+    parts = [f"# {study.told}", "", *_provenance(study, commands, runs), ""]
+    parts += [line for caption, path in figures for line in (f"![{caption}]({path})", "")]
+    parts += [line for note in document["notes"] for line in (f"> {note}", "")]
+    sizes = [comparison["batch_size"] or 0 for comparison in document["comparisons"]]
+    for comparison in sorted(document["comparisons"], key=lambda c: -(c["batch_size"] or 0)):
+        parts += [f"## {markdown.title_of(comparison)}", ""]
+        parts += [line for warning in comparison["warnings"] for line in (f"> {warning}", "")]
+        is_ladder = (comparison["batch_size"] or 0) == max(sizes)
+        for title, text in markdown.tables(comparison):
+            if (is_ladder and title not in LEFT_OUT) or title == FIRST:
+                parts += [f"### {title}", "", text, ""]
+    for model in document["mixed_models"]:
+        parts += [f"## {quality_tables.title_of_model(model)}", ""]
+        parts += [line for note in model["notes"] for line in (f"> {note}", "")]
+        if model["metrics"]:
+            parts += [quality_tables.mixed_model_table(model), ""]
+    parts += ["## Learning rates", "", sweep, ""]
+    parts += ["## What each number is", ""]
+    parts += [f"- **{name}**: {text}" for name, text in markdown.definitions(dict(document)).items()]
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def _provenance(study: Study, commands: Sequence[Sequence[str]], runs: Sequence[Run]) -> list[str]:
+    """Machine, date, versions, seeds and the commands."""
+    days = sorted(str(run.info.get("started"))[:10] for run in runs)
+    hardware = runs[0].info["hardware"]
+    versions = ", ".join(f"{name} {version}" for name, version in runs[0].info["versions"].items())
+    others = {str(run.info["hardware"].get("name")) for run in runs} - {str(hardware.get("name"))}
+    shown = [shlex.join(["python", *command]) for command in commands]
+    return [
+        f"- `python benchmarks/learning.py {study.name}`, which runs:",
+        "",
+        "```bash",
+        *shown,
+        "```",
+        "",
+        f"- {len(runs)} runs, of {days[0]}" + (f" to {days[-1]}" if days[-1] != days[0] else ""),
+        f"- {hardware.get('name')}, {hardware.get('threads')} thread(s) a run"
+        + (f"; also {', '.join(sorted(others))}" if others else ""),
+        f"- {versions}",
+    ]
+
+
+def sweep_table(
+    by_rate: Mapping[float, Sequence[Run]], levels: Sequence[float], baseline: str, window: int
+) -> str:
+    """Learning rates and arms down; reward at the end, best reward and epochs to the ladder's thresholds across.
+
+    Args:
+        by_rate: runs of both arms, of the same seeds at every rate.
+        levels: the ladder's thresholds.
+        baseline: the baseline's label.
+        window: of the moving average.
+    """
+    rows = []
+    digits = level_digits({"thresholds": {"levels": [{"reward": level} for level in levels]}})
+    for rate, runs in sorted(by_rate.items()):
+        (comparison,) = compare(runs, thresholds=levels, window=window, baseline=baseline)["comparisons"]
+        for n, group in enumerate(comparison["groups"]):
+            held = group["reward"]
+            final = reward(held["final"], digits)
+            if len(group["runs"]) > 1:
+                final += f" [{reward(held['final_low'], digits)}, {reward(held['final_high'], digits)}]"
+            reached = [level["arms"][n]["epochs"] for level in comparison["thresholds"]["levels"]]
+            cells = ["never" if epochs is None else str(epochs) for epochs in reached]
+            rows.append([f"{rate:g}", group["label"], final, reward(held["best"], digits), *cells])
+    seeds = sorted({run.seed for runs in by_rate.values() for run in runs if run.seed is not None})
+    head = ["rate", "arm", "reward at the end", "best", *(f"epochs to {reward(x, digits)}" for x in levels)]
+    told = f"Seeds {', '.join(map(str, seeds))} at every rate; the thresholds are the ladder's. "
+    return told + "All on the moving average.\n\n" + table(head, rows, left=2)
