@@ -451,7 +451,7 @@ def with_damaged_records(path: Path) -> Path:
         (of_a_model_elsewhere, "no pipeline's folder on this machine"),
         (without_a_config, "run.json lacks the trainer's config, or part of it"),
         (resumed, "was resumed (config.resume_from)"),
-        (cut_short, "holds neither a unet nor LoRA weights; was it cut short by a kill?"),
+        (cut_short, "holds neither a whole network nor LoRA weights; was it cut short by a kill?"),
         (with_a_lora_to_begin_with, "began with a LoRA of its own"),
         (with_damaged_records, "line 1 of evaluation.jsonl is damaged; move the file away"),
     ],

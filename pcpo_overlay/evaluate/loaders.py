@@ -95,9 +95,26 @@ def _children(place: Path) -> Iterable[Path]:
     return place.iterdir() if place.is_dir() else ()
 
 
-def first_file(folder: Path, *names: str) -> Path | None:
-    """The first of these that is there."""
-    return next((folder / name for name in names if (folder / name).is_file()), None)
+def network_or_lora(folder: Path, epoch: int, network: Path, lora: Path) -> Checkpoint:
+    """A checkpoint that is one of both kinds, in a safetensors file or in torch's older ``.bin``.
+
+    Args:
+        folder: the checkpoint's own.
+        epoch: how many epochs the policy had been trained.
+        network: the folder that would hold the whole network.
+        lora: the file that would hold low-rank factors, without its suffix.
+
+    Raises:
+        EvaluationError: neither is there.
+    """
+    for stem, is_lora in ((network / "diffusion_pytorch_model", False), (lora, True)):
+        for suffix in (".safetensors", ".bin"):
+            weights = stem.with_name(stem.name + suffix)
+            if weights.is_file():
+                return Checkpoint(folder.name, epoch, weights, is_lora)
+    raise EvaluationError(
+        f"{folder} holds neither a whole network nor LoRA weights; was it cut short by a kill?"
+    )
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -164,17 +181,8 @@ def _ddpo_checkpoints(run: Run) -> list[Checkpoint]:
         )
     checkpoints = []
     for number, folder in found:
-        network = first_file(
-            folder / "unet", "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin"
-        )
-        lora = first_file(folder, "pytorch_lora_weights.safetensors", "pytorch_lora_weights.bin")
-        weights = network or lora
-        if weights is None:
-            raise EvaluationError(
-                f"{folder} holds neither a unet nor LoRA weights; was it cut short by a kill?"
-            )
         epoch = (number + 1) * trainer["save_freq"] + 1
-        checkpoints.append(Checkpoint(folder.name, epoch, weights, network is None))
+        checkpoints.append(network_or_lora(folder, epoch, folder / "unet", folder / "pytorch_lora_weights"))
     return checkpoints
 
 
@@ -234,16 +242,9 @@ def _flow_checkpoints(run: Run) -> list[Checkpoint]:
     recorded = str(Path(str(trainer["save_dir"])) / "checkpoints")
     checkpoints = []
     for step, folder in folders(run, "checkpoints", recorded, re.compile(r"checkpoint-(\d+)")):
-        inner = folder / "lora"  # upstream's name for either kind
-        network = first_file(inner, "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
-        lora = first_file(inner, "adapter_model.safetensors", "adapter_model.bin")
-        weights = network or lora
-        if weights is None:
-            raise EvaluationError(
-                f"{folder} holds neither a network nor LoRA weights; was it cut short by a kill?"
-            )
         epoch = sum(line["step"] < step for line in run.first_steps)
-        checkpoints.append(Checkpoint(folder.name, epoch, weights, network is None))
+        inner = folder / "lora"  # upstream's name for either kind
+        checkpoints.append(network_or_lora(folder, epoch, inner, inner / "adapter_model"))
     return checkpoints
 
 

@@ -4,6 +4,7 @@
 ``classifier``  a CNN that reads them, trained on real digits only
 ``rewards``     the probability of the prompted digit under it, as a reward for every upstream
 ``tokenizer``   CLIP and T5 tokenizers with vocabularies of a few hundred tokens
+``text_encoders``  the CLIP and T5 models for them
 ``sd``, ``sd3``, ``flux``  each pipeline's architecture, loading and sampling
 ``layout``      writes a pipeline's folder as diffusers reads it
 ``train``       trains autoencoder, text encoder and UNet of ``sd``; ``train_sd3`` and ``train_flux`` the others'

@@ -18,15 +18,9 @@ import torch
 from torch import Tensor
 
 from pcpo_overlay.miniature import flux_path, require, sd3
-from pcpo_overlay.miniature.layout import check_pipeline, write_pipeline
-from pcpo_overlay.miniature.tokenizer import (
-    T5_END,
-    T5_PAD,
-    t5_vocabulary,
-    vocabulary,
-    write_t5_tokenizer,
-    write_tokenizer,
-)
+from pcpo_overlay.miniature.layout import read_pipeline, write_pipeline
+from pcpo_overlay.miniature.text_encoders import build_t5, clip_config
+from pcpo_overlay.miniature.tokenizer import write_t5_tokenizer, write_tokenizer
 from pcpo_overlay.schedules import dancegrpo_sigmas
 
 LATENT_SIZE = 8
@@ -101,39 +95,10 @@ def build_vae() -> Any:
 def build_text_encoders() -> tuple[Any, Any]:
     """Fresh text encoders: a CLIPTextModel of width 32 and a T5EncoderModel of width 64."""
     require("transformers")
-    from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
+    from transformers import CLIPTextModel
 
-    vocab, _ = vocabulary()
-    start, end = len(vocab) - 2, len(vocab) - 1
-    clip = CLIPTextConfig(
-        vocab_size=len(vocab),
-        hidden_size=CLIP_WIDTH,
-        intermediate_size=4 * CLIP_WIDTH,
-        projection_dim=CLIP_WIDTH,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=CLIP_LENGTH,
-        hidden_act="quick_gelu",
-        bos_token_id=start,
-        eos_token_id=end,
-        pad_token_id=end,
-    )
-    pieces = t5_vocabulary()
-    t5 = T5Config(
-        vocab_size=len(pieces),
-        d_model=T5_WIDTH,
-        d_kv=16,
-        d_ff=2 * T5_WIDTH,
-        num_layers=2,
-        num_heads=4,
-        feed_forward_proj="gated-gelu",
-        dropout_rate=0.0,
-        tie_word_embeddings=False,
-        use_cache=False,
-        pad_token_id=pieces.index(T5_PAD),
-        eos_token_id=pieces.index(T5_END),
-    )
-    return CLIPTextModel(clip), T5EncoderModel(t5)
+    clip = clip_config(CLIP_WIDTH, heads=2, length=CLIP_LENGTH, feed_forward=4 * CLIP_WIDTH)
+    return CLIPTextModel(clip), build_t5(T5_WIDTH)
 
 
 TOKENIZERS: dict[str, Callable[[Path], None]] = {
@@ -259,14 +224,7 @@ def load_pipeline(path: Path | None = None) -> Any:
     Raises:
         FileNotFoundError: no pipeline in that folder.
     """
-    path = path or flux_path()
-    check_pipeline(path)
-    require("diffusers", "transformers")
-    from diffusers import FluxPipeline
-
-    pipeline = FluxPipeline.from_pretrained(str(path), local_files_only=True)
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
+    return read_pipeline(path or flux_path(), "FluxPipeline")
 
 
 @torch.no_grad()

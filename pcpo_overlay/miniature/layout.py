@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from pcpo_overlay.miniature import require
+
 
 def write_pipeline(
     folder: Path,
@@ -53,6 +55,25 @@ def check_pipeline(path: Path) -> None:
     """Raise a FileNotFoundError where there is no pipeline; diffusers would ask the hub for a model of that name."""
     if not (path / "model_index.json").is_file():
         raise FileNotFoundError(f"no pipeline at {path}: it has no model_index.json")
+
+
+def read_pipeline(path: Path, class_name: str) -> Any:
+    """The pipeline in a folder, in float32, without progress bars and without asking the hub.
+
+    Args:
+        path: the folder.
+        class_name: of diffusers.
+
+    Raises:
+        FileNotFoundError: no pipeline in that folder.
+    """
+    check_pipeline(path)
+    require("diffusers", "transformers")
+    import diffusers
+
+    pipeline = getattr(diffusers, class_name).from_pretrained(str(path), local_files_only=True)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
 
 
 def _portable_config(path: Path, own: Mapping[str, Any] | None, diffusers_version: str) -> None:

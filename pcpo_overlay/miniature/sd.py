@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from pcpo_overlay.miniature import IMAGE_SIZE, require, sd_path
-from pcpo_overlay.miniature.layout import check_pipeline, write_pipeline
-from pcpo_overlay.miniature.tokenizer import MAX_LENGTH, vocabulary, write_tokenizer
+from pcpo_overlay.miniature.layout import read_pipeline, write_pipeline
+from pcpo_overlay.miniature.text_encoders import clip_config
+from pcpo_overlay.miniature.tokenizer import MAX_LENGTH, write_tokenizer
 
 LATENT_SIZE = 8
 LATENT_CHANNELS = 4
@@ -88,24 +89,9 @@ def build_vae() -> Any:
 def build_text_encoder() -> Any:
     """A fresh CLIPTextModel: token ids (N, 16) to states (N, 16, 64)."""
     require("transformers")
-    from transformers import CLIPTextConfig, CLIPTextModel
+    from transformers import CLIPTextModel
 
-    vocab, _ = vocabulary()
-    start, end = len(vocab) - 2, len(vocab) - 1
-    config = CLIPTextConfig(
-        vocab_size=len(vocab),
-        hidden_size=TEXT_WIDTH,
-        intermediate_size=2 * TEXT_WIDTH,
-        projection_dim=TEXT_WIDTH,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        max_position_embeddings=MAX_LENGTH,
-        hidden_act="quick_gelu",
-        bos_token_id=start,
-        eos_token_id=end,
-        pad_token_id=end,
-    )
-    return CLIPTextModel(config)
+    return CLIPTextModel(clip_config(TEXT_WIDTH, heads=4, length=MAX_LENGTH, feed_forward=2 * TEXT_WIDTH))
 
 
 def build_tokenizer(folder: Path) -> Any:
@@ -149,14 +135,10 @@ def load_pipeline(path: Path | None = None) -> Any:
     Raises:
         FileNotFoundError: no pipeline in that folder.
     """
-    path = path or sd_path()
-    check_pipeline(path)
-    require("diffusers", "transformers")
-    from diffusers import DDIMScheduler, StableDiffusionPipeline
+    pipeline = read_pipeline(path or sd_path(), "StableDiffusionPipeline")
+    from diffusers import DDIMScheduler
 
-    pipeline = StableDiffusionPipeline.from_pretrained(str(path), local_files_only=True)
     pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
-    pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
 

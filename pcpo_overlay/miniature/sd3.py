@@ -17,15 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pcpo_overlay.miniature import IMAGE_SIZE, require, sd3_path
-from pcpo_overlay.miniature.layout import check_pipeline, write_pipeline
-from pcpo_overlay.miniature.tokenizer import (
-    T5_END,
-    T5_PAD,
-    t5_vocabulary,
-    vocabulary,
-    write_t5_tokenizer,
-    write_tokenizer,
-)
+from pcpo_overlay.miniature.layout import read_pipeline, write_pipeline
+from pcpo_overlay.miniature.text_encoders import build_t5, clip_config
+from pcpo_overlay.miniature.tokenizer import write_t5_tokenizer, write_tokenizer
 from pcpo_overlay.variance import flow_grpo_scale
 
 LATENT_SIZE = 8
@@ -107,44 +101,15 @@ def build_vae() -> Any:
 def build_text_encoders() -> tuple[Any, Any, Any]:
     """Fresh text encoders: two CLIPTextModelWithProjection of widths 24 and 32, and a T5EncoderModel of width 64."""
     require("transformers")
-    from transformers import CLIPTextConfig, CLIPTextModelWithProjection, T5Config, T5EncoderModel
+    from transformers import CLIPTextModelWithProjection
 
-    vocab, _ = vocabulary()
-    start, end = len(vocab) - 2, len(vocab) - 1
     first, second = (
         CLIPTextModelWithProjection(
-            CLIPTextConfig(
-                vocab_size=len(vocab),
-                hidden_size=width,
-                intermediate_size=4 * width,
-                projection_dim=width,
-                num_hidden_layers=2,
-                num_attention_heads=heads,
-                max_position_embeddings=CLIP_LENGTH,
-                hidden_act=activation,
-                bos_token_id=start,
-                eos_token_id=end,
-                pad_token_id=end,
-            )
+            clip_config(width, heads=heads, length=CLIP_LENGTH, feed_forward=4 * width, activation=activation)
         )
         for width, heads, activation in zip(CLIP_WIDTHS, CLIP_HEADS, ("quick_gelu", "gelu"), strict=True)
     )
-    pieces = t5_vocabulary()
-    config = T5Config(
-        vocab_size=len(pieces),
-        d_model=T5_WIDTH,
-        d_kv=16,
-        d_ff=2 * T5_WIDTH,
-        num_layers=2,
-        num_heads=4,
-        feed_forward_proj="gated-gelu",
-        dropout_rate=0.0,
-        tie_word_embeddings=False,
-        use_cache=False,
-        pad_token_id=pieces.index(T5_PAD),
-        eos_token_id=pieces.index(T5_END),
-    )
-    return first, second, T5EncoderModel(config)
+    return first, second, build_t5(T5_WIDTH)
 
 
 TOKENIZERS: dict[str, Callable[[Path], None]] = {
@@ -240,14 +205,7 @@ def load_pipeline(path: Path | None = None) -> Any:
     Raises:
         FileNotFoundError: no pipeline in that folder.
     """
-    path = path or sd3_path()
-    check_pipeline(path)
-    require("diffusers", "transformers")
-    from diffusers import StableDiffusion3Pipeline
-
-    pipeline = StableDiffusion3Pipeline.from_pretrained(str(path), local_files_only=True)
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
+    return read_pipeline(path or sd3_path(), "StableDiffusion3Pipeline")
 
 
 def sde_step(
