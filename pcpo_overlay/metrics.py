@@ -133,6 +133,10 @@ class Samples:
         }
 
 
+#: What FSDP puts into a parameter's name for each wrapped module on the way to it.
+FSDP = "_fsdp_wrapped_module"
+
+
 def mean(x: Tensor) -> float:
     """Mean as a Python float; NaN of nothing (written as null)."""
     return float(x.mean()) if x.numel() else math.nan
@@ -145,7 +149,7 @@ class GradientMetrics:
     Attributes:
         grad_norm: global 2-norm over the trainable parameters.
         grad_abs_mean, grad_abs_var: mean and variance of ``|grad|`` over the first layer (paper, Figure 11).
-        grad_layer: name of that layer.
+        grad_layer: name of that layer; where FSDP keeps the parameters of several in one, of its unit.
     """
 
     grad_norm: float
@@ -176,7 +180,9 @@ class GradientMetrics:
         squares, n, total, total_squares = (sums if add_up is None else add_up(sums)).tolist()
         norm, abs_mean = math.sqrt(squares), total / max(n, 1)
         abs_var = max(total_squares / max(n, 1) - abs_mean**2, 0.0)
-        return GradientMetrics(norm / scale, abs_mean / scale, abs_var / scale**2, layer or named[0][0])
+        return GradientMetrics(
+            norm / scale, abs_mean / scale, abs_var / scale**2, readable(layer or named[0][0])
+        )
 
 
 def first_layer(parameter: str) -> str:
@@ -187,3 +193,11 @@ def first_layer(parameter: str) -> str:
     module = parameter.rpartition(".")[0]
     head, lora, _ = module.partition("lora")
     return head.rpartition(".")[0] if lora and "." in head else module
+
+
+def readable(layer: str) -> str:
+    """A layer's name without what FSDP puts into it."""
+    if FSDP not in layer:
+        return layer
+    kept = ".".join(part for part in layer.split(".") if part != FSDP)
+    return kept or "all that is in no FSDP unit of its own"

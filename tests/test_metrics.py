@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from pcpo_overlay.metrics import PADDING, GradientMetrics, Samples, StepMetrics, first_layer
+from pcpo_overlay.metrics import PADDING, GradientMetrics, Samples, StepMetrics, first_layer, readable
 
 
 def reduced(log_rho, advantage, timestep, *, log_objective=True, loss=0.5):
@@ -131,3 +131,16 @@ def test_gradient_statistics():
 )
 def test_first_layer(parameter, layer):
     assert first_layer(parameter) == layer
+
+
+@pytest.mark.parametrize(
+    ("layer", "name"),
+    [
+        ("conv_in", "conv_in"),
+        ("_fsdp_wrapped_module.x_embedder", "x_embedder"),
+        ("_fsdp_wrapped_module.blocks.0._fsdp_wrapped_module", "blocks.0"),
+        ("_fsdp_wrapped_module", "all that is in no FSDP unit of its own"),
+    ],
+)
+def test_a_layer_is_named_without_its_wrappers(layer, name):
+    assert readable(layer) == name
