@@ -61,7 +61,11 @@ def _whole(**flags: int | None) -> Flags | None:
     return whole if len(whole) == len(flags) else None
 
 
-def _per_update(images: int, gpus: int, size: int, accumulated: int) -> tuple[int, str]:
+def _per_update(images: int, gpus: int, flags: Flags) -> tuple[int, str]:
+    size, accumulated = (
+        flags["--config.train.batch_size"],
+        flags["--config.train.gradient_accumulation_steps"],
+    )
     updates = images // (gpus * size * accumulated)
     return updates, f"{images} / ({on_gpus(gpus)} x {size} images x {accumulated} accumulated) = {updates}"
 
@@ -88,12 +92,7 @@ def _ddpo_flags(paper: Configuration, gpus: int) -> Flags | None:
 def _ddpo_batch(flags: Flags, gpus: int) -> Batch:
     size, batches = flags["--config.sample.batch_size"], flags["--config.sample.num_batches_per_epoch"]
     images = gpus * size * batches
-    updates, updates_from = _per_update(
-        images,
-        gpus,
-        flags["--config.train.batch_size"],
-        flags["--config.train.gradient_accumulation_steps"],
-    )
+    updates, updates_from = _per_update(images, gpus, flags)
     images_from = f"{on_gpus(gpus)} x {size} images x {batches} batches = {images}"
     return Batch(images, updates, None, images_from, updates_from)
 
@@ -124,12 +123,7 @@ def _dance_sd_flags(paper: Configuration, gpus: int) -> Flags | None:
 def _dance_sd_batch(flags: Flags, gpus: int) -> Batch:
     prompts, generations = flags["--config.sample.batch_size"], flags["--config.num_generations"]
     images = gpus * prompts * generations
-    updates, updates_from = _per_update(
-        images,
-        gpus,
-        flags["--config.train.batch_size"],
-        flags["--config.train.gradient_accumulation_steps"],
-    )
+    updates, updates_from = _per_update(images, gpus, flags)
     images_from = f"{on_gpus(gpus)} x {prompts} prompts x {generations} images = {images}"
     return Batch(images, updates, gpus * prompts, images_from, updates_from)
 
@@ -192,12 +186,7 @@ def _flow_flags(paper: Configuration, gpus: int) -> Flags | None:
 def _flow_batch(flags: Flags, gpus: int) -> Batch:
     size, batches = flags["--config.sample.train_batch_size"], flags["--config.sample.num_batches_per_epoch"]
     images = gpus * size * batches
-    updates, updates_from = _per_update(
-        images,
-        gpus,
-        flags["--config.train.batch_size"],
-        flags["--config.train.gradient_accumulation_steps"],
-    )
+    updates, updates_from = _per_update(images, gpus, flags)
     images_from = f"{on_gpus(gpus)} x {size} images x {batches} batches = {images}"
     group = flags["--config.sample.num_image_per_prompt"]
     return Batch(images, updates, images // group, images_from, updates_from)
