@@ -13,11 +13,12 @@ import torch
 from launch import ROOT
 
 from pcpo_overlay import hooks
+from pcpo_overlay.__main__ import main
 from pcpo_overlay.ab.upstreams import UPSTREAMS
 
 sys.path.append(str(ROOT / "benchmarks"))
 
-from measuring import loss_step, ratios, startup, training
+from measuring import loss_step, ratios, startup, study, training
 from measuring.miniature_run import Miniatures
 
 CLONES = ("ddpo-pytorch", "flow_grpo", "DanceGRPO")
@@ -89,3 +90,25 @@ def test_an_upstream_out_of_reach_is_a_line(tmp_path: Path) -> None:
     applied = startup.apply(ROOT, tmp_path)
     assert not applied.rows
     assert applied.notes[0] == f"ddpo-pytorch was not measured: the mirror {tmp_path} has no ddpo-pytorch."
+
+
+@pytest.mark.upstream(*CLONES)
+@pytest.mark.parametrize("name", study.STUDIES)
+def test_every_command_of_a_study_is_one_that_ab_takes(
+    upstream_clone: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+) -> None:
+    (vendor,) = {upstream_clone(clone, True).parent for clone in CLONES}
+    monkeypatch.chdir(ROOT)
+    studied = study.STUDIES[name]
+    for part in study.parts(studied):
+        words = study.command(studied, part, tmp_path, jobs=2, vendor=vendor)
+        words.insert(words.index("--"), "--dry-run")
+        assert words[:2] == ["-m", "pcpo_overlay"] and main(words[2:]) == 0
+        shown = capsys.readouterr().out
+        runs = [line for line in shown.splitlines() if "PCPO_RUN_DIR=" in line]
+        assert len(runs) == len(part.modes) * len(part.seeds)
+        assert all(setting in line for line in runs for setting in part.settings)
