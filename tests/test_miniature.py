@@ -232,7 +232,7 @@ def test_samples_without_the_prompt_do_not(pipeline: Any) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_samples_follow_their_prompt_and_vary(pipeline: Any) -> None:
-    result = check(pipeline, samples=400)
+    result = check(pipeline, samples=200)
     assert result.accuracy >= 0.90, result
     assert min(result.per_digit) >= 0.75, result
     assert result.spread >= 0.5 * result.spread_real, result

@@ -16,7 +16,7 @@ import dance.runs
 import filelock
 import pytest
 import torch
-from launch import DDPO, FLOW_GRPO, HERE, TIMEOUT_S, Run, Trainer, environment
+from launch import DDPO, FLOW_GRPO, HERE, TIMEOUT_S, Run, Trainer, alone, environment, launcher
 
 RunMaker = Callable[..., Run]
 
@@ -66,9 +66,7 @@ def _train(
     config: Path | str | None,
     overrides: dict[str, Any],
 ) -> None:
-    python = [sys.executable]
-    if procs > 1 or trainer.always_distributed:
-        python += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={procs}"]
+    python = [sys.executable, *(launcher(procs) if procs > 1 else [])]
     outputs = {"logdir": str(folder / "logs")}
     if trainer is FLOW_GRPO:
         outputs["save_dir"] = str(folder / "saved")
@@ -82,6 +80,8 @@ def _train(
         *args,
     ]
     extra = {"PCPO_RUN_DIR": str(folder / "run"), **({"PCPO": mode} if mode is not None else {}), **env}
+    if procs == 1 and trainer.always_distributed:
+        extra |= alone()
     with (folder / "stdout.log").open("w") as out, (folder / "stderr.log").open("w") as err:
         code = subprocess.run(
             command, cwd=clone, env=environment(clone, **extra), stdout=out, stderr=err, timeout=TIMEOUT_S

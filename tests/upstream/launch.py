@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ class Trainer:
     script: str
     config: str
     small: dict[str, Any]
-    #: Whether it needs torchrun for one process too: train_sd3.py reaches into DDP's wrapper where beta > 0.
+    #: Whether it needs a process group for one process too: train_sd3.py reaches into DDP's wrapper where beta > 0.
     always_distributed: bool = False
 
     def arguments(self, overrides: dict[str, Any]) -> list[str]:
@@ -50,7 +51,7 @@ DDPO = Trainer(
     },
 )
 #: LoRA, guidance and KL term as upstream has them. 2 epochs of 8 samples of 4 prompts, 2 optimizer steps an epoch, 5
-#: denoising steps of which 4 are trained; one evaluation before and one after.
+#: denoising steps of which 4 are trained; one evaluation before and one after, on each of the ten prompts once.
 FLOW_GRPO = Trainer(
     clone="flow_grpo",
     script="scripts/train_sd3.py",
@@ -60,6 +61,8 @@ FLOW_GRPO = Trainer(
         "seed": 7,
         "sample.num_steps": 5,
         "sample.eval_num_steps": 3,
+        "sample.test_batch_size": 10,
+        "dataset": str(HERE / "prompts"),
         "train.beta": 0.04,
         "sample.train_batch_size": 4,
         "sample.num_image_per_prompt": 2,
@@ -97,6 +100,19 @@ class Run:
     def metrics(self, kind: str) -> list[dict[str, Any]]:
         lines = (self.folder / "metrics.jsonl").read_text().splitlines()
         return [r for r in map(json.loads, lines) if r["kind"] == kind]
+
+
+def launcher(procs: int) -> list[str]:
+    """torchrun, for so many processes."""
+    return ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={procs}"]
+
+
+def alone() -> dict[str, str]:
+    """What torchrun tells a process that is the only one: to start torchrun for it would take seconds more."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    ranks = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
+    return {**ranks, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
 
 
 def environment(clone: Path, **extra: str) -> dict[str, str]:

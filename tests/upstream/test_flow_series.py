@@ -10,12 +10,16 @@ from __future__ import annotations
 import pytest
 from series import check
 
+from pcpo_overlay.miniature import prompts_path
+
 pytestmark = [pytest.mark.upstream("flow_grpo"), pytest.mark.slow]
 
 SETTINGS = {
     "num_epochs": 20,
     "sample__num_steps": 6,
     "sample__eval_num_steps": 1,
+    "sample__test_batch_size": 80,
+    "dataset": str(prompts_path()),
     "sample__train_batch_size": 8,
     "train__batch_size": 8,
     "train__learning_rate": 3e-4,

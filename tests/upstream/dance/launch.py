@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dance import data, models
+from launch import launcher
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[2]
@@ -230,10 +231,10 @@ def command(
     args: list[str] | None = None,
     **overrides: Any,
 ) -> list[str]:
-    """torchrun, the recorder, the script, its arguments; ``args`` are added as they are."""
+    """torchrun for several processes, the recorder, the script, its arguments; ``args`` are added as they are."""
     return [
         sys.executable,
-        *("-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={procs}"),
+        *(launcher(procs) if procs > 1 else []),
         str(HERE / "record.py"),
         str(folder / "record"),
         str(clone / "fastvideo" / trainer.script),

@@ -18,6 +18,7 @@ from typing import Any
 import filelock
 import torch
 from dance.launch import TRAINERS, Trainer, command, environment
+from launch import alone
 
 TIMEOUT_S = 600
 
@@ -78,7 +79,8 @@ def run_maker(store: Path, upstream_clone: Callable[[str, bool], Path]) -> RunMa
                 (folder / "settings.json").write_text(settings)
                 pcpo = {"PCPO_RUN_DIR": str(folder / "pcpo"), **({"PCPO": mode} if mode is not None else {})}
                 line = command(trainer, clone, folder, procs, args, **overrides)
-                train(line, folder, environment(trainer, clone, **pcpo, **(env or {})))
+                rank = alone() if procs == 1 else {}
+                train(line, folder, environment(trainer, clone, **pcpo, **(env or {}), **rank))
                 (folder / "done").touch()
         ranks = [torch.load(folder / f"record.{rank}.pt", weights_only=False) for rank in range(procs)]
         return Run(ranks, folder, (folder / "stdout.log").read_text(), (folder / "stderr.log").read_text())
