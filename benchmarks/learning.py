@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -22,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 from measuring import machine, study_page  # noqa: E402
-from measuring.study import LADDER, SEEDS, SMALLER, STUDIES, SWEPT, Part, Study, command, parts, python  # noqa: E402
+from measuring.study import KINDS, LADDER, SEEDS, SMALLER, STUDIES, SWEPT, Part, Study, command, parts, python  # noqa: E402
 
 from pcpo_overlay.config import parse  # noqa: E402
 from pcpo_overlay.labels import label_of  # noqa: E402
@@ -47,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
     args = _parse(argv)
     study: Study = STUDIES[args.study]
     out = (args.out or Path("pcpo_ab") / "learning" / study.name).resolve()
-    chosen = parts(study, args.seeds)
+    chosen = [part for part in parts(study, args.seeds) if part.kind in args.parts]
     commands = [command(study, part, out, args.jobs, args.vendor, args.epochs) for part in chosen]
     if args.dry_run:
         print("\n".join(_shown(words, out) for words in commands))
@@ -67,7 +68,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _shown(words: Sequence[str], out: Path) -> str:
-    return " ".join(["python", *_tidy(words, out)])
+    return shlex.join(["python", *_tidy(words, out)])
 
 
 def _tidy(words: Sequence[str], out: Path) -> list[str]:
@@ -104,7 +105,7 @@ def write(study: Study, made: Sequence[Part], out: Path, pages: Path, figures: P
         The page.
     """
     runs = {part.name: [load(folder) for folder in find([out / part.name])[0]] for part in made}
-    document = build([*runs[LADDER], *runs[SMALLER]], out / "report")
+    document = build([*runs[LADDER], *runs.get(SMALLER, [])], out / "report")
     ladder = max(document["comparisons"], key=lambda c: c["batch_size"] or 0)
     shown = []
     figures.mkdir(parents=True, exist_ok=True)
@@ -122,8 +123,16 @@ def write(study: Study, made: Sequence[Part], out: Path, pages: Path, figures: P
 
     by_rate = {part.rate: of_pair(part) for part in made if part.name != SMALLER}
     levels = [level["reward"] for level in ladder["thresholds"]["levels"]]
-    sweep = study_page.sweep_table(by_rate, levels, ladder["baseline"], stats.WINDOW)
-    commands = [_tidy(command(study, part, out, 2), out) for part in made]
+    sweep = None
+    if len(by_rate) > 1:
+        sweep = study_page.sweep_table(by_rate, levels, ladder["baseline"], stats.WINDOW)
+    typed = ["python", "benchmarks/learning.py", study.name]
+    if made[0].seeds != SEEDS:
+        typed += ["--seeds", ",".join(map(str, made[0].seeds))]
+    kinds = list(dict.fromkeys(part.kind for part in made))
+    if kinds != list(KINDS):
+        typed += ["--parts", ",".join(kinds)]
+    commands = [typed, *(["python", *_tidy(command(study, part, out, 2), out)] for part in made)]
     text = study_page.page(
         study, document, sweep, commands, [r for held in runs.values() for r in held], shown
     )
@@ -149,6 +158,13 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         metavar="S,...",
         help="(default: 0,1,2,3,4)",
     )
+    parser.add_argument(
+        "--parts",
+        type=lambda text: text.split(","),
+        default=list(KINDS),
+        metavar="A,...",
+        help=f"of {', '.join(KINDS)} (default: all); the page is of what is asked for, and needs the ladder",
+    )
     parser.add_argument("--epochs", type=int, metavar="N", help="of each run (default: the study's)")
     parser.add_argument(
         "--jobs",
@@ -167,6 +183,8 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--dry-run", action="store_true", help="print the commands and run nothing")
     args = parser.parse_args(argv)
+    if LADDER not in args.parts or not set(args.parts) <= set(KINDS):
+        parser.error(f"--parts takes {LADDER} and any of {', '.join(KINDS[1:])}")
     if args.jobs < 1 or (args.epochs is not None and args.epochs < 2):
         parser.error("--jobs takes 1 or more, and --epochs 2 or more")
     return args

@@ -498,10 +498,26 @@ def test_the_page_of_a_study_has_its_tables_figures_and_sweep(tmp_path: Path) ->
         assert heading in text, heading
     assert text.count("### Gradients") == 1  # the smaller batch is there for the mixed model
     assert str(tmp_path) not in text and "pcpo_ab/learning" in text
+    assert "- `python benchmarks/learning.py ddpo-jpeg --seeds 0,1,2`, which runs:" in text
     sweep = text.split("## Learning rates")[1].split("## What")[0]
     assert sweep.count("observe") == sweep.count("| full ") == 3 and "full,variance" not in sweep
     for name in ("learning-ddpo-jpeg.png", "learning-ddpo-jpeg-quality.png"):
         assert (tmp_path / "figures" / name).stat().st_size > 10_000 and f"../figures/{name}" in text
+
+
+def test_a_page_of_the_ladder_alone_says_so(tmp_path: Path) -> None:
+    studied = study.STUDIES["ddpo-jpeg"]
+    ladder, *_ = study.parts(studied)
+    for mode in ("observe", "full"):
+        for seed in ladder.seeds:
+            folder = tmp_path / "runs" / ladder.name / f"{mode}-{seed}"
+            write_run(folder, mode, seed=seed, rewards=learning_curve(seed, 2.0))
+    page = learning.write(studied, [ladder], tmp_path / "runs", tmp_path / "pages", tmp_path / "figures")
+    text = page.read_text()
+    assert "- `python benchmarks/learning.py ddpo-jpeg --parts ladder`, which runs:" in text
+    assert "## Learning rates" not in text and "### Gradients" in text
+    with pytest.raises(SystemExit):
+        learning.main(["ddpo-jpeg", "--parts", "rates"])
 
 
 def test_a_study_whose_part_failed_says_how_to_go_on(

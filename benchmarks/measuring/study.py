@@ -72,8 +72,15 @@ class Part:
     evaluated: bool
     rate: float
 
+    @property
+    def kind(self) -> str:
+        """One of :data:`KINDS`."""
+        return self.name if self.name in KINDS else RATES
 
-LADDER, SMALLER = "ladder", "smaller-batch"
+
+LADDER, SMALLER, RATES = "ladder", "smaller-batch", "rates"
+#: What a study consists of, by the names of the command line.
+KINDS = (LADDER, SMALLER, RATES)
 
 
 def parts(study: Study, seeds: Sequence[int] = SEEDS) -> list[Part]:
@@ -151,7 +158,7 @@ STUDIES = {
         Study(
             "dancegrpo-sd",
             "DanceGRPO's SD trainer, log-odds of the prompted digit, guidance 1.01, whole network",
-            ("dancegrpo", "--trainer", "sd"), DIFFUSION, 20, (), ("--config.save_freq=5",), _LEARNING_RATE,
+            ("dancegrpo", "--trainer", "sd"), DIFFUSION, 21, (), ("--config.save_freq=5",), _LEARNING_RATE,
             1e-4, (3e-5, 3e-4), ("--config.num_generations=4", "--config.train.gradient_accumulation_steps=2"),
         ),
         Study(

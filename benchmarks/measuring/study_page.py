@@ -21,7 +21,7 @@ LEFT_OUT = ("Epochs to reach a reward, seed by seed", "Runs")
 def page(
     study: Study,
     document: Mapping[str, Any],
-    sweep: str,
+    sweep: str | None,
     commands: Sequence[Sequence[str]],
     runs: Sequence[Run],
     figures: Sequence[tuple[str, str]],
@@ -31,12 +31,12 @@ def page(
     Args:
         study: which.
         document: of the report on ladder and smaller batch.
-        sweep: from :func:`sweep_table`.
-        commands: of all parts, without Python.
+        sweep: from :func:`sweep_table`; None where other rates were not run.
+        commands: the study's own, and those that it ran.
         runs: all of them.
         figures: captions and paths relative to the page.
     """
-    parts = [f"# {study.told}", "", *_provenance(study, commands, runs), ""]
+    parts = [f"# {study.told}", "", *_provenance(commands, runs), ""]
     parts += [line for caption, path in figures for line in (f"![{caption}]({path})", "")]
     parts += [line for note in document["notes"] for line in (f"> {note}", "")]
     sizes = [comparison["batch_size"] or 0 for comparison in document["comparisons"]]
@@ -52,24 +52,25 @@ def page(
         parts += [line for note in model["notes"] for line in (f"> {note}", "")]
         if model["metrics"]:
             parts += [quality_tables.mixed_model_table(model), ""]
-    parts += ["## Learning rates", "", sweep, ""]
+    if sweep is not None:
+        parts += ["## Learning rates", "", sweep, ""]
     parts += ["## What each number is", ""]
     parts += [f"- **{name}**: {text}" for name, text in markdown.definitions(dict(document)).items()]
     return "\n".join(parts).rstrip() + "\n"
 
 
-def _provenance(study: Study, commands: Sequence[Sequence[str]], runs: Sequence[Run]) -> list[str]:
+def _provenance(commands: Sequence[Sequence[str]], runs: Sequence[Run]) -> list[str]:
     """Machine, date, versions, seeds and the commands."""
     days = sorted(str(run.info.get("started"))[:10] for run in runs)
     hardware = runs[0].info["hardware"]
     versions = ", ".join(f"{name} {version}" for name, version in runs[0].info["versions"].items())
     others = {str(run.info["hardware"].get("name")) for run in runs} - {str(hardware.get("name"))}
-    shown = [shlex.join(["python", *command]) for command in commands]
+    typed, *run = map(shlex.join, commands)
     return [
-        f"- `python benchmarks/learning.py {study.name}`, which runs:",
+        f"- `{typed}`, which runs:",
         "",
         "```bash",
-        *shown,
+        *run,
         "```",
         "",
         f"- {len(runs)} runs, of {days[0]}" + (f" to {days[-1]}" if days[-1] != days[0] else ""),
