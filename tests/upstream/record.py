@@ -112,6 +112,9 @@ def wrap_pipeline(name: str) -> None:
 
 
 def main() -> None:
+    from lean import without_unused
+
+    without_unused()
     out, script = Path(sys.argv[1]).resolve(), sys.argv[2]
     sys.path.insert(0, str(Path.cwd()))
     wrap_accelerate()

@@ -216,7 +216,9 @@ def main() -> None:
     sys.argv = [str(script), *sys.argv[3:]]
     sys.path[0] = str(TESTS)
     from dance import shim
+    from lean import without_unused
 
+    without_unused()
     sys.path[0] = str(script.parent)  # as Python has it for a script
     shim.install()
     called = watch_hooks() if "PCPO" in os.environ else set()
