@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
     chosen = [part for part in parts(study, args.seeds) if part.kind in args.parts]
     commands = [command(study, part, out, args.jobs, args.vendor, args.epochs) for part in chosen]
     if args.dry_run:
-        print("\n".join(_shown(words, out) for words in commands))
+        print("\n".join(shlex.join(_typed(words, out)) for words in commands))
         return 0
     try:
         for part, words in zip(chosen, commands, strict=True):
@@ -67,19 +67,15 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _shown(words: Sequence[str], out: Path) -> str:
-    return shlex.join(["python", *_tidy(words, out)])
-
-
-def _tidy(words: Sequence[str], out: Path) -> list[str]:
+def _typed(words: Sequence[str], out: Path) -> list[str]:
     """A command as it would be typed in a checkout."""
     places = {str(out): f"pcpo_ab/learning/{out.name}", str(ROOT) + os.sep: ""}
-    tidied = []
+    typed = ["python"]
     for word in words:
         for place, name in places.items():
             word = word.replace(place, name)
-        tidied.append(word)
-    return tidied
+        typed.append(word)
+    return typed
 
 
 def _evaluate(folder: Path, jobs: int) -> int:
@@ -91,11 +87,8 @@ def _evaluate(folder: Path, jobs: int) -> int:
         words = ["-m", "pcpo_overlay", "evaluate", *map(str, share)]
         return subprocess.run(python(words), cwd=ROOT, env={**os.environ, **threads}, check=False).returncode
 
-    # The first by itself: it draws the base model's samples, which the others wait for.
-    shares = [runs[:1], *(runs[1 + n :: jobs] for n in range(jobs))]
-    first = one(shares[0])
     with ThreadPoolExecutor(jobs) as pool:
-        return max(first, *pool.map(one, [share for share in shares[1:] if share] or [shares[0]]))
+        return max(pool.map(one, [runs[n::jobs] for n in range(min(jobs, len(runs)))]))
 
 
 def write(study: Study, made: Sequence[Part], out: Path, pages: Path, figures: Path) -> Path:
@@ -132,7 +125,7 @@ def write(study: Study, made: Sequence[Part], out: Path, pages: Path, figures: P
     kinds = list(dict.fromkeys(part.kind for part in made))
     if kinds != list(KINDS):
         typed += ["--parts", ",".join(kinds)]
-    commands = [typed, *(["python", *_tidy(command(study, part, out, 2), out)] for part in made)]
+    commands = [typed, *(_typed(command(study, part, out, 2), out) for part in made)]
     text = study_page.page(
         study, document, sweep, commands, [r for held in runs.values() for r in held], shown
     )

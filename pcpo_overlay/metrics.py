@@ -197,7 +197,5 @@ def first_layer(parameter: str) -> str:
 
 def readable(layer: str) -> str:
     """A layer's name without what FSDP puts into it."""
-    if FSDP not in layer:
-        return layer
     kept = ".".join(part for part in layer.split(".") if part != FSDP)
     return kept or "all that is in no FSDP unit of its own"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-#: The ablation ladder of the paper's Figure 6, and one arm that takes the proportional weights away again: on a
+#: The ablation ladder of the paper's Figure 6, and one arm that takes a part of `full` away again: on a
 #: diffusion model the native variance in place of the paper's, on a flow model equal weights in place of proportional.
 DIFFUSION = ("observe", "log", "match", "full", "full,variance=native")
 FLOW = ("observe", "log", "match", "full", "full,weights=uniform")

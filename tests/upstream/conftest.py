@@ -66,7 +66,7 @@ def _train(
     config: Path | str | None,
     overrides: dict[str, Any],
 ) -> None:
-    python = [sys.executable, *(launcher(procs) if procs > 1 else [])]
+    python = [sys.executable, *launcher(procs)]
     outputs = {"logdir": str(folder / "logs")}
     if trainer is FLOW_GRPO:
         outputs["save_dir"] = str(folder / "saved")

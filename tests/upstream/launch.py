@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from pcpo_overlay.ab.plan import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent
@@ -103,16 +104,14 @@ class Run:
 
 
 def launcher(procs: int) -> list[str]:
-    """torchrun, for so many processes."""
-    return ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={procs}"]
+    """torchrun, for several processes; one is started as it is (see :func:`alone`)."""
+    return [] if procs == 1 else ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={procs}"]
 
 
 def alone() -> dict[str, str]:
     """What torchrun tells a process that is the only one: to start torchrun for it would take seconds more."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
     ranks = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
-    return {**ranks, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    return {**ranks, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
 
 
 def environment(clone: Path, **extra: str) -> dict[str, str]:

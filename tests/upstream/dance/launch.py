@@ -234,7 +234,7 @@ def command(
     """torchrun for several processes, the recorder, the script, its arguments; ``args`` are added as they are."""
     return [
         sys.executable,
-        *(launcher(procs) if procs > 1 else []),
+        *launcher(procs),
         str(HERE / "record.py"),
         str(folder / "record"),
         str(clone / "fastvideo" / trainer.script),
