@@ -6,8 +6,6 @@ import hashlib
 import json
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,8 @@ import dance.runs
 import filelock
 import pytest
 import torch
-from launch import DDPO, FLOW_GRPO, HERE, TIMEOUT_S, Run, Trainer, alone, environment, launcher
+import warm
+from launch import DDPO, FLOW_GRPO, TIMEOUT_S, Run, Trainer, environment, ranks, recorded
 
 RunMaker = Callable[..., Run]
 
@@ -66,29 +65,15 @@ def _train(
     config: Path | str | None,
     overrides: dict[str, Any],
 ) -> None:
-    python = [sys.executable, *launcher(procs)]
-    outputs = {"logdir": str(folder / "logs")}
-    if trainer is FLOW_GRPO:
-        outputs["save_dir"] = str(folder / "saved")
-    command = [
-        *python,
-        str(HERE / "record.py"),
-        str(folder / "record"),
-        trainer.script,
-        f"--config={config or trainer.config}",
-        *trainer.arguments({**outputs, **overrides}),
-        *args,
-    ]
+    words = recorded(trainer, folder, config, args, overrides)
     extra = {"PCPO_RUN_DIR": str(folder / "run"), **({"PCPO": mode} if mode is not None else {}), **env}
-    if procs == 1 and trainer.always_distributed:
-        extra |= alone()
-    with (folder / "stdout.log").open("w") as out, (folder / "stderr.log").open("w") as err:
-        code = subprocess.run(
-            command, cwd=clone, env=environment(clone, **extra), stdout=out, stderr=err, timeout=TIMEOUT_S
-        ).returncode
+    told = ranks(procs) if procs > 1 or trainer.always_distributed else [{}]
+    environments = [environment(clone, **extra, **rank) for rank in told]
+    stderr = folder / "stderr.log"
+    code = warm.run(words, clone, environments, folder / "stdout.log", stderr, TIMEOUT_S)
     if code:
-        tail = (folder / "stderr.log").read_text()[-3000:]
-        pytest.fail(f"{' '.join(command)}\nin {clone} with {extra} exited {code}:\n{tail}", pytrace=False)
+        tail = stderr.read_text()[-3000:]
+        pytest.fail(f"{' '.join(words)}\nin {clone} with {extra} exited {code}:\n{tail}", pytrace=False)
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,15 +104,35 @@ class Run:
         return [r for r in map(json.loads, lines) if r["kind"] == kind]
 
 
-def launcher(procs: int) -> list[str]:
-    """torchrun, for several processes; one is started as it is (see :func:`alone`)."""
-    return [] if procs == 1 else ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={procs}"]
+def recorded(
+    trainer: Trainer,
+    folder: Path,
+    config: Path | str | None = None,
+    args: Sequence[str] = (),
+    overrides: dict[str, Any] | None = None,
+) -> list[str]:
+    """The recorder, the script and its arguments, to be run in a clone; all that is written goes into the folder.
+
+    ``config`` is a config file in place of the miniature's; ``args`` are added as they are.
+    """
+    outputs = {"logdir": str(folder / "logs")}
+    if trainer is FLOW_GRPO:
+        outputs["save_dir"] = str(folder / "saved")
+    return [
+        str(HERE / "record.py"),
+        str(folder / "record"),
+        trainer.script,
+        f"--config={config or trainer.config}",
+        *trainer.arguments({**outputs, **(overrides or {})}),
+        *args,
+    ]
 
 
-def alone() -> dict[str, str]:
-    """What torchrun tells a process that is the only one: to start torchrun for it would take seconds more."""
-    ranks = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
-    return {**ranks, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+def ranks(procs: int) -> list[dict[str, str]]:
+    """What torchrun tells each of so many processes, without the seconds that it takes to start."""
+    world = {"WORLD_SIZE": str(procs), "LOCAL_WORLD_SIZE": str(procs)}
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    return [{"RANK": str(rank), "LOCAL_RANK": str(rank), **world, **meeting} for rank in range(procs)]
 
 
 def environment(clone: Path, **extra: str) -> dict[str, str]:

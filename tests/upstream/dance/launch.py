@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from dance import data, models
-from launch import launcher
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[2]
@@ -224,17 +222,10 @@ def environment(trainer: Trainer, clone: Path, **extra: str) -> dict[str, str]:
 
 
 def command(
-    trainer: Trainer,
-    clone: Path,
-    folder: Path,
-    procs: int = 1,
-    args: list[str] | None = None,
-    **overrides: Any,
+    trainer: Trainer, clone: Path, folder: Path, args: list[str] | None = None, **overrides: Any
 ) -> list[str]:
-    """torchrun for several processes, the recorder, the script, its arguments; ``args`` are added as they are."""
+    """The recorder, the script, its arguments; ``args`` are added as they are."""
     return [
-        sys.executable,
-        *launcher(procs),
         str(HERE / "record.py"),
         str(folder / "record"),
         str(clone / "fastvideo" / trainer.script),

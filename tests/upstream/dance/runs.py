@@ -9,16 +9,16 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import filelock
+import launch
 import torch
+import warm
 from dance.launch import TRAINERS, Trainer, command, environment
-from launch import alone
 
 TIMEOUT_S = 600
 
@@ -78,9 +78,9 @@ def run_maker(store: Path, upstream_clone: Callable[[str, bool], Path]) -> RunMa
                 place(trainer, folder, store / "assets")
                 (folder / "settings.json").write_text(settings)
                 pcpo = {"PCPO_RUN_DIR": str(folder / "pcpo"), **({"PCPO": mode} if mode is not None else {})}
-                line = command(trainer, clone, folder, procs, args, **overrides)
-                rank = alone() if procs == 1 else {}
-                train(line, folder, environment(trainer, clone, **pcpo, **(env or {}), **rank))
+                extra = {**pcpo, **(env or {})}
+                environments = [environment(trainer, clone, **extra, **rank) for rank in launch.ranks(procs)]
+                train(command(trainer, clone, folder, args, **overrides), folder, environments)
                 (folder / "done").touch()
         ranks = [torch.load(folder / f"record.{rank}.pt", weights_only=False) for rank in range(procs)]
         return Run(ranks, folder, (folder / "stdout.log").read_text(), (folder / "stderr.log").read_text())
@@ -109,15 +109,14 @@ def place(trainer: Trainer, folder: Path, assets: Path) -> None:
         (folder / name).symlink_to(assets.resolve() / name)
 
 
-def train(line: list[str], folder: Path, env: dict[str, str]) -> None:
-    """Run a command line in its folder to the end.
+def train(words: list[str], folder: Path, environments: list[dict[str, str]]) -> None:
+    """Run a Python file in its folder to the end, one process for each of the environments.
 
     Raises:
         RuntimeError: where it fails, with the end of what the script said.
     """
-    with (folder / "stdout.log").open("w") as out, (folder / "stderr.log").open("w") as err:
-        code = subprocess.run(line, cwd=folder, env=env, stdout=out, stderr=err, timeout=TIMEOUT_S).returncode
+    stderr = folder / "stderr.log"
+    code = warm.run(words, folder, environments, folder / "stdout.log", stderr, TIMEOUT_S)
     if code:
-        # torchrun's own report of the failure follows the script's, and is longer.
-        tail = (folder / "stderr.log").read_text().split(" failed (exitcode")[0][-3000:]
-        raise RuntimeError(f"{' '.join(line)}\nin {folder} exited {code}:\n{tail}")
+        tail = stderr.read_text()[-3000:]
+        raise RuntimeError(f"{' '.join(words)}\nin {folder} exited {code}:\n{tail}")
