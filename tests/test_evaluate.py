@@ -22,7 +22,7 @@ from pcpo_overlay.evaluate import EvaluationError, records, rewards, samples
 from pcpo_overlay.evaluate.loaders import LOADERS, Checkpoint
 from pcpo_overlay.evaluate.measures import diversity, frechet_distance
 from pcpo_overlay.evaluate.run import CACHE, Request, evaluate, subject_of
-from pcpo_overlay.miniature import PROMPTS, sd, sd3_path, sd_path
+from pcpo_overlay.miniature import PROMPTS, flux_path, sd, sd3_path, sd_path
 from pcpo_overlay.miniature.digits import load_digits
 from pcpo_overlay.report import runs
 
@@ -162,6 +162,21 @@ def flow_run(path: Path, **trainer: Any) -> Path:
         **trainer,
     }
     return write_run(path, rewards=[0.0] * 3, upstream="flow_grpo", trainer=trainer, steps_per_epoch=2)
+
+
+def flux_lora_run(path: Path, **trainer: Any) -> Path:
+    trainer = {
+        "pretrained_model_name_or_path": "data/flux",
+        "use_hpsv2": True,
+        "output_dir": "checkpoints",
+        "resume_from_lora_checkpoint": None,
+        **{"sampling_steps": 2, "eta": 0.3, "shift": 3},
+        **trainer,
+    }
+    run = write_run(path, rewards=[0.0] * 3, upstream="dancegrpo_flux_lora", trainer=trainer)
+    (run / "work" / "data").mkdir(parents=True)
+    (run / "work" / "data" / "flux").symlink_to(flux_path())
+    return run
 
 
 def request(**changes: Any) -> Request:
@@ -345,6 +360,51 @@ def test_flow_grpo_whole_network_and_lora(tmp_path: Path) -> None:
     assert held and all(torch.equal(held[k], v) for k, v in get_peft_model_state_dict(adapted).items())
 
 
+def save_flux_lora(run: Path, before: int, alpha: int) -> Any:
+    """Low-rank factors as DanceGRPO saves them, before an iteration's training; the adapted network."""
+    from diffusers import FluxPipeline
+    from peft import LoraConfig, get_peft_model_state_dict
+
+    transformer = LOADERS["dancegrpo_flux_lora"].load_pipeline(flux_path()).transformer
+    targets = ["to_k", "to_q", "to_v", "to_out.0"]
+    transformer.add_adapter(
+        LoraConfig(r=4, lora_alpha=alpha, init_lora_weights=False, target_modules=targets)
+    )
+    folder = run / "checkpoints" / f"lora-checkpoint-{before}-0"
+    FluxPipeline.save_lora_weights(folder, transformer_lora_layers=get_peft_model_state_dict(transformer))
+    scale = {"lora_rank": 4, "lora_alpha": alpha, "target_modules": targets}
+    (folder / "lora_config.json").write_text(json.dumps({"step": before, "lora_params": scale}))
+    return transformer
+
+
+def test_dancegrpo_flux_lora(tmp_path: Path) -> None:
+    loader = LOADERS["dancegrpo_flux_lora"]
+    run = flux_lora_run(tmp_path / "a")
+    adapted = {number: save_flux_lora(run, number, alpha) for number, alpha in ((2, 2), (3, 16))}
+    assert evaluate(run, request(), lambda _: None) == []
+    assert [(r["checkpoint"], r["epoch"], r["weights"]) for r in quality(run)] == [
+        ("base", 0, "base"),
+        ("lora-checkpoint-2-0", 1, "lora"),
+        ("lora-checkpoint-3-0", 2, "lora"),
+    ]
+    # The scale, which only lora_config.json tells, is that of training.
+    for number, checkpoint in zip(adapted, loader.checkpoints(runs.load(run)), strict=True):
+        pipeline = loader.load_pipeline(flux_path())
+        loader.put(pipeline, checkpoint)
+        layers = [
+            network.transformer_blocks[0].attn.to_q for network in (pipeline.transformer, adapted[number])
+        ]
+        x = torch.randn(3, layers[0].in_features)
+        assert torch.equal(layers[0](x), layers[1](x))
+        assert not torch.allclose(layers[0](x), layers[0].base_layer(x), atol=1e-4)
+
+    (run / "checkpoints" / "lora-checkpoint-2-0" / "lora_config.json").unlink()
+    (run / records.FILE).unlink()
+    (failed,) = evaluate(run, request(), lambda _: None)
+    assert "lora_config.json cannot be read" in str(failed)
+    assert [r["checkpoint"] for r in quality(run)] == ["base", "lora-checkpoint-3-0"]
+
+
 @pytest.mark.filterwarnings("ignore:Found missing adapter keys")
 def test_an_adapter_that_peft_would_quietly_leave_out_is_refused(tmp_path: Path) -> None:
     from peft import LoraConfig, get_peft_model
@@ -434,6 +494,10 @@ def with_a_lora_to_begin_with(path: Path) -> Path:
     return flow_run(path / "run", train={"lora_path": "somewhere"})
 
 
+def with_a_flux_lora_to_begin_with(path: Path) -> Path:
+    return flux_lora_run(path / "run", resume_from_lora_checkpoint="somewhere")
+
+
 def with_damaged_records(path: Path) -> Path:
     run = ddpo_run(path / "run")
     (run / records.FILE).write_text('{"epoch": 0}\n')
@@ -452,7 +516,8 @@ def with_damaged_records(path: Path) -> Path:
         (without_a_config, "run.json lacks the trainer's config, or part of it"),
         (resumed, "was resumed (config.resume_from)"),
         (cut_short, "holds neither a whole network nor LoRA weights; was it cut short by a kill?"),
-        (with_a_lora_to_begin_with, "began with a LoRA of its own"),
+        (with_a_lora_to_begin_with, "began with a LoRA of its own (config.train.lora_path)"),
+        (with_a_flux_lora_to_begin_with, "began with a LoRA of its own (--resume_from_lora_checkpoint)"),
         (with_damaged_records, "line 1 of evaluation.jsonl is damaged; move the file away"),
     ],
 )  # fmt: skip

@@ -5,9 +5,10 @@ A further upstream is one more entry of :data:`LOADERS`.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -252,26 +253,35 @@ def _flow_put(pipeline: Any, checkpoint: Checkpoint) -> None:
     if not checkpoint.lora:
         put_network(pipeline.transformer, checkpoint)
         return
-    import torch
-
     try:
         from peft import PeftModel, get_peft_model_state_dict
     except ImportError:
-        raise ImportError(
-            'LoRA checkpoints of flow_grpo need peft; install it with: pip install "pcpo-overlay[ab]"'
-        ) from None
+        raise _needs_peft("flow_grpo") from None
     saved = read_weights(checkpoint.weights)
     try:
         policy = PeftModel.from_pretrained(pipeline.transformer, str(checkpoint.weights.parent)).eval()
     except (ValueError, RuntimeError) as error:
         raise _does_not_fit(checkpoint, error) from None
-    # peft passes over names that it does not know, and over those that the file lacks
-    loaded = get_peft_model_state_dict(policy)
+    _check_loaded(checkpoint, get_peft_model_state_dict(policy), saved)
+    pipeline.transformer = policy
+
+
+def _needs_peft(upstream: str) -> ImportError:
+    return ImportError(
+        f'LoRA checkpoints of {upstream} need peft; install it with: pip install "pcpo-overlay[ab]"'
+    )
+
+
+def _check_loaded(checkpoint: Checkpoint, loaded: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> None:
+    """Compare what a network now holds with the file: peft passes over names that it or the file lacks.
+
+    Raises:
+        EvaluationError: they differ.
+    """
     wrong = loaded.keys() ^ saved.keys()
-    wrong |= {name for name in loaded.keys() & saved.keys() if not torch.equal(loaded[name], saved[name])}
+    wrong |= {name for name in loaded.keys() & saved.keys() if not loaded[name].equal(saved[name])}
     if wrong:
         raise _does_not_fit(checkpoint, f"not loaded: {', '.join(sorted(wrong)[:4])}")
-    pipeline.transformer = policy
 
 
 _FLOW_GRPO = Loader(
@@ -344,10 +354,52 @@ _DANCE_FLUX = Loader(
     began_as=lambda run: str(run.path / "work" / run.info["trainer"]["pretrained_model_name_or_path"]),
 )
 
+
+def _flux_lora_checkpoints(run: Run) -> list[Checkpoint]:
+    """Those of the low-rank factors, numbered as the whole network's are."""
+    trainer = run.info["trainer"]
+    if trainer.get("resume_from_lora_checkpoint"):
+        raise EvaluationError(
+            f"{run.path} began with a LoRA of its own (--resume_from_lora_checkpoint), and what is compared with here "
+            "is the plain miniature"
+        )
+    found = folders(run, "checkpoints", trainer["output_dir"], re.compile(r"lora-checkpoint-(\d+)-\d+"))
+    return [
+        Checkpoint(folder.name, number - 1, folder / "pytorch_lora_weights.safetensors", lora=True)
+        for number, folder in found
+    ]
+
+
+def _flux_lora_put(pipeline: Any, checkpoint: Checkpoint) -> None:
+    try:
+        from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
+    except ImportError:
+        raise _needs_peft("DanceGRPO") from None
+    saved = {k.removeprefix("transformer."): v for k, v in read_weights(checkpoint.weights).items()}
+    described = checkpoint.weights.with_name("lora_config.json")
+    try:
+        # The weights alone do not say by how much they are scaled, which is alpha over rank.
+        lora = json.loads(described.read_text())["lora_params"]
+        config = LoraConfig(
+            r=lora["lora_rank"], lora_alpha=lora["lora_alpha"], target_modules=lora["target_modules"]
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise EvaluationError(f"{described} cannot be read: {error!r}; was it cut short by a kill?") from None
+    pipeline.transformer.add_adapter(config)
+    try:
+        set_peft_model_state_dict(pipeline.transformer, saved)
+    except RuntimeError as error:
+        raise _does_not_fit(checkpoint, error) from None
+    _check_loaded(checkpoint, get_peft_model_state_dict(pipeline.transformer), saved)
+
+
+_DANCE_FLUX_LORA = replace(_DANCE_FLUX, checkpoints=_flux_lora_checkpoints, put=_flux_lora_put)
+
 #: By the upstream's name in ``run.json``.
 LOADERS: dict[str, Loader] = {
     "ddpo": _DDPO,
     "flow_grpo": _FLOW_GRPO,
     "dancegrpo_sd": _DANCE_SD,
     "dancegrpo_flux": _DANCE_FLUX,
+    "dancegrpo_flux_lora": _DANCE_FLUX_LORA,
 }

@@ -26,8 +26,12 @@ SD = (
     "--config.train.gradient_accumulation_steps=2", "--config.sample.num_steps=4",
 )  # fmt: skip
 SMALL = {"sd": SD, "flux": FLUX, "flux_lora": FLUX}
-#: Of those whose checkpoints ``evaluate`` reads: what saves one, and after how many epochs that is.
-SAVED = {"sd": ("--config.save_freq=1", 2), "flux": ("--checkpointing_steps=2", 1)}
+#: What saves a checkpoint, and after how many epochs that is.
+SAVED = {
+    "sd": ("--config.save_freq=1", 2),
+    "flux": ("--checkpointing_steps=2", 1),
+    "flux_lora": ("--checkpointing_steps=2", 1),
+}
 
 
 def state(clone: Path) -> str:
@@ -47,9 +51,9 @@ def test_both_arms_train_the_miniature(upstream_clone: Any, tmp_path: Path, trai
     clone = upstream_clone("DanceGRPO", True)
     before = state(clone)
     command = ["ab", "dancegrpo", "--trainer", trainer, "--clone", str(clone), "--out", str(tmp_path / "out")]
-    saved = [SAVED[trainer][0]] if trainer in SAVED else []
+    saving, after = SAVED[trainer]
     done = subprocess.run(
-        [sys.executable, "-m", "pcpo_overlay", *command, "--epochs", "2", "--", *SMALL[trainer], *saved],
+        [sys.executable, "-m", "pcpo_overlay", *command, "--epochs", "2", "--", *SMALL[trainer], saving],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
         capture_output=True,
@@ -76,10 +80,9 @@ def test_both_arms_train_the_miniature(upstream_clone: Any, tmp_path: Path, trai
         assert steps[0]["grad_norm"] > 0
         if mode == "full":
             assert steps[0]["ratio_min"] == steps[0]["ratio_max"] == 1
-        if trainer in SAVED:
-            assert evaluate(run, Request(samples=2, seed=0), lambda _: None) == []
-            lines = (run / "evaluation.jsonl").read_text().splitlines()
-            base, trained = map(json.loads, lines)
-            assert (base["epoch"], trained["epoch"]) == (0, SAVED[trainer][1])
-            assert base["overall"]["frechet"] == 0 and trained["overall"]["frechet"] > 1e-9
+        assert evaluate(run, Request(samples=2, seed=0), lambda _: None) == []
+        lines = (run / "evaluation.jsonl").read_text().splitlines()
+        base, trained = map(json.loads, lines)
+        assert (base["epoch"], trained["epoch"]) == (0, after)
+        assert base["overall"]["frechet"] == 0 and trained["overall"]["frechet"] > 1e-9
     assert state(clone) == before

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import torch
+from source import load
 
 STANDINS = Path(__file__).resolve().parent / "standins"
 CAPTIONS = [
@@ -24,11 +23,9 @@ def prompts(file: Path) -> None:
 
 def reward_checkpoint(file: Path) -> None:
     """The weights of the stand-in for HPSv2, under the key that the trainers take them from."""
-    sys.path.insert(0, str(STANDINS / "replaced"))
-    try:
-        model = importlib.import_module("hpsv2.src.open_clip").create_model_and_transforms("", "")[0]
-    finally:
-        sys.path.pop(0)
+    # By its file: another `hpsv2` may be imported in the tests' process, the miniatures' own.
+    module = load(STANDINS / "replaced" / "hpsv2" / "src" / "open_clip.py")
+    model = module.create_model_and_transforms("", "")[0]
     file.parent.mkdir(parents=True, exist_ok=True)
     torch.save({"state_dict": model.state_dict()}, file)
 
