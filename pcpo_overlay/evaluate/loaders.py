@@ -279,7 +279,8 @@ def _check_loaded(checkpoint: Checkpoint, loaded: Mapping[str, Tensor], saved: M
         EvaluationError: they differ.
     """
     wrong = loaded.keys() ^ saved.keys()
-    wrong |= {name for name in loaded.keys() & saved.keys() if not loaded[name].equal(saved[name])}
+    common = loaded.keys() & saved.keys()
+    wrong |= {name for name in common if not loaded[name].equal(saved[name].to(loaded[name].dtype))}
     if wrong:
         raise _does_not_fit(checkpoint, f"not loaded: {', '.join(sorted(wrong)[:4])}")
 

@@ -61,7 +61,7 @@ def test_dancegrpo(dance_run, upstream_clone, tmp_path):
 def run_code(tmp_path):
     """``run_code(CODE, *ENVIRONMENTS)``: exit code, stdout and stderr of a file with that code."""
 
-    def run(code: str, *environments: dict[str, str], timeout: float = 60) -> tuple[int, str, str]:
+    def run(code: str, *environments: dict[str, str], timeout: float = 300) -> tuple[int, str, str]:
         file, out, err = tmp_path / "script.py", tmp_path / "out", tmp_path / "err"
         file.write_text(code)
         full = [launch.environment(tmp_path, **environment) for environment in environments]

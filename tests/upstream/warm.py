@@ -5,7 +5,7 @@ same every time. A fork is a process like any other: it has its own environment,
 files, signals and memory; what it shares with the others is only what was imported before any of them began. That the
 bits are those of a process which imports everything itself, test_warm.py shows.
 
-The server takes requests as lines of JSON and answers each with the highest exit code; see :func:`run`.
+The server takes requests as lines of JSON and answers each with an exit code; see :func:`run`.
 """
 
 from __future__ import annotations
