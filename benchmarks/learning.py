@@ -27,7 +27,6 @@ from measuring.study import KINDS, LADDER, SEEDS, SMALLER, STUDIES, SWEPT, Part,
 
 from pcpo_overlay.config import parse  # noqa: E402
 from pcpo_overlay.labels import label_of  # noqa: E402
-from pcpo_overlay.report import stats  # noqa: E402
 from pcpo_overlay.report.build import build  # noqa: E402
 from pcpo_overlay.report.runs import Run, find, load  # noqa: E402
 
@@ -57,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
         for part, words in zip(chosen, commands, strict=True):
             print(f"learning: {study.name}, {part.name}", file=sys.stderr, flush=True)
             code = subprocess.run(python(words), cwd=ROOT, check=False).returncode
-            code = code or (_evaluate(out / part.name, args.jobs) if part.evaluated else 0)
+            code = code or _evaluate(out / part.name, args.jobs)
             if code:
                 print(f"learning: {part.name} is not done; type the same command to go on", file=sys.stderr)
                 return 130 if code == 130 else 1
@@ -108,17 +107,17 @@ def write(study: Study, made: Sequence[Part], out: Path, pages: Path, figures: P
             shutil.copyfile(out / "report" / ladder["figures"][name], target)
             shown.append((caption, os.path.relpath(target, pages)))
     upstream = ladder["upstream"]
-    pair = {label_of(parse(mode).on(upstream), upstream) for mode in study.pair}
+    trio = {label_of(parse(mode).on(upstream), upstream) for mode in study.trio}
     swept = made[0].seeds[:SWEPT]
 
-    def of_pair(part: Part) -> list[Run]:
-        return [run for run in runs[part.name] if run.label in pair and run.seed in swept]
+    def of_trio(part: Part) -> list[Run]:
+        return [run for run in runs[part.name] if run.label in trio and run.seed in swept]
 
-    by_rate = {part.rate: of_pair(part) for part in made if part.name != SMALLER}
-    levels = [level["reward"] for level in ladder["thresholds"]["levels"]]
+    by_rate = {part.rate: of_trio(part) for part in made if part.name != SMALLER}
     sweep = None
     if len(by_rate) > 1:
-        sweep = study_page.sweep_table(by_rate, levels, ladder["baseline"], stats.WINDOW)
+        levels = [level["reward"] for level in ladder["quality"]["levels"]]
+        sweep = study_page.sweep_table(by_rate, levels, ladder["baseline"])
     typed = ["python", "benchmarks/learning.py", study.name]
     if made[0].seeds != SEEDS:
         typed += ["--seeds", ",".join(map(str, made[0].seeds))]

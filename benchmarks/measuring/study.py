@@ -11,8 +11,11 @@ from pathlib import Path
 #: diffusion model the native variance in place of the paper's, on a flow model equal weights in place of proportional.
 DIFFUSION = ("observe", "log", "match", "full", "full,variance=native")
 FLOW = ("observe", "log", "match", "full", "full,weights=uniform")
-#: The arms of the learning-rate sweep and of the smaller batch: the baseline and PCPO as a user turns it on.
+#: The arms of the smaller batch: the baseline and PCPO as a user turns it on.
 PAIR = (0, 3)
+#: The arms of the learning-rate sweep: these, and `full` without the part, so that whichever learns fastest is held
+#: against the baseline at the baseline's best rate.
+TRIO = (0, 3, 4)
 SEEDS = (0, 1, 2, 3, 4)
 #: How many of the seeds the learning-rate sweep repeats.
 SWEPT = 2
@@ -52,6 +55,11 @@ class Study:
         """The baseline and PCPO."""
         return tuple(self.modes[n] for n in PAIR)
 
+    @property
+    def trio(self) -> tuple[str, ...]:
+        """Both, and PCPO without a part of it."""
+        return tuple(self.modes[n] for n in TRIO)
+
 
 @dataclass(frozen=True)
 class Part:
@@ -61,7 +69,6 @@ class Part:
         name: of their folder below the study's.
         modes, seeds: what is run.
         settings: of the training script, those of the study included.
-        evaluated: whether their checkpoints are.
         rate: the learning rate.
     """
 
@@ -69,7 +76,6 @@ class Part:
     modes: tuple[str, ...]
     seeds: tuple[int, ...]
     settings: tuple[str, ...]
-    evaluated: bool
     rate: float
 
     @property
@@ -87,12 +93,12 @@ def parts(study: Study, seeds: Sequence[int] = SEEDS) -> list[Part]:
     """The ladder, the smaller batch of the mixed model, and the learning-rate sweep."""
     fixed = (*study.settings, f"{study.rate_flag}={study.rate:g}", *study.save)
     made = [
-        Part(LADDER, study.modes, tuple(seeds), fixed, True, study.rate),
-        Part(SMALLER, study.pair, tuple(seeds), (*fixed, *study.smaller), True, study.rate),
+        Part(LADDER, study.modes, tuple(seeds), fixed, study.rate),
+        Part(SMALLER, study.pair, tuple(seeds), (*fixed, *study.smaller), study.rate),
     ]
     for rate in study.rates:
-        settings = (*study.settings, f"{study.rate_flag}={rate:g}")
-        made.append(Part(f"rate-{rate:g}", study.pair, tuple(seeds[:SWEPT]), settings, False, rate))
+        settings = (*study.settings, f"{study.rate_flag}={rate:g}", *study.save)
+        made.append(Part(f"rate-{rate:g}", study.trio, tuple(seeds[:SWEPT]), settings, rate))
     return made
 
 
@@ -143,6 +149,11 @@ STUDIES = {
             "ddpo-pytorch, probability of the prompted digit, no guidance, whole network",
             ("ddpo",), DIFFUSION, 25, ("--config.sample.num_steps=10", *_SD_DIGIT), _SD_SAVE, _LEARNING_RATE,
             3e-4, (1e-4, 1e-3), _SD_SMALLER,
+        ),
+        Study(
+            "ddpo-digit-50",
+            "ddpo-pytorch at its own 50 steps, probability of the prompted digit, no guidance, whole network",
+            ("ddpo",), DIFFUSION, 25, _SD_DIGIT, _SD_SAVE, _LEARNING_RATE, 3e-4, (1e-4, 1e-3), _SD_SMALLER,
         ),
         Study(
             "flow-digit",

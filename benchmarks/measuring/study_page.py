@@ -7,10 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from measuring.study import Study
-from pcpo_overlay.report import markdown, quality_tables
-from pcpo_overlay.report.compare import compare
+from pcpo_overlay.report import markdown, quality, quality_tables, stats
 from pcpo_overlay.report.runs import Run
-from pcpo_overlay.report.text import level_digits, reward, table
+from pcpo_overlay.report.text import level_digits, number, reward, table
 
 #: Of the smaller batch, which is there for the mixed model, the page has this table alone.
 FIRST = "Epochs to reach a reward"
@@ -80,30 +79,50 @@ def _provenance(commands: Sequence[Sequence[str]], runs: Sequence[Run]) -> list[
     ]
 
 
-def sweep_table(
-    by_rate: Mapping[float, Sequence[Run]], levels: Sequence[float], baseline: str, window: int
-) -> str:
-    """Learning rates and arms down; reward at the end, best reward and epochs to the ladder's thresholds across.
+def sweep_table(by_rate: Mapping[float, Sequence[Run]], levels: Sequence[float], baseline: str) -> str:
+    """Learning rates and arms down; what was evaluated at the end, and epochs to the ladder's levels across.
+
+    The rewards are the evaluated ones: those of the training itself are drawn by samplers that differ between the arms.
 
     Args:
-        by_rate: runs of both arms, of the same seeds at every rate.
-        levels: the ladder's thresholds.
+        by_rate: evaluated runs of the same arms and seeds at every rate.
+        levels: the ladder's levels of evaluated reward.
         baseline: the baseline's label.
-        window: of the moving average.
     """
     rows = []
     digits = level_digits({"thresholds": {"levels": [{"reward": level} for level in levels]}})
     for rate, runs in sorted(by_rate.items()):
-        (comparison,) = compare(runs, thresholds=levels, window=window, baseline=baseline)["comparisons"]
-        for n, group in enumerate(comparison["groups"]):
-            held = group["reward"]
-            final = reward(held["final"], digits)
-            if len(group["runs"]) > 1:
-                final += f" [{reward(held['final_low'], digits)}, {reward(held['final_high'], digits)}]"
-            reached = [level["arms"][n]["epochs"] for level in comparison["thresholds"]["levels"]]
-            cells = ["never" if epochs is None else str(epochs) for epochs in reached]
-            rows.append([f"{rate:g}", group["label"], final, reward(held["best"], digits), *cells])
+        arms: dict[str, list[Run]] = {}
+        for run in sorted(runs, key=lambda run: (run.label != baseline, len(run.label), run.seed or 0)):
+            arms.setdefault(run.label, []).append(run)
+        held = quality.describe(arms, baseline, levels)
+        assert held is not None
+        for n, (label, members) in enumerate(arms.items()):
+            ends = [quality.points(run)[-1].reward for run in members]
+            last = held["last"]["arms"][n]
+            rows.append(
+                [
+                    f"{rate:g}",
+                    label,
+                    f"{reward(stats.mean(ends), digits)} [{reward(min(ends), digits)}, {reward(max(ends), digits)}]",
+                    number(last["diversity"]["mean"]),
+                    number(last["frechet_prompt"]["mean"]),
+                    *(_epochs(level["arms"][n], len(members)) for level in held["levels"]),
+                ]
+            )
     seeds = sorted({run.seed for runs in by_rate.values() for run in runs if run.seed is not None})
-    head = ["rate", "arm", "reward at the end", "best", *(f"epochs to {reward(x, digits)}" for x in levels)]
-    told = f"Seeds {', '.join(map(str, seeds))} at every rate; the thresholds are the ladder's. "
-    return told + "All on the moving average.\n\n" + table(head, rows, left=2)
+    head = ["rate", "arm", "reward at the end", "diversity", "Fréchet distance, by prompt"]
+    head += [f"epochs to {reward(level, digits)}" for level in levels]
+    told = (
+        f"Seeds {', '.join(map(str, seeds))} at every rate, the same evaluation as above, whose levels these are. "
+        "In brackets: lowest and highest seed."
+    )
+    return told + "\n\n" + table(head, rows, left=2)
+
+
+def _epochs(arm: Mapping[str, Any], runs: int) -> str:
+    """The mean of the seeds that reached a level, and how many did not."""
+    if not arm["runs"]:
+        return "never"
+    some = "" if arm["runs"] == runs else f" ({arm['runs']} of {runs} seeds)"
+    return number(arm["epochs"]["mean"], 3) + some
