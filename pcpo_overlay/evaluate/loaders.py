@@ -118,6 +118,19 @@ def network_or_lora(folder: Path, epoch: int, network: Path, lora: Path) -> Chec
     )
 
 
+def _began_plain(run: Run, lora: object, setting: str) -> None:
+    """Refuse a run whose trainer was given a LoRA to begin with.
+
+    Raises:
+        EvaluationError: it was.
+    """
+    if lora:
+        raise EvaluationError(
+            f"{run.path} began with a LoRA of its own ({setting}), and what is compared with here is the plain "
+            "miniature"
+        )
+
+
 def read_weights(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file, or of a ``.bin`` of torch's.
 
@@ -235,11 +248,7 @@ def _flow_checkpoints(run: Run) -> list[Checkpoint]:
     With ``train.ema`` they hold upstream's averaged weights; there are no others.
     """
     trainer = run.info["trainer"]
-    if trainer["train"].get("lora_path"):
-        raise EvaluationError(
-            f"{run.path} began with a LoRA of its own (config.train.lora_path), and what is compared with here is the "
-            "plain miniature"
-        )
+    _began_plain(run, trainer["train"].get("lora_path"), "config.train.lora_path")
     recorded = str(Path(str(trainer["save_dir"])) / "checkpoints")
     checkpoints = []
     for step, folder in folders(run, "checkpoints", recorded, re.compile(r"checkpoint-(\d+)")):
@@ -333,11 +342,16 @@ def _flux_sampler(trainer: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _flux_checkpoints(run: Run) -> list[Checkpoint]:
-    """Those of the whole network, numbered by the iteration, from 1, *before* whose training they were saved."""
+    """Those of the whole network."""
+    return _flux_saved(run, "checkpoint", "diffusion_pytorch_model", lora=False)
+
+
+def _flux_saved(run: Run, name: str, weights: str, lora: bool) -> list[Checkpoint]:
+    """Checkpoints ``NAME-ITERATION-EPOCH``: saved *before* the training of that iteration, which counts from 1."""
     recorded = run.info["trainer"]["output_dir"]
     return [
-        Checkpoint(folder.name, number - 1, folder / "diffusion_pytorch_model.safetensors", lora=False)
-        for number, folder in folders(run, "checkpoints", recorded, re.compile(r"checkpoint-(\d+)-\d+"))
+        Checkpoint(folder.name, number - 1, folder / f"{weights}.safetensors", lora)
+        for number, folder in folders(run, "checkpoints", recorded, re.compile(rf"{name}-(\d+)-\d+"))
     ]
 
 
@@ -357,18 +371,10 @@ _DANCE_FLUX = Loader(
 
 
 def _flux_lora_checkpoints(run: Run) -> list[Checkpoint]:
-    """Those of the low-rank factors, numbered as the whole network's are."""
-    trainer = run.info["trainer"]
-    if trainer.get("resume_from_lora_checkpoint"):
-        raise EvaluationError(
-            f"{run.path} began with a LoRA of its own (--resume_from_lora_checkpoint), and what is compared with here "
-            "is the plain miniature"
-        )
-    found = folders(run, "checkpoints", trainer["output_dir"], re.compile(r"lora-checkpoint-(\d+)-\d+"))
-    return [
-        Checkpoint(folder.name, number - 1, folder / "pytorch_lora_weights.safetensors", lora=True)
-        for number, folder in found
-    ]
+    """Those of the low-rank factors."""
+    began = run.info["trainer"].get("resume_from_lora_checkpoint")
+    _began_plain(run, began, "--resume_from_lora_checkpoint")
+    return _flux_saved(run, "lora-checkpoint", "pytorch_lora_weights", lora=True)
 
 
 def _flux_lora_put(pipeline: Any, checkpoint: Checkpoint) -> None:
