@@ -392,6 +392,25 @@ def test_the_model_is_of_two_batch_sizes(tmp_path: Path) -> None:
     assert model["metrics"] == [] and "16, 32, 64" in model["notes"][0]
 
 
+def test_an_arm_of_one_size_is_held_against_the_baseline_at_that_size(tmp_path: Path) -> None:
+    """As an arm of the ablation ladder, which is run at one size, beside the pair that is run at both."""
+    third = [
+        run_of(
+            tmp_path / f"log-{seed}", "log", seed, {0: 0.0, 4: 1.0 + 0.1 * seed},
+            quality=noisy(seed, 1, 1), trainer=of_batch(16),
+        )
+        for seed in (0, 1)
+    ]  # fmt: skip
+    document = compared(*two_sizes(tmp_path), *third)
+    full, log = sorted(document["mixed_models"], key=lambda model: str(model["arm"]))
+    assert (full["arm"], full["batch_sizes"], full["runs"], full["notes"]) == ("full", [32, 64], 8, [])
+    assert (log["arm"], log["batch_sizes"], log["runs"]) == ("log", [64], 4)
+    assert log["notes"] == ["of 64 samples an epoch alone: of 32 there are runs of one arm only"]
+    effects = {entry["metric"]: entry["effects"] for entry in log["metrics"]}
+    assert [e["effect"] for e in effects["frechet"]] == ["algorithm"]
+    assert effects["frechet"][0]["coefficient"] == pytest.approx(-2, abs=0.05)
+
+
 def test_one_batch_size_has_the_algorithm_alone(tmp_path: Path) -> None:
     document = compared(*two_sizes(tmp_path, (8,)))
     (model,) = document["mixed_models"]

@@ -142,14 +142,26 @@ def describe(
             that every run passes is taken.
 
     Returns:
-        Where there is no model, ``metrics`` is empty, and ``notes`` says why.
+        Where there is no model, ``metrics`` is empty, and ``notes`` says why. Runs of a batch size that only one of the
+        two arms has are left out, which ``notes`` says too.
     """
     runs = [(algorithm, run) for algorithm, label in enumerate((baseline, arm)) for run in arms[label]]
+    of_arm = [{samples_per_epoch(run.info) for run in arms[label]} - {None} for label in (baseline, arm)]
+    shared = of_arm[0] & of_arm[1]
+    alone = of_arm[0] ^ of_arm[1] if shared else set()
+    runs = [(algorithm, run) for algorithm, run in runs if samples_per_epoch(run.info) not in alone]
     sizes = sorted({size for _, run in runs if (size := samples_per_epoch(run.info)) is not None})
     described: dict[str, Any] = {
         "upstream": upstream, "baseline": baseline, "arm": arm, "batch_sizes": sizes, "runs": len(runs),
         "reward": None, "prompts": None, "metrics": [], "notes": [],
     }  # fmt: skip
+    if alone:
+        told, kept = (
+            " and ".join(map(str, sorted(size for size in held if size))) for held in (alone, shared)
+        )
+        described["notes"].append(
+            f"of {kept} samples an epoch alone: of {told} there are runs of one arm only"
+        )
     if len(sizes) > 2:
         told = ", ".join(map(str, sizes))
         described["notes"].append(
