@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 from measuring import machine, study_page  # noqa: E402
+from measuring.arguments import at_least, seeds, some_of  # noqa: E402
 from measuring.study import KINDS, LADDER, SEEDS, SMALLER, STUDIES, SWEPT, Part, Study, command, parts, python  # noqa: E402
 
 from pcpo_overlay.config import parse  # noqa: E402
@@ -145,22 +146,22 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("study", choices=list(STUDIES), metavar="STUDY", help="which (see above)")
     parser.add_argument(
         "--seeds",
-        type=lambda text: [int(part) for part in text.split(",")],
+        type=seeds,
         default=list(SEEDS),
         metavar="S,...",
         help="(default: 0,1,2,3,4)",
     )
     parser.add_argument(
         "--parts",
-        type=lambda text: text.split(","),
+        type=some_of(KINDS, "part"),
         default=list(KINDS),
         metavar="A,...",
         help=f"of {', '.join(KINDS)} (default: all); the page is of what is asked for, and needs the ladder",
     )
-    parser.add_argument("--epochs", type=int, metavar="N", help="of each run (default: the study's)")
+    parser.add_argument("--epochs", type=at_least(2), metavar="N", help="of each run (default: the study's)")
     parser.add_argument(
         "--jobs",
-        type=int,
+        type=at_least(1),
         default=2,
         metavar="N",
         help="runs at a time, which share the machine (default: 2)",
@@ -175,10 +176,8 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--dry-run", action="store_true", help="print the commands and run nothing")
     args = parser.parse_args(argv)
-    if LADDER not in args.parts or not set(args.parts) <= set(KINDS):
-        parser.error(f"--parts takes {LADDER} and any of {', '.join(KINDS[1:])}")
-    if args.jobs < 1 or (args.epochs is not None and args.epochs < 2):
-        parser.error("--jobs takes 1 or more, and --epochs 2 or more")
+    if LADDER not in args.parts:
+        parser.error(f"--parts is without {LADDER}, which the others are held against")
     return args
 
 

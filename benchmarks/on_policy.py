@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 from measuring import machine, ratio_figure, ratios  # noqa: E402
+from measuring.arguments import at_least, one_of, some_of  # noqa: E402
 from measuring.clones import MissingClone  # noqa: E402
 from measuring.miniature_run import Miniatures, RunFailed  # noqa: E402
 
@@ -73,16 +74,22 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "upstreams", nargs="*", metavar="UPSTREAM", help=f"of {', '.join(known)} (default: all)"
+        "upstreams",
+        nargs="*",
+        type=one_of(known, "upstream"),
+        metavar="UPSTREAM",
+        help=f"of {', '.join(known)} (default: all)",
     )
     parser.add_argument(
         "--dtypes",
-        type=lambda text: text.split(","),
+        type=some_of(DTYPES, "dtype"),
         default=list(DTYPES),
         metavar="A,B,...",
         help=f"of {', '.join(DTYPES)} (default: all)",
     )
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time (default: 1)")
+    parser.add_argument(
+        "--jobs", type=at_least(1), default=1, metavar="N", help="runs at a time (default: 1)"
+    )
     parser.add_argument(
         "--vendor", type=Path, default=ROOT / "vendor", metavar="DIR", help="folder of patched clones"
     )
@@ -95,12 +102,6 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write what the tables say there too")
     args = parser.parse_args(argv)
-    for given, choices, what in ((args.upstreams, known, "upstream"), (args.dtypes, DTYPES, "dtype")):
-        unknown = [name for name in given if name not in choices]
-        if unknown:
-            parser.error(f"no {what} {', '.join(unknown)}; there are {', '.join(choices)}")
-    if args.jobs < 1:
-        parser.error(f"--jobs is {args.jobs}; it has to be 1 or more")
     args.upstreams = args.upstreams or known
     return args
 

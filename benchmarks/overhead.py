@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 from measuring import loss_step, machine, startup, training  # noqa: E402
+from measuring.arguments import at_least, one_of, some_of  # noqa: E402
 from measuring.clones import MissingClone  # noqa: E402
 from measuring.miniature_run import RunFailed  # noqa: E402
 from measuring.tables import Section  # noqa: E402
@@ -89,21 +90,29 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "sections", nargs="*", metavar="SECTION", help=f"of {', '.join(SECTIONS)} (default: all)"
+        "sections",
+        nargs="*",
+        type=one_of(SECTIONS, "section"),
+        metavar="SECTION",
+        help=f"of {', '.join(SECTIONS)} (default: all)",
     )
     parser.add_argument(
         "--upstreams",
-        type=lambda text: text.split(","),
+        type=some_of(list(UPSTREAMS), "upstream"),
         default=list(UPSTREAMS),
         metavar="A,B,...",
         help=f"whose training is timed, of {', '.join(UPSTREAMS)} (default: all)",
     )
     parser.add_argument(
-        "--repeats", type=int, default=15, metavar="N", help="rounds of loss and startup (15)"
+        "--repeats", type=at_least(1), default=15, metavar="N", help="rounds of loss and startup (15)"
     )
     parser.add_argument("--seconds", type=float, default=0.1, metavar="S", help="of one timing of loss (0.1)")
     parser.add_argument(
-        "--epochs", type=int, default=9, metavar="N", help="of each training run, the first to warm up (9)"
+        "--epochs",
+        type=at_least(2),
+        default=9,
+        metavar="N",
+        help="of each training run, the first to warm up (9)",
     )
     parser.add_argument(
         "--clock",
@@ -121,16 +130,6 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every single timing there too")
     args = parser.parse_args(argv)
-    for given, choices, what in (
-        (args.sections, SECTIONS, "section"),
-        (args.upstreams, UPSTREAMS, "upstream"),
-    ):
-        unknown = [name for name in given if name not in choices]
-        if unknown:
-            parser.error(f"no {what} {', '.join(unknown)}; there are {', '.join(choices)}")
-    for name, least in (("repeats", 1), ("epochs", 2)):
-        if getattr(args, name) < least:
-            parser.error(f"--{name} is {getattr(args, name)}; it has to be {least} or more")
     args.sections = args.sections or list(SECTIONS)
     return args
 

@@ -350,7 +350,7 @@ def test_a_missed_goal_is_told_and_is_the_exit_code(
     [
         (["lost"], "no section lost; there are loss, training, memory, startup"),
         (["loss", "--upstreams", "ddpo,nobody"], "no upstream nobody; there are ddpo, "),
-        (["training", "--epochs", "1"], "--epochs is 1; it has to be 2 or more"),
+        (["training", "--epochs", "1"], "--epochs: is 1; it has to be a whole number, 2 or more"),
     ],
 )
 def test_wrong_arguments_of_overhead(
@@ -519,8 +519,19 @@ def test_a_page_of_the_ladder_alone_says_so(tmp_path: Path) -> None:
     text = page.read_text()
     assert "- `python benchmarks/learning.py ddpo-jpeg --parts ladder`, which runs:" in text
     assert "## Learning rates" not in text and "### Gradients" in text
-    with pytest.raises(SystemExit):
-        learning.main(["ddpo-jpeg", "--parts", "rates"])
+
+
+def test_wrong_arguments_of_learning(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, says in (
+        (["--parts", "rates"], "--parts is without ladder, which the others are held against"),
+        (["--parts", "ladder,lost"], "no part lost; there are ladder, smaller-batch, rates"),
+        (["--seeds", "0,one"], "--seeds: is one; it has to be a whole number, 0 or more"),
+        (["--jobs", "0"], "--jobs: is 0; it has to be a whole number, 1 or more"),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            learning.main(["ddpo-jpeg", *arguments])
+        assert stop.value.code == 2
+        assert says in capsys.readouterr().err
 
 
 def test_a_study_whose_part_failed_says_how_to_go_on(
