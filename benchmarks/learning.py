@@ -1,4 +1,4 @@
-"""Does PCPO learn faster, and what of it: several seeds of every mode on a miniature, a smaller batch, other rates.
+"""Does PCPO learn faster, and what of it: several seeds of every mode on a miniature, a smaller batch, other settings.
 
     python benchmarks/learning.py STUDY [options]
 
@@ -111,23 +111,25 @@ def write(study: Study, made: Sequence[Part], out: Path, pages: Path, figures: P
     trio = {label_of(parse(mode).on(upstream), upstream) for mode in study.trio}
     swept = made[0].seeds[:SWEPT]
 
-    def of_trio(part: Part) -> list[Run]:
-        return [run for run in runs[part.name] if run.label in trio and run.seed in swept]
+    def of_trio(name: str) -> list[Run]:
+        return [run for run in runs[name] if run.label in trio and run.seed in swept]
 
-    by_rate = {part.rate: of_trio(part) for part in made if part.name != SMALLER}
-    sweep = None
-    if len(by_rate) > 1:
-        levels = [level["reward"] for level in ladder["quality"]["levels"]]
-        sweep = study_page.sweep_table(by_rate, levels, ladder["baseline"])
+    sweeps = []
+    for sweep in study.sweeps:
+        others = {value: sweep.part(value) for value in sweep.others if sweep.part(value) in runs}
+        if others:
+            by_value = {value: of_trio(name) for value, name in {sweep.value: LADDER, **others}.items()}
+            levels = [level["reward"] for level in ladder["quality"]["levels"]]
+            sweeps.append((sweep, study_page.sweep_table(sweep, by_value, levels, ladder["baseline"])))
     typed = ["python", "benchmarks/learning.py", study.name]
     if made[0].seeds != SEEDS:
         typed += ["--seeds", ",".join(map(str, made[0].seeds))]
     kinds = list(dict.fromkeys(part.kind for part in made))
-    if kinds != list(KINDS):
+    if kinds != list(dict.fromkeys(part.kind for part in parts(study))):
         typed += ["--parts", ",".join(kinds)]
     commands = [typed, *(_typed(command(study, part, out, 2), out) for part in made)]
     text = study_page.page(
-        study, document, sweep, commands, [r for held in runs.values() for r in held], shown
+        study, document, sweeps, commands, [r for held in runs.values() for r in held], shown
     )
     pages.mkdir(parents=True, exist_ok=True)
     path = pages / f"{study.name}.md"

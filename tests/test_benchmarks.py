@@ -456,21 +456,26 @@ def test_wrong_arguments_of_on_policy(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 @pytest.mark.parametrize("name", study.STUDIES)
-def test_a_study_compares_the_ladder_at_one_rate_and_three_arms_at_others(name: str) -> None:
+def test_a_study_compares_the_ladder_at_one_setting_and_three_arms_at_others(name: str) -> None:
     studied = study.STUDIES[name]
-    ladder, smaller, *sweep = study.parts(studied)
+    ladder, smaller, *swept = study.parts(studied)
     assert len(ladder.seeds) == 5 and ladder.modes[:4] == studied.modes[:4] and len(ladder.modes) == 5
     assert smaller.modes == (ladder.modes[0], ladder.modes[3]) and "full" in smaller.modes[1]
     assert set(ladder.settings) < set(smaller.settings)
-    assert len({ladder.rate, *(part.rate for part in sweep)}) == 3
-    assert all(part.modes == (*smaller.modes, ladder.modes[4]) for part in sweep)
-    assert all(part.seeds == ladder.seeds[:2] for part in sweep)
-    words = study.command(studied, sweep[0], Path("out"), 2)
-    assert words[:3] == ["-m", "pcpo_overlay", "ab"] and f"{studied.rate_flag}={sweep[0].rate:g}" in words
+    assert all(part.modes == (*smaller.modes, ladder.modes[4]) for part in swept)
+    assert all(part.seeds == ladder.seeds[:2] for part in swept)
+    for sweep in studied.sweeps:
+        of_sweep = [part for part in swept if part.kind == sweep.kind]
+        assert len({sweep.value, *sweep.others}) == 3 and len(of_sweep) == 2
+        for part, value in zip(of_sweep, sweep.others, strict=True):
+            words = study.command(studied, part, Path("out"), 2)
+            assert words[:3] == ["-m", "pcpo_overlay", "ab"]
+            assert [w for w in words if w.startswith(f"{sweep.flag}=")] == [f"{sweep.flag}={value:g}"]
+    assert any(word == f"{studied.rates.flag}={studied.rates.value:g}" for word in ladder.settings)
 
 
 def test_the_page_of_a_study_has_its_tables_figures_and_sweep(tmp_path: Path) -> None:
-    studied = study.STUDIES["ddpo-jpeg"]
+    studied = study.STUDIES["ddpo-digit"]
     parts = study.parts(studied, (0, 1, 2))
     speeds = {"observe": 1.5, "log": 1.8, "match": 2.2, "full": 3.5, "full,variance=native": 3.0}
     for part in parts:
@@ -494,17 +499,18 @@ def test_the_page_of_a_study_has_its_tables_figures_and_sweep(tmp_path: Path) ->
         "### Gradients",
         "## ddpo, 32 samples an epoch",
         "## ddpo: mixed model of `full` against `observe`",
-        "## Learning rates",
+        "## Other learning rates",
+        "## Other clip ranges",
     ):
         assert heading in text, heading
     assert text.count("### Gradients") == 1  # the smaller batch is there for the mixed model
     assert str(tmp_path) not in text and "pcpo_ab/learning" in text
-    assert "- `python benchmarks/learning.py ddpo-jpeg --seeds 0,1,2`, which runs:" in text
-    sweep = text.split("## Learning rates")[1].split("## What")[0]
+    assert "- `python benchmarks/learning.py ddpo-digit --seeds 0,1,2`, which runs:" in text
+    sweep = text.split("## Other learning rates")[1].split("##")[0]
     assert sweep.count("observe") == sweep.count("| full ") == sweep.count("| full,variance=native") == 3
     slower, fastest = sweep.split("| 0.001", 1)
     assert "epochs to -56.00" in sweep and "never" in fastest and "never" not in slower
-    for name in ("learning-ddpo-jpeg.png", "learning-ddpo-jpeg-quality.png"):
+    for name in ("learning-ddpo-digit.png", "learning-ddpo-digit-quality.png"):
         assert (tmp_path / "figures" / name).stat().st_size > 10_000 and f"../figures/{name}" in text
 
 
@@ -518,13 +524,13 @@ def test_a_page_of_the_ladder_alone_says_so(tmp_path: Path) -> None:
     page = learning.write(studied, [ladder], tmp_path / "runs", tmp_path / "pages", tmp_path / "figures")
     text = page.read_text()
     assert "- `python benchmarks/learning.py ddpo-jpeg --parts ladder`, which runs:" in text
-    assert "## Learning rates" not in text and "### Gradients" in text
+    assert "## Other" not in text and "### Gradients" in text
 
 
 def test_wrong_arguments_of_learning(capsys: pytest.CaptureFixture[str]) -> None:
     for arguments, says in (
         (["--parts", "rates"], "--parts is without ladder, which the others are held against"),
-        (["--parts", "ladder,lost"], "no part lost; there are ladder, smaller-batch, rates"),
+        (["--parts", "ladder,lost"], "no part lost; there are ladder, smaller-batch, rates, clip-ranges"),
         (["--seeds", "0,one"], "--seeds: is one; it has to be a whole number, 0 or more"),
         (["--jobs", "0"], "--jobs: is 0; it has to be a whole number, 1 or more"),
     ):

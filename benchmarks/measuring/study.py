@@ -13,12 +13,35 @@ DIFFUSION = ("observe", "log", "match", "full", "full,variance=native")
 FLOW = ("observe", "log", "match", "full", "full,weights=uniform")
 #: The arms of the smaller batch: the baseline and PCPO as a user turns it on.
 PAIR = (0, 3)
-#: The arms of the learning-rate sweep: these, and `full` without the part, so that whichever learns fastest is held
-#: against the baseline at the baseline's best rate.
+#: The arms of a sweep: these, and `full` without the part, so that whichever learns fastest is held
+#: against the baseline at what suits the baseline best.
 TRIO = (0, 3, 4)
 SEEDS = (0, 1, 2, 3, 4)
-#: How many of the seeds the learning-rate sweep repeats.
+#: How many of the seeds a sweep repeats.
 SWEPT = 2
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A setting of which the ladder has one value, and a study tries others.
+
+    Attributes:
+        kind: one of :data:`KINDS`.
+        told: what it is, for a reader.
+        flag: the script's.
+        value: the ladder's.
+        others: those that are tried.
+    """
+
+    kind: str
+    told: str
+    flag: str
+    value: float
+    others: tuple[float, ...]
+
+    def part(self, value: float) -> str:
+        """The name of the runs with a value."""
+        return f"{self.kind.removesuffix('s')}-{value:g}"
 
 
 @dataclass(frozen=True)
@@ -33,9 +56,9 @@ class Study:
         epochs: of each run.
         settings: of the training script, in every run.
         save: those that make it save checkpoints.
-        rate_flag, rate: the script's learning rate.
-        rates: the other rates of the sweep.
+        rates: the learning rate.
         smaller: settings that make the smaller batch, with as many optimizer steps an epoch.
+        clips: the clip range, where it is swept.
     """
 
     name: str
@@ -45,10 +68,14 @@ class Study:
     epochs: int
     settings: tuple[str, ...]
     save: tuple[str, ...]
-    rate_flag: str
-    rate: float
-    rates: tuple[float, ...]
+    rates: Sweep
     smaller: tuple[str, ...]
+    clips: Sweep | None = None
+
+    @property
+    def sweeps(self) -> tuple[Sweep, ...]:
+        """What is swept."""
+        return (self.rates,) if self.clips is None else (self.rates, self.clips)
 
     @property
     def pair(self) -> tuple[str, ...]:
@@ -66,39 +93,36 @@ class Part:
     """Runs that one `ab` command makes.
 
     Attributes:
+        kind: one of :data:`KINDS`.
         name: of their folder below the study's.
         modes, seeds: what is run.
         settings: of the training script, those of the study included.
-        rate: the learning rate.
     """
 
+    kind: str
     name: str
     modes: tuple[str, ...]
     seeds: tuple[int, ...]
     settings: tuple[str, ...]
-    rate: float
-
-    @property
-    def kind(self) -> str:
-        """One of :data:`KINDS`."""
-        return self.name if self.name in KINDS else RATES
 
 
-LADDER, SMALLER, RATES = "ladder", "smaller-batch", "rates"
+LADDER, SMALLER, RATES, CLIPS = "ladder", "smaller-batch", "rates", "clip-ranges"
 #: What a study consists of, by the names of the command line.
-KINDS = (LADDER, SMALLER, RATES)
+KINDS = (LADDER, SMALLER, RATES, CLIPS)
 
 
 def parts(study: Study, seeds: Sequence[int] = SEEDS) -> list[Part]:
-    """The ladder, the smaller batch of the mixed model, and the learning-rate sweep."""
-    fixed = (*study.settings, f"{study.rate_flag}={study.rate:g}", *study.save)
+    """The ladder, the smaller batch of the mixed model, and the sweeps."""
+    fixed = (*study.settings, f"{study.rates.flag}={study.rates.value:g}", *study.save)
     made = [
-        Part(LADDER, study.modes, tuple(seeds), fixed, study.rate),
-        Part(SMALLER, study.pair, tuple(seeds), (*fixed, *study.smaller), study.rate),
+        Part(LADDER, LADDER, study.modes, tuple(seeds), fixed),
+        Part(SMALLER, SMALLER, study.pair, tuple(seeds), (*fixed, *study.smaller)),
     ]
-    for rate in study.rates:
-        settings = (*study.settings, f"{study.rate_flag}={rate:g}", *study.save)
-        made.append(Part(f"rate-{rate:g}", study.trio, tuple(seeds[:SWEPT]), settings, rate))
+    for sweep in study.sweeps:
+        others = [word for word in fixed if not word.startswith(f"{sweep.flag}=")]
+        for value in sweep.others:
+            settings = (*others, f"{sweep.flag}={value:g}")
+            made.append(Part(sweep.kind, sweep.part(value), study.trio, tuple(seeds[:SWEPT]), settings))
     return made
 
 
@@ -132,8 +156,14 @@ _UNIQUE = tuple(f"{mode},unique_prompts=true" for mode in FLOW)
 _SD3_SAVE = ("--config.save_freq=5", "--config.eval_freq=1000000")
 _SD3_SMALLER = ("--config.sample.train_batch_size=24", "--config.train.batch_size=24")
 _FLUX_SMALLER = ("--train_batch_size=5", "--train_sp_batch_size=5", "--gradient_accumulation_steps=15")
-_LEARNING_RATE = "--config.train.learning_rate"
 _FLOW_JPEG = "pcpo_overlay/miniature/flow_grpo_config.py:jpeg_compressibility"
+
+
+def _rates(value: float, others: tuple[float, ...], flag: str = "--config.train.learning_rate") -> Sweep:
+    return Sweep(RATES, "learning rate", flag, value, others)
+
+
+_SD_RATES = _rates(3e-4, (1e-4, 1e-3))
 
 STUDIES = {
     study.name: study
@@ -141,42 +171,41 @@ STUDIES = {
         Study(
             "ddpo-jpeg",
             "ddpo-pytorch, `jpeg_compressibility`, guidance 5, whole network",
-            ("ddpo",), DIFFUSION, 25, ("--config.sample.num_steps=10",), _SD_SAVE, _LEARNING_RATE, 3e-4,
-            (1e-4, 1e-3), _SD_SMALLER,
+            ("ddpo",), DIFFUSION, 25, ("--config.sample.num_steps=10",), _SD_SAVE, _SD_RATES, _SD_SMALLER,
         ),
         Study(
             "ddpo-digit",
             "ddpo-pytorch, probability of the prompted digit, no guidance, whole network",
-            ("ddpo",), DIFFUSION, 25, ("--config.sample.num_steps=10", *_SD_DIGIT), _SD_SAVE, _LEARNING_RATE,
-            3e-4, (1e-4, 1e-3), _SD_SMALLER,
+            ("ddpo",), DIFFUSION, 25, ("--config.sample.num_steps=10", *_SD_DIGIT), _SD_SAVE, _SD_RATES,
+            _SD_SMALLER, Sweep(CLIPS, "clip range", "--config.train.clip_range", 1e-4, (1e-3, 1e-2)),
         ),
         Study(
             "ddpo-digit-50",
             "ddpo-pytorch at its own 50 steps, probability of the prompted digit, no guidance, whole network",
-            ("ddpo",), DIFFUSION, 25, _SD_DIGIT, _SD_SAVE, _LEARNING_RATE, 3e-4, (1e-4, 1e-3), _SD_SMALLER,
+            ("ddpo",), DIFFUSION, 25, _SD_DIGIT, _SD_SAVE, _SD_RATES, _SD_SMALLER,
         ),
         Study(
             "flow-digit",
             "flow_grpo, probability of the prompted digit, no guidance, whole network, the paper's prompt sampler",
-            ("flow_grpo",), _UNIQUE, 25, (), _SD3_SAVE, _LEARNING_RATE, 3e-4, (1e-4, 1e-3), _SD3_SMALLER,
+            ("flow_grpo",), _UNIQUE, 25, (), _SD3_SAVE, _SD_RATES, _SD3_SMALLER,
         ),
         Study(
             "flow-jpeg",
             "flow_grpo, `jpeg_compressibility`, guidance 4.5, LoRA, KL 0.04, the paper's prompt sampler",
-            ("flow_grpo", "--config", _FLOW_JPEG), _UNIQUE, 25, (), _SD3_SAVE, _LEARNING_RATE, 1e-2,
-            (3e-3, 3e-2), _SD3_SMALLER,
+            ("flow_grpo", "--config", _FLOW_JPEG), _UNIQUE, 25, (), _SD3_SAVE,
+            _rates(1e-2, (3e-3, 3e-2)), _SD3_SMALLER,
         ),
         Study(
             "dancegrpo-sd",
             "DanceGRPO's SD trainer, log-odds of the prompted digit, guidance 1.01, whole network",
-            ("dancegrpo", "--trainer", "sd"), DIFFUSION, 21, (), ("--config.save_freq=5",), _LEARNING_RATE,
-            1e-4, (3e-5, 3e-4), ("--config.num_generations=4", "--config.train.gradient_accumulation_steps=2"),
+            ("dancegrpo", "--trainer", "sd"), DIFFUSION, 21, (), ("--config.save_freq=5",),
+            _rates(1e-4, (3e-5, 3e-4)), ("--config.num_generations=4", "--config.train.gradient_accumulation_steps=2"),
         ),
         Study(
             "dancegrpo-flux",
             "DanceGRPO's FLUX trainer, log-odds of the prompted digit, whole network",
-            ("dancegrpo", "--trainer", "flux"), FLOW, 13, (), ("--checkpointing_steps=4",), "--learning_rate",
-            1e-4, (3e-5, 3e-4), _FLUX_SMALLER,
+            ("dancegrpo", "--trainer", "flux"), FLOW, 13, (), ("--checkpointing_steps=4",),
+            _rates(1e-4, (3e-5, 3e-4), "--learning_rate"), _FLUX_SMALLER,
         ),
     )
 }  # fmt: skip

@@ -1,4 +1,4 @@
-"""What a learning study found, as a page of Markdown: the report's own tables, and the learning-rate sweep."""
+"""What a learning study found, as a page of Markdown: the report's own tables, and the sweeps."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from measuring.study import Study
+from measuring.study import Study, Sweep
 from pcpo_overlay.report import markdown, quality, quality_tables, stats
 from pcpo_overlay.report.runs import Run
 from pcpo_overlay.report.text import level_digits, number, reward, table
@@ -20,7 +20,7 @@ LEFT_OUT = ("Epochs to reach a reward, seed by seed", "Runs")
 def page(
     study: Study,
     document: Mapping[str, Any],
-    sweep: str | None,
+    sweeps: Sequence[tuple[Sweep, str]],
     commands: Sequence[Sequence[str]],
     runs: Sequence[Run],
     figures: Sequence[tuple[str, str]],
@@ -30,7 +30,7 @@ def page(
     Args:
         study: which.
         document: of the report on ladder and smaller batch.
-        sweep: from :func:`sweep_table`; None where other rates were not run.
+        sweeps: what was swept, and its :func:`sweep_table`.
         commands: the study's own, and those that it ran.
         runs: all of them.
         figures: captions and paths relative to the page.
@@ -51,8 +51,8 @@ def page(
         parts += [line for note in model["notes"] for line in (f"> {note}", "")]
         if model["metrics"]:
             parts += [quality_tables.mixed_model_table(model), ""]
-    if sweep is not None:
-        parts += ["## Learning rates", "", sweep, ""]
+    for sweep, text in sweeps:
+        parts += [f"## Other {sweep.told}s", "", text, ""]
     parts += ["## What each number is", ""]
     parts += [f"- **{name}**: {text}" for name, text in markdown.definitions(dict(document)).items()]
     return "\n".join(parts).rstrip() + "\n"
@@ -79,19 +79,22 @@ def _provenance(commands: Sequence[Sequence[str]], runs: Sequence[Run]) -> list[
     ]
 
 
-def sweep_table(by_rate: Mapping[float, Sequence[Run]], levels: Sequence[float], baseline: str) -> str:
-    """Learning rates and arms down; what was evaluated at the end, and epochs to the ladder's levels across.
+def sweep_table(
+    sweep: Sweep, by_value: Mapping[float, Sequence[Run]], levels: Sequence[float], baseline: str
+) -> str:
+    """Values and arms down; what was evaluated at the end, and epochs to the ladder's levels across.
 
     The rewards are the evaluated ones: those of the training itself are drawn by samplers that differ between the arms.
 
     Args:
-        by_rate: evaluated runs of the same arms and seeds at every rate.
+        sweep: of what.
+        by_value: evaluated runs of the same arms and seeds at every value.
         levels: the ladder's levels of evaluated reward.
         baseline: the baseline's label.
     """
     rows = []
     digits = level_digits({"thresholds": {"levels": [{"reward": level} for level in levels]}})
-    for rate, runs in sorted(by_rate.items()):
+    for value, runs in sorted(by_value.items()):
         arms: dict[str, list[Run]] = {}
         for run in sorted(runs, key=lambda run: (run.label != baseline, len(run.label), run.seed or 0)):
             arms.setdefault(run.label, []).append(run)
@@ -100,24 +103,33 @@ def sweep_table(by_rate: Mapping[float, Sequence[Run]], levels: Sequence[float],
         for n, (label, members) in enumerate(arms.items()):
             ends = [quality.points(run)[-1].reward for run in members]
             last = held["last"]["arms"][n]
-            rows.append(
-                [
-                    f"{rate:g}",
-                    label,
-                    f"{reward(stats.mean(ends), digits)} [{reward(min(ends), digits)}, {reward(max(ends), digits)}]",
-                    number(last["diversity"]["mean"]),
-                    number(last["frechet_prompt"]["mean"]),
-                    *(_epochs(level["arms"][n], len(members)) for level in held["levels"]),
-                ]
-            )
-    seeds = sorted({run.seed for runs in by_rate.values() for run in runs if run.seed is not None})
-    head = ["rate", "arm", "reward at the end", "diversity", "Fréchet distance, by prompt"]
+            cells = [
+                f"{reward(stats.mean(ends), digits)} [{reward(min(ends), digits)}, {reward(max(ends), digits)}]",
+                " / ".join(number(_mean(members, key), 3) for key in ("fraction_outside", "fraction_masked")),
+                number(last["diversity"]["mean"]),
+                number(last["frechet_prompt"]["mean"]),
+                *(_epochs(level["arms"][n], len(members)) for level in held["levels"]),
+            ]
+            rows.append([f"{value:g}", label, *cells])
+    seeds = sorted({run.seed for runs in by_value.values() for run in runs if run.seed is not None})
+    head = [
+        sweep.told,
+        "arm",
+        "reward at the end",
+        "outside / masked",
+        "diversity",
+        "Fréchet distance, by prompt",
+    ]
     head += [f"epochs to {reward(level, digits)}" for level in levels]
     told = (
-        f"Seeds {', '.join(map(str, seeds))} at every rate, the same evaluation as above, whose levels these are. "
-        "In brackets: lowest and highest seed."
+        f"Seeds {', '.join(map(str, seeds))} at every {sweep.told}; evaluation and levels are those above. "
+        "In brackets: lowest and highest seed. Outside and masked: mean over the epochs."
     )
     return told + "\n\n" + table(head, rows, left=2)
+
+
+def _mean(runs: Sequence[Run], key: str) -> float:
+    return stats.mean([stats.mean(list(run.series(key).values())) for run in runs])
 
 
 def _epochs(arm: Mapping[str, Any], runs: int) -> str:
