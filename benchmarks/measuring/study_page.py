@@ -106,6 +106,7 @@ def sweep_table(
             cells = [
                 f"{reward(stats.mean(ends), digits)} [{reward(min(ends), digits)}, {reward(max(ends), digits)}]",
                 " / ".join(number(_mean(members, key), 3) for key in ("fraction_outside", "fraction_masked")),
+                number(last["accuracy"]["mean"], 3),
                 number(last["diversity"]["mean"]),
                 number(last["frechet_prompt"]["mean"]),
                 *(_epochs(level["arms"][n], len(members)) for level in held["levels"]),
@@ -117,13 +118,15 @@ def sweep_table(
         "arm",
         "reward at the end",
         "outside / masked",
+        "accuracy",
         "diversity",
         "Fréchet distance, by prompt",
     ]
     head += [f"epochs to {reward(level, digits)}" for level in levels]
     told = (
         f"Seeds {', '.join(map(str, seeds))} at every {sweep.told}; evaluation and levels are those above. "
-        "In brackets: lowest and highest seed. Outside and masked: mean over the epochs."
+        "In brackets: lowest and highest seed. Outside and masked: mean over the epochs. A level passed before the "
+        "first checkpoint is dated by a straight line from the base model."
     )
     return told + "\n\n" + table(head, rows, left=2)
 
