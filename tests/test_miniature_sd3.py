@@ -182,6 +182,14 @@ def test_without_noise_the_sampler_is_the_diffusers_pipeline(pipeline: Any) -> N
     assert torch.allclose(ours, theirs, atol=1e-4)
 
 
+@torch.no_grad()
+def test_without_guidance_the_empty_prompt_has_no_say(pipeline: Any) -> None:
+    """The pass that is left out would have been multiplied by 0."""
+    ours = sd3.sample(pipeline, PROMPTS[:2], steps=3, guidance=1.0, seed=3)
+    both = sd3.sample(pipeline, PROMPTS[:2], steps=3, guidance=1.0 + 1e-7, seed=3)
+    assert torch.allclose(ours, both, atol=1e-4)
+
+
 @pytest.mark.parametrize("noise_level", [0.0, 0.7])
 def test_many_steps_with_the_exact_velocity_end_at_the_data(noise_level: float) -> None:
     """The SDE has the flow's marginals: from noise it reaches the Gaussian that the velocity belongs to."""

@@ -246,7 +246,7 @@ def sample(
     """Images (N, 3, 32, 32) float32 in [0, 1] of one batch of prompts, by Flow-GRPO's sampler.
 
     The defaults are those of its training samples; its evaluations take 40 steps at `noise_level` 0. As there,
-    guidance is towards the prompt and away from the empty one.
+    guidance is towards the prompt and away from the empty one; at 1 there is none, and no pass for the empty one.
     """
     if noise_level < 0:
         raise ValueError(f"noise_level must not be negative, got {noise_level}")
@@ -254,7 +254,9 @@ def sample(
     tokenizers = (pipeline.tokenizer, pipeline.tokenizer_2, pipeline.tokenizer_3)
     encoders = (pipeline.text_encoder, pipeline.text_encoder_2, pipeline.text_encoder_3)
     text = encode(encoders, tokenize(tokenizers, ["", *different]))
+    passes = 1 if guidance == 1 else 2
     index = torch.tensor([0] * len(prompts) + [1 + different.index(prompt) for prompt in prompts])
+    index = index[-passes * len(prompts) :]
     states, pooled = text.states[index], text.pooled[index]
 
     scheduler = type(pipeline.scheduler).from_config(pipeline.scheduler.config)
@@ -264,13 +266,13 @@ def sample(
     generator = torch.Generator().manual_seed(seed)
     latents = torch.randn(len(prompts), LATENT_CHANNELS, LATENT_SIZE, LATENT_SIZE, generator=generator)
     for i in range(steps):
-        timestep = scheduler.timesteps[i].expand(2 * len(prompts))
-        empty, prompted = pipeline.transformer(
-            latents.repeat(2, 1, 1, 1), states, pooled, timestep, return_dict=False
-        )[0].chunk(2)
+        timestep = scheduler.timesteps[i].expand(passes * len(prompts))
+        predicted = pipeline.transformer(
+            latents.repeat(passes, 1, 1, 1), states, pooled, timestep, return_dict=False
+        )[0].chunk(passes)
         latents = sde_step(
             latents,
-            empty + guidance * (prompted - empty),
+            predicted[0] + guidance * (predicted[-1] - predicted[0]) if passes == 2 else predicted[0],
             t=float(sigmas[i]),
             dt=float(sigmas[i] - sigmas[i + 1]),
             scale=float(scales[i]),
