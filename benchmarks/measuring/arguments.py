@@ -27,9 +27,12 @@ def at_least(least: int) -> Callable[[str], int]:
     """A whole number with a lower bound."""
 
     def counted(text: str) -> int:
-        if not text.lstrip("+-").isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"is {text}; it has to be a whole number, {least} or more")
-        return int(text)
+        try:
+            if (number := int(text)) >= least:
+                return number
+        except ValueError:
+            pass
+        raise argparse.ArgumentTypeError(f"is {text}; it has to be a whole number, {least} or more")
 
     return counted
 

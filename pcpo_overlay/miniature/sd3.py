@@ -272,7 +272,7 @@ def sample(
         )[0].chunk(passes)
         latents = sde_step(
             latents,
-            predicted[0] + guidance * (predicted[-1] - predicted[0]) if passes == 2 else predicted[0],
+            predicted[0] + guidance * (predicted[-1] - predicted[0]),
             t=float(sigmas[i]),
             dt=float(sigmas[i] - sigmas[i + 1]),
             scale=float(scales[i]),
