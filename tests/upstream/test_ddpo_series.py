@@ -20,13 +20,14 @@ SETTINGS = {
     "train__batch_size": 8,
     "train__learning_rate": 3e-4,
 }
-#: See :data:`series.Tolerances`. For scale: two threads in place of one, which changes rounding alone, moved late
-#: values by at most 7e-3 (reward), 5e-2 (outside), 3e-2 (masked), 4e-4 (ratio) and 5e-2 (gradient norm), and the
-#: ratio of the first three epochs by 4e-5.
+#: See :data:`series.Tolerances`. For scale: six sets of vector instructions (of torch, oneDNN and MKL) and two threads
+#: in place of one, which change rounding alone, moved late values by at most 8e-3 (reward), 6e-2 (outside), 9e-2
+#: (masked), 5e-4 (ratio) and 7e-2 (gradient norm), and early ones by 6e-4, 1e-2, 3e-2, 1e-4 and 5e-3. An image whose
+#: advantage changes its sign, by some bytes of a JPEG, is masked at other steps: up to 10 of 160.
 TOLERANCES = {
     "reward_mean": (4e-3, 2.5e-2, 6e-3),
     "fraction_outside": (3e-2, 2e-1, 4e-2),
-    "fraction_masked": (3e-2, 2e-1, 4e-2),
+    "fraction_masked": (1e-1, 2e-1, 4e-2),
     "ratio_mean": (2e-4, 2e-3, 3e-4),
     "grad_norm": (5e-2, 4e-1, 8e-2),
 }

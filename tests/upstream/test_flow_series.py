@@ -24,15 +24,16 @@ SETTINGS = {
     "train__batch_size": 8,
     "train__learning_rate": 3e-4,
 }
-#: See :data:`series.Tolerances`. For scale: two threads in place of one, which changes rounding alone, moved the series
-#: by at most 4e-5 (reward), 7e-2 (outside), 4e-2 (masked), 2e-5 (ratio), 2e-6 (KL) and 8e-3 (gradient norm).
+#: See :data:`series.Tolerances`. For scale: older vector instructions (of torch, oneDNN and MKL) and two threads in
+#: place of one, which change rounding alone, moved the series by at most 4e-5 (reward), 7e-2 (outside), 6e-2 (masked),
+#: 2e-5 (ratio), 8e-6 (KL) and 2e-2 (gradient norm), and the ratio, KL and norm of early epochs by 5e-8, 9e-11 and 9e-9.
 TOLERANCES = {
     "reward_mean": (2e-5, 1e-4, 3e-5),
     "fraction_outside": (5e-2, 2e-1, 4e-2),
     "fraction_masked": (5e-2, 2e-1, 4e-2),
     "ratio_mean": (2e-4, 2e-3, 3e-4),
     "kl_running_mean": (1e-5, 1e-4, 5e-5),
-    "grad_norm": (2e-3, 2e-2, 4e-3),
+    "grad_norm": (2e-3, 6e-2, 6e-3),
 }
 
 
