@@ -23,9 +23,10 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 from measuring import machine, study_page  # noqa: E402
-from measuring.arguments import at_least, seeds, some_of  # noqa: E402
+from measuring.arguments import some_of  # noqa: E402
 from measuring.study import KINDS, LADDER, SEEDS, SMALLER, STUDIES, SWEPT, Part, Study, command, parts, python  # noqa: E402
 
+from pcpo_overlay.cli.arguments import at_least, seeds  # noqa: E402
 from pcpo_overlay.config import parse  # noqa: E402
 from pcpo_overlay.labels import label_of  # noqa: E402
 from pcpo_overlay.report.build import build  # noqa: E402

@@ -18,11 +18,12 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 from measuring import machine, ratio_figure, ratios  # noqa: E402
-from measuring.arguments import at_least, one_of, some_of  # noqa: E402
+from measuring.arguments import one_of, some_of  # noqa: E402
 from measuring.clones import MissingClone  # noqa: E402
 from measuring.miniature_run import Miniatures, RunFailed  # noqa: E402
 
 from pcpo_overlay.ab.runner import stoppable  # noqa: E402
+from pcpo_overlay.cli.arguments import at_least  # noqa: E402
 
 FIGURE = ROOT / "benchmarks" / "figures" / "on-policy.png"
 DTYPES = ("fp32", "bf16", "fp16")

@@ -19,13 +19,14 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 from measuring import loss_step, machine, startup, training  # noqa: E402
-from measuring.arguments import at_least, one_of, some_of  # noqa: E402
+from measuring.arguments import one_of, some_of  # noqa: E402
 from measuring.clones import MissingClone  # noqa: E402
 from measuring.miniature_run import RunFailed  # noqa: E402
 from measuring.tables import Section  # noqa: E402
 
 from pcpo_overlay.ab.runner import stoppable  # noqa: E402
 from pcpo_overlay.ab.upstreams import UPSTREAMS  # noqa: E402
+from pcpo_overlay.cli.arguments import at_least  # noqa: E402
 
 SECTIONS = ("loss", "training", "memory", "startup")
 CLOCKS = {"wall": time.perf_counter, "process": time.process_time}

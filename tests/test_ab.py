@@ -659,7 +659,17 @@ def test_an_unknown_config_file_is_told(clone: Path, capsys: pytest.CaptureFixtu
     assert "there is no file nowhere.py" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("argv", [["--seeds", "a"], ["--epochs", "0"], ["--vendor", "x"], ["stray"]])
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["--seeds", "a"],
+        ["--seeds", "-1"],
+        ["--seeds", "0,4294967296"],
+        ["--epochs", "0"],
+        ["--vendor", "x"],
+        ["stray"],
+    ],
+)
 def test_wrong_arguments_exit_2(clone: Path, argv: list[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         command(clone, *argv)

@@ -21,22 +21,3 @@ def some_of(choices: Sequence[str], what: str) -> Callable[[str], list[str]]:
     """Names out of ``choices``, with commas between them."""
     named = one_of(choices, what)
     return lambda text: [named(name) for name in text.split(",")]
-
-
-def at_least(least: int) -> Callable[[str], int]:
-    """A whole number with a lower bound."""
-
-    def counted(text: str) -> int:
-        try:
-            if (number := int(text)) >= least:
-                return number
-        except ValueError:
-            pass
-        raise argparse.ArgumentTypeError(f"is {text}; it has to be a whole number, {least} or more")
-
-    return counted
-
-
-def seeds(text: str) -> list[int]:
-    """Seeds, with commas between them."""
-    return [at_least(0)(word) for word in text.split(",")]

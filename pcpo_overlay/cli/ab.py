@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pcpo_overlay.ab.upstreams import NAMES, PACKAGE, PORT, TRAINERS, UPSTREAMS, Upstream
-from pcpo_overlay.cli.report import positive, thresholds
+from pcpo_overlay.cli.arguments import at_least, seeds, thresholds
 
 if TYPE_CHECKING:
     from pcpo_overlay.ab.launch_script import LaunchLine
@@ -77,14 +77,14 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     )
     parser.add_argument(
         "--epochs",
-        type=positive,
+        type=at_least(1),
         metavar="N",
         help="epochs of each run (default: the config's; flow_grpo's own configs have none)",
     )
-    parser.add_argument("--seeds", type=_seeds, default=[0], metavar="S,...", help="seeds (default: 0)")
+    parser.add_argument("--seeds", type=seeds, default=[0], metavar="S,...", help="seeds (default: 0)")
     parser.add_argument(
         "--jobs",
-        type=positive,
+        type=at_least(1),
         default=1,
         metavar="N",
         help="runs at a time, which share the machine's cores and GPUs (default: 1)",
@@ -137,14 +137,6 @@ def _split_at_dashes(parser: argparse.ArgumentParser) -> None:
         return parsed, extras
 
     parser.parse_known_args = split  # type: ignore[method-assign, assignment]
-
-
-def _seeds(text: str) -> list[int]:
-    try:
-        seeds = [int(part) for part in text.split(",")]
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list of whole numbers like 0,1,2") from None
-    return list(dict.fromkeys(seeds))
 
 
 def run(args: argparse.Namespace) -> int:

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pcpo_overlay.cli.report import positive
+from pcpo_overlay.cli.arguments import at_least
 
 _DESCRIPTION = """\
 Write what DanceGRPO's FLUX trainers read of prompts: their embeddings by the
@@ -41,7 +41,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     )
     parser.add_argument(
         "--max-length",
-        type=positive,
+        type=at_least(1),
         default=512,
         metavar="N",
         help="tokens of a prompt for T5 (default: 512)",
@@ -54,7 +54,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     )
     parser.add_argument("--device", help="where the text encoders run (default: cuda where there is one)")
     parser.add_argument(
-        "--batch", type=positive, default=16, metavar="N", help="prompts at a time (default: 16)"
+        "--batch", type=at_least(1), default=16, metavar="N", help="prompts at a time (default: 16)"
     )
     parser.set_defaults(func=run)
 

@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from pcpo_overlay.cli.arguments import at_least
+
 _DESCRIPTION = """\
 Draw images of the ten digit prompts from every checkpoint that a run of a
 miniature saved, and from the model it began as, and measure them: the run's own
@@ -46,32 +48,19 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     )
     parser.add_argument(
         "--samples",
-        type=_several,
+        type=at_least(2),
         default=50,
         metavar="N",
         help="images of each of the ten prompts, at least 2 (default: %(default)s)",
     )
     parser.add_argument(
         "--seed",
-        type=_seed,
+        type=at_least(0),
         default=0,
         metavar="S",
         help="of the noise, the same for every checkpoint (default: %(default)s)",
     )
     parser.set_defaults(func=run)
-
-
-def _several(text: str) -> int:
-    value = int(text) if text.isdecimal() else 0
-    if value < 2:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 1")
-    return value
-
-
-def _seed(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0")
-    return int(text)
 
 
 def run(args: argparse.Namespace) -> int:

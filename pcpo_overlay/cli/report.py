@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from pcpo_overlay.cli.arguments import at_least, thresholds
 
 _DESCRIPTION = """\
 Compare runs of one or more upstreams: reward curves, clipping, gradients, epochs
@@ -53,7 +54,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     )
     parser.add_argument(
         "--window",
-        type=positive,
+        type=at_least(1),
         default=5,
         metavar="N",
         help="epochs of the moving average (default: %(default)s)",
@@ -62,28 +63,6 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
         "--baseline", metavar="LABEL", help="the arm to compare with (default: observe, else the first)"
     )
     parser.set_defaults(func=run)
-
-
-def thresholds(text: str) -> list[float]:
-    """An argparse type: ``0.5,0.6`` as ascending numbers."""
-    try:
-        levels = [float(part) for part in text.split(",")]
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers like 0.5,0.6") from None
-    if not all(math.isfinite(level) for level in levels):
-        raise argparse.ArgumentTypeError(f"{text!r} holds a number that is not finite")
-    return sorted(set(levels))
-
-
-def positive(text: str) -> int:
-    """An argparse type: a whole number above 0."""
-    try:
-        value = int(text)
-    except ValueError:
-        value = 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
-    return value
 
 
 def run(args: argparse.Namespace) -> int:
