@@ -145,20 +145,22 @@ def describe(
         Where there is no model, ``metrics`` is empty, and ``notes`` says why. Runs of a batch size that only one of the
         two arms has are left out, which ``notes`` says too.
     """
-    runs = [(algorithm, run) for algorithm, label in enumerate((baseline, arm)) for run in arms[label]]
-    of_arm = [{samples_per_epoch(run.info) for run in arms[label]} - {None} for label in (baseline, arm)]
+    runs = [
+        (algorithm, samples_per_epoch(run.info), run)
+        for algorithm, label in enumerate((baseline, arm))
+        for run in arms[label]
+    ]
+    of_arm = [{size for a, size, _ in runs if a == algorithm and size is not None} for algorithm in (0, 1)]
     shared = of_arm[0] & of_arm[1]
     alone = of_arm[0] ^ of_arm[1] if shared else set()
-    runs = [(algorithm, run) for algorithm, run in runs if samples_per_epoch(run.info) not in alone]
-    sizes = sorted({size for _, run in runs if (size := samples_per_epoch(run.info)) is not None})
+    runs = [(algorithm, size, run) for algorithm, size, run in runs if size not in alone]
+    sizes = sorted({size for _, size, _ in runs if size is not None})
     described: dict[str, Any] = {
         "upstream": upstream, "baseline": baseline, "arm": arm, "batch_sizes": sizes, "runs": len(runs),
         "reward": None, "prompts": None, "metrics": [], "notes": [],
     }  # fmt: skip
     if alone:
-        told, kept = (
-            " and ".join(map(str, sorted(size for size in held if size))) for held in (alone, shared)
-        )
+        told, kept = (" and ".join(map(str, sorted(held))) for held in (alone, shared))
         described["notes"].append(
             f"of {kept} samples an epoch alone: of {told} there are runs of one arm only"
         )
@@ -168,19 +170,19 @@ def describe(
             f"the model is of two batch sizes, and these runs are of {told}; leave some out"
         )
         return described
-    ways = [quality.points(run) for _, run in runs]
-    choice = list(thresholds) if thresholds is not None else quality.levels([run for _, run in runs])
+    ways = [quality.points(run) for *_, run in runs]
+    choice = list(thresholds) if thresholds is not None else quality.levels([run for *_, run in runs])
     passed = [level for level in choice if all(quality.at_reward(way, level) is not None for way in ways)]
     if not passed:
-        flat = [f"`{run.path.parent.name}/{run.path.name}`" for _, run in runs if not quality.levels([run])]
+        flat = [f"`{run.path.parent.name}/{run.path.name}`" for *_, run in runs if not quality.levels([run])]
         told = f"; never above the model it began as: {', '.join(flat)}" if flat else ""
         described["notes"].append(f"no level of reward that every one of these runs passes{told}")
         return described
     level = described["reward"] = max(passed)
     matched = [quality.at_reward(way, level) for way in ways]
     rows = [
-        (prompt, algorithm, int(samples_per_epoch(run.info) != sizes[0]) if sizes else 0, values)
-        for (algorithm, run), point in zip(runs, matched, strict=True)
+        (prompt, algorithm, int(size != sizes[0]) if sizes else 0, values)
+        for (algorithm, size, _), point in zip(runs, matched, strict=True)
         if point is not None
         for prompt, values in point.prompts.items()
     ]
