@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     args = _parse(argv)
     study: Study = STUDIES[args.study]
     out = (args.out or Path("pcpo_ab") / "learning" / study.name).resolve()
-    chosen = [part for part in parts(study, args.seeds) if part.kind in args.parts]
+    chosen = parts(study, args.seeds, args.parts)
     commands = [command(study, part, out, args.jobs, args.vendor, args.epochs) for part in chosen]
     if args.dry_run:
         print("\n".join(shlex.join(_typed(words, out)) for words in commands))
@@ -93,22 +93,28 @@ def _evaluate(folder: Path, jobs: int) -> int:
 
 
 def write(study: Study, made: Sequence[Part], out: Path, pages: Path, figures: Path) -> Path:
-    """The page of a study whose parts are run, and its figures.
+    """The page of a study whose parts are run, and, with the ladder, its figures.
+
+    Args:
+        made: the parts, first the one that the others are held against.
 
     Returns:
         The page.
     """
+    middle = made[0].name
+    kinds = [kind for kind in KINDS if any(part.kind == kind for part in made)]
+    name = study.name if middle == LADDER else "-".join([study.name, *kinds])
     runs = {part.name: [load(folder) for folder in find([out / part.name])[0]] for part in made}
-    document = build([*runs[LADDER], *runs.get(SMALLER, [])], out / "report")
-    ladder = max(document["comparisons"], key=lambda c: c["batch_size"] or 0)
+    document = build([*runs[middle], *runs.get(SMALLER, [])], out / "report")
+    main_table = max(document["comparisons"], key=lambda c: c["batch_size"] or 0)
     shown = []
     figures.mkdir(parents=True, exist_ok=True)
-    for name, caption in SHOWN.items():
-        if name in ladder["figures"]:
-            target = figures / f"learning-{study.name}{'' if name == 'overview' else '-' + name}.png"
-            shutil.copyfile(out / "report" / ladder["figures"][name], target)
+    for figure, caption in SHOWN.items() if middle == LADDER else ():
+        if figure in main_table["figures"]:
+            target = figures / f"learning-{name}{'' if figure == 'overview' else '-' + figure}.png"
+            shutil.copyfile(out / "report" / main_table["figures"][figure], target)
             shown.append((caption, os.path.relpath(target, pages)))
-    upstream = ladder["upstream"]
+    upstream = main_table["upstream"]
     trio = {label_of(parse(mode).on(upstream), upstream) for mode in study.trio}
     swept = made[0].seeds[:SWEPT]
 
@@ -119,21 +125,20 @@ def write(study: Study, made: Sequence[Part], out: Path, pages: Path, figures: P
     for sweep in study.sweeps:
         others = {value: sweep.part(value) for value in sweep.others if sweep.part(value) in runs}
         if others:
-            by_value = {value: of_trio(name) for value, name in {sweep.value: LADDER, **others}.items()}
-            levels = [level["reward"] for level in ladder["quality"]["levels"]]
-            sweeps.append((sweep, study_page.sweep_table(sweep, by_value, levels, ladder["baseline"])))
+            by_value = {value: of_trio(name) for value, name in {sweep.value: middle, **others}.items()}
+            levels = [level["reward"] for level in main_table["quality"]["levels"]]
+            sweeps.append((sweep, study_page.sweep_table(sweep, by_value, levels, main_table["baseline"])))
     typed = ["python", "benchmarks/learning.py", study.name]
-    if made[0].seeds != SEEDS:
+    if made[0].seeds != parts(study, kinds=kinds)[0].seeds:
         typed += ["--seeds", ",".join(map(str, made[0].seeds))]
-    kinds = list(dict.fromkeys(part.kind for part in made))
-    if kinds != list(dict.fromkeys(part.kind for part in parts(study))):
+    if set(kinds) != {part.kind for part in parts(study)}:
         typed += ["--parts", ",".join(kinds)]
     commands = [typed, *(_typed(command(study, part, out, 2), out) for part in made)]
     text = study_page.page(
         study, document, sweeps, commands, [r for held in runs.values() for r in held], shown
     )
     pages.mkdir(parents=True, exist_ok=True)
-    path = pages / f"{study.name}.md"
+    path = pages / f"{name}.md"
     path.write_text(text, encoding="utf-8")
     return path
 
@@ -157,9 +162,9 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--parts",
         type=some_of(KINDS, "part"),
-        default=list(KINDS),
         metavar="A,...",
-        help=f"of {', '.join(KINDS)} (default: all); the page is of what is asked for, and needs the ladder",
+        help=f"of {', '.join(KINDS)} (default: all that the study has); the page is of what is asked for. "
+        "Without the ladder a sweep runs its arms at the ladder's setting too, and has its own page, STUDY-rates.md",
     )
     parser.add_argument("--epochs", type=at_least(2), metavar="N", help="of each run (default: the study's)")
     parser.add_argument(
@@ -179,8 +184,12 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--dry-run", action="store_true", help="print the commands and run nothing")
     args = parser.parse_args(argv)
-    if LADDER not in args.parts:
-        parser.error(f"--parts is without {LADDER}, which the others are held against")
+    has = {part.kind for part in parts(STUDIES[args.study])}
+    args.parts = args.parts or list(has)
+    if missing := [kind for kind in args.parts if kind not in has]:
+        parser.error(f"--parts: {args.study} has no {' and no '.join(missing)}")
+    if SMALLER in args.parts and LADDER not in args.parts:
+        parser.error(f"--parts has {SMALLER} without {LADDER}, which it is held against")
     return args
 
 

@@ -528,9 +528,33 @@ def test_a_page_of_the_ladder_alone_says_so(tmp_path: Path) -> None:
     assert "## Other" not in text and "### Gradients" in text
 
 
+def test_a_sweep_without_the_ladder_runs_its_arms_at_the_ladders_setting(tmp_path: Path) -> None:
+    studied = study.STUDIES["ddpo-digit"]
+    middle, *others = made = study.parts(studied, kinds=[study.RATES])
+    ladder = study.parts(studied)[0]
+    assert middle.settings == ladder.settings and middle.seeds == (0, 1) and middle.modes == studied.trio
+    assert [part.kind for part in others] == [study.RATES] * 2
+    for part in made:
+        for mode in part.modes:
+            for seed in part.seeds:
+                folder = tmp_path / "runs" / part.name / f"{mode}-{seed}"
+                run = write_run(folder, mode, seed=seed, rewards=learning_curve(seed, 2.0))
+                write_quality(run, {0: -60.0, 20: -50.0 + seed, 40: -40.0 + seed})
+    page = learning.write(studied, made, tmp_path / "runs", tmp_path / "pages", tmp_path / "figures")
+    text = page.read_text()
+    assert page.name == "ddpo-digit-rates.md" and not list((tmp_path / "figures").iterdir())
+    assert "- `python benchmarks/learning.py ddpo-digit --parts rates`, which runs:" in text
+    sweep = text.split("## Other learning rates")[1].split("##")[0]
+    assert sweep.count("| observe") == 3 and "## Other clip ranges" not in text
+
+
 def test_wrong_arguments_of_learning(capsys: pytest.CaptureFixture[str]) -> None:
     for arguments, says in (
-        (["--parts", "rates"], "--parts is without ladder, which the others are held against"),
+        (
+            ["--parts", "rates,smaller-batch"],
+            "--parts has smaller-batch without ladder, which it is held against",
+        ),
+        (["--parts", "ladder,clip-ranges"], "--parts: ddpo-jpeg has no clip-ranges"),
         (["--parts", "ladder,lost"], "no part lost; there are ladder, smaller-batch, rates, clip-ranges"),
         (["--seeds", "0,one"], "--seeds: is one; it has to be a whole number, 0 or more"),
         (["--jobs", "0"], "--jobs: is 0; it has to be a whole number, 1 or more"),

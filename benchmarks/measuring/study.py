@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,7 +93,7 @@ class Part:
     """Runs that one `ab` command makes.
 
     Attributes:
-        kind: one of :data:`KINDS`.
+        kind: one of :data:`KINDS`, or :data:`MIDDLE`.
         name: of their folder below the study's.
         modes, seeds: what is run.
         settings: of the training script, those of the study included.
@@ -107,23 +107,30 @@ class Part:
 
 
 LADDER, SMALLER, RATES, CLIPS = "ladder", "smaller-batch", "rates", "clip-ranges"
+#: The arms of the sweeps at the ladder's setting, where there is no ladder to take them from.
+MIDDLE = "middle"
 #: What a study consists of, by the names of the command line.
 KINDS = (LADDER, SMALLER, RATES, CLIPS)
 
 
-def parts(study: Study, seeds: Sequence[int] = SEEDS) -> list[Part]:
-    """The ladder, the smaller batch of the mixed model, and the sweeps."""
+def parts(study: Study, seeds: Sequence[int] = SEEDS, kinds: Collection[str] = KINDS) -> list[Part]:
+    """The ladder, the smaller batch of the mixed model, and the sweeps, as far as they are of ``kinds``.
+
+    First comes what the others are held against: the ladder or, without it, what the sweeps need of it.
+    """
     fixed = (*study.settings, f"{study.rates.flag}={study.rates.value:g}", *study.save)
     made = [
         Part(LADDER, LADDER, study.modes, tuple(seeds), fixed),
         Part(SMALLER, SMALLER, study.pair, tuple(seeds), (*fixed, *study.smaller)),
     ]
+    if LADDER not in kinds:
+        made.insert(0, Part(MIDDLE, MIDDLE, study.trio, tuple(seeds[:SWEPT]), fixed))
     for sweep in study.sweeps:
         others = [word for word in fixed if not word.startswith(f"{sweep.flag}=")]
         for value in sweep.others:
             settings = (*others, f"{sweep.flag}={value:g}")
             made.append(Part(sweep.kind, sweep.part(value), study.trio, tuple(seeds[:SWEPT]), settings))
-    return made
+    return [part for part in made if part.kind in (*kinds, MIDDLE)]
 
 
 def command(
@@ -156,6 +163,11 @@ _UNIQUE = tuple(f"{mode},unique_prompts=true" for mode in FLOW)
 _SD3_SAVE = ("--config.save_freq=5", "--config.eval_freq=1000000")
 _SD3_SMALLER = ("--config.sample.train_batch_size=24", "--config.train.batch_size=24")
 _FLUX_SMALLER = ("--train_batch_size=5", "--train_sp_batch_size=5", "--gradient_accumulation_steps=15")
+#: As the digit study trains, for which the miniature's own configuration of this reward has an adapter and a KL term.
+_SD3_WHOLE = (
+    "--config.sample.guidance_scale=1.0", "--config.train.cfg=False", "--config.use_lora=False",
+    "--config.train.beta=0.0",
+)  # fmt: skip
 _FLOW_JPEG = "pcpo_overlay/miniature/flow_grpo_config.py:jpeg_compressibility"
 
 
@@ -163,7 +175,7 @@ def _rates(value: float, others: tuple[float, ...], flag: str = "--config.train.
     return Sweep(RATES, "learning rate", flag, value, others)
 
 
-_SD_RATES = _rates(3e-4, (1e-4, 1e-3))
+_RATES = _rates(3e-4, (1e-4, 1e-3))
 
 STUDIES = {
     study.name: study
@@ -171,29 +183,28 @@ STUDIES = {
         Study(
             "ddpo-jpeg",
             "ddpo-pytorch, `jpeg_compressibility`, guidance 5, whole network",
-            ("ddpo",), DIFFUSION, 25, ("--config.sample.num_steps=10",), _SD_SAVE, _SD_RATES, _SD_SMALLER,
+            ("ddpo",), DIFFUSION, 25, ("--config.sample.num_steps=10",), _SD_SAVE, _RATES, _SD_SMALLER,
         ),
         Study(
             "ddpo-digit",
             "ddpo-pytorch, probability of the prompted digit, no guidance, whole network",
-            ("ddpo",), DIFFUSION, 25, ("--config.sample.num_steps=10", *_SD_DIGIT), _SD_SAVE, _SD_RATES,
+            ("ddpo",), DIFFUSION, 25, ("--config.sample.num_steps=10", *_SD_DIGIT), _SD_SAVE, _RATES,
             _SD_SMALLER, Sweep(CLIPS, "clip range", "--config.train.clip_range", 1e-4, (1e-3, 1e-2)),
         ),
         Study(
             "ddpo-digit-50",
             "ddpo-pytorch at its own 50 steps, probability of the prompted digit, no guidance, whole network",
-            ("ddpo",), DIFFUSION, 25, _SD_DIGIT, _SD_SAVE, _SD_RATES, _SD_SMALLER,
+            ("ddpo",), DIFFUSION, 25, _SD_DIGIT, _SD_SAVE, _RATES, _SD_SMALLER,
         ),
         Study(
             "flow-digit",
             "flow_grpo, probability of the prompted digit, no guidance, whole network, the paper's prompt sampler",
-            ("flow_grpo",), _UNIQUE, 25, (), _SD3_SAVE, _SD_RATES, _SD3_SMALLER,
+            ("flow_grpo",), _UNIQUE, 25, (), _SD3_SAVE, _RATES, _SD3_SMALLER,
         ),
         Study(
             "flow-jpeg",
-            "flow_grpo, `jpeg_compressibility`, guidance 4.5, LoRA, KL 0.04, the paper's prompt sampler",
-            ("flow_grpo", "--config", _FLOW_JPEG), _UNIQUE, 25, (), _SD3_SAVE,
-            _rates(1e-2, (3e-3, 3e-2)), _SD3_SMALLER,
+            "flow_grpo, `jpeg_compressibility`, no guidance, whole network, the paper's prompt sampler",
+            ("flow_grpo", "--config", _FLOW_JPEG), _UNIQUE, 25, _SD3_WHOLE, _SD3_SAVE, _RATES, _SD3_SMALLER,
         ),
         Study(
             "dancegrpo-sd",
