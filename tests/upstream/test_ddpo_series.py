@@ -27,7 +27,7 @@ SETTINGS = {
 TOLERANCES = {
     "reward_mean": (4e-3, 2.5e-2, 6e-3),
     "fraction_outside": (3e-2, 2e-1, 4e-2),
-    "fraction_masked": (1e-1, 2e-1, 4e-2),
+    "fraction_masked": (7e-2, 2e-1, 4e-2),
     "ratio_mean": (2e-4, 2e-3, 3e-4),
     "grad_norm": (5e-2, 4e-1, 8e-2),
 }

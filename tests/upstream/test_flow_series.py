@@ -33,7 +33,7 @@ TOLERANCES = {
     "fraction_masked": (5e-2, 2e-1, 4e-2),
     "ratio_mean": (2e-4, 2e-3, 3e-4),
     "kl_running_mean": (1e-5, 1e-4, 5e-5),
-    "grad_norm": (2e-3, 6e-2, 6e-3),
+    "grad_norm": (2e-3, 4e-2, 4e-3),
 }
 
 
