@@ -131,7 +131,7 @@ def write(study: Study, made: Sequence[Part], out: Path, pages: Path, figures: P
     typed = ["python", "benchmarks/learning.py", study.name]
     if made[0].seeds != parts(study, kinds=kinds)[0].seeds:
         typed += ["--seeds", ",".join(map(str, made[0].seeds))]
-    if set(kinds) != {part.kind for part in parts(study)}:
+    if tuple(kinds) != study.kinds:
         typed += ["--parts", ",".join(kinds)]
     commands = [typed, *(_typed(command(study, part, out, 2), out) for part in made)]
     text = study_page.page(
@@ -184,8 +184,8 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--dry-run", action="store_true", help="print the commands and run nothing")
     args = parser.parse_args(argv)
-    has = {part.kind for part in parts(STUDIES[args.study])}
-    args.parts = args.parts or list(has)
+    has = STUDIES[args.study].kinds
+    args.parts = args.parts or has
     if missing := [kind for kind in args.parts if kind not in has]:
         parser.error(f"--parts: {args.study} has no {' and no '.join(missing)}")
     if SMALLER in args.parts and LADDER not in args.parts:

@@ -78,6 +78,11 @@ class Study:
         return (self.rates,) if self.clips is None else (self.rates, self.clips)
 
     @property
+    def kinds(self) -> tuple[str, ...]:
+        """What it consists of, out of :data:`KINDS`."""
+        return (LADDER, SMALLER, *(sweep.kind for sweep in self.sweeps))
+
+    @property
     def pair(self) -> tuple[str, ...]:
         """The baseline and PCPO."""
         return tuple(self.modes[n] for n in PAIR)
