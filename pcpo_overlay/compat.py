@@ -1,4 +1,4 @@
-"""What ddpo-pytorch needs of its pinned libraries and today's no longer have; active only where it is missing.
+"""What the upstreams need of their pinned libraries and today's no longer have; active only where it is missing.
 
 ``python -m pcpo_overlay.compat SCRIPT [ARGS...]`` runs an unpatched upstream script on the same footing as a patched
 one, for comparisons.
@@ -22,9 +22,13 @@ def install(upstream: str = "ddpo") -> None:
     """Supply everything that is missing; calling it again, or where nothing is missing, does nothing.
 
     Args:
-        upstream: short name of the trainer; all but ``imp`` is for ``ddpo``.
+        upstream: short name of the trainer; ``imp`` is for all of them.
     """
     _imp()
+    if upstream.startswith("dancegrpo"):
+        _pinned_tuples()
+    if upstream == "flow_grpo":
+        _network_of_one_process()
     if upstream != "ddpo" or importlib.util.find_spec("diffusers") is None:
         return
     _randn_tensor()
@@ -50,6 +54,31 @@ def _imp() -> None:
     imp = types.ModuleType("imp", "load_source, as Python had it before 3.12; supplied by pcpo_overlay.")
     vars(imp)["load_source"] = load_source
     sys.modules["imp"] = imp
+
+
+def _pinned_tuples() -> None:
+    """Since torch 2.11 pinning a batch no longer makes lists of its tuples; DanceGRPO refuses captions in a tuple."""
+    from torch.utils.data._utils import pin_memory as pinning
+
+    pin = pinning.pin_memory
+    if isinstance(pin(("",)), list):
+        return
+
+    def pin_memory(data: Any, device: Any = None) -> Any:
+        pinned = pin(data, device)
+        return list(pinned) if type(pinned) is tuple else pinned
+
+    pinning.pin_memory = pin_memory
+
+
+def _network_of_one_process() -> None:
+    """accelerate wraps the network of a single process in nothing; flow_grpo's KL term asks the wrapper for it."""
+    if importlib.util.find_spec("peft") is None:
+        return
+    from peft import PeftModel
+
+    if not hasattr(PeftModel, "module"):
+        PeftModel.module = property(lambda self: self)
 
 
 def _randn_tensor() -> None:
@@ -179,12 +208,19 @@ def _calls_on_main_process_alone() -> bool:
     return "ddpo_pytorch.stat_tracking" in sys.modules
 
 
+def _upstream_of(script: Path) -> str:
+    """Whose script it is, by its name."""
+    if script.name == "train_sd3.py":
+        return "flow_grpo"
+    return "dancegrpo" if script.name.startswith("train_grpo_") else "ddpo"
+
+
 def main(argv: list[str]) -> None:
     """Run an unpatched upstream script with the compatibility layer installed."""
     if not argv:
         print("usage: python -m pcpo_overlay.compat SCRIPT [ARGS...]", file=sys.stderr)
         raise SystemExit(2)
-    install()
+    install(_upstream_of(Path(argv[0])))
     sys.argv = argv
     sys.path[0] = str(Path(argv[0]).resolve().parent)
     runpy.run_path(argv[0], run_name="__main__")

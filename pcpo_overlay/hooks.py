@@ -91,6 +91,8 @@ def start(upstream: str, accelerator: Any, trainer: Any) -> None:
     """
     global _session
     plain = isinstance(trainer, argparse.Namespace)
+    if plain:  # these trainers have no line for it before their imports, and need nothing that early
+        compat(upstream)
     absl_flag = _flags[_FLAG].value if _flags is not None else None
     _session = Session(resolve(getattr(trainer, _FLAG, None) if plain else absl_flag))
     if not _session.config.recording:

@@ -116,6 +116,62 @@ def test_imp_load_source(tmp_path):
     assert imp.load_source("settings", str(tmp_path / "settings.py")).value == 3
 
 
+def test_pinned_tuples_are_lists_for_dancegrpo(monkeypatch):
+    from torch.utils.data._utils import pin_memory as pinning
+
+    def pin_of_today(data, device=None):
+        return type(data)(pinning.pin_memory(item) for item in data) if isinstance(data, tuple) else data
+
+    monkeypatch.setattr(pinning, "pin_memory", pin_of_today)
+    compat.install("ddpo")
+    assert pinning.pin_memory is pin_of_today
+    compat.install("dancegrpo_flux")
+    assert pinning.pin_memory((1, ("a", "b"))) == [1, ["a", "b"]]
+    before = pinning.pin_memory
+    compat.install("dancegrpo_flux")
+    assert pinning.pin_memory is before
+
+
+def test_pinned_lists_of_an_older_torch_are_left_alone(monkeypatch):
+    from torch.utils.data._utils import pin_memory as pinning
+
+    def pin_of_old(data, device=None):
+        return list(data) if isinstance(data, tuple) else data
+
+    monkeypatch.setattr(pinning, "pin_memory", pin_of_old)
+    compat.install("dancegrpo_flux")
+    assert pinning.pin_memory is pin_of_old
+
+
+def test_an_adapter_that_nothing_wraps_is_its_own_module():
+    from peft import LoraConfig, get_peft_model
+
+    compat.install("flow_grpo")
+    model = get_peft_model(torch.nn.Sequential(torch.nn.Linear(2, 2)), LoraConfig(target_modules=["0"]))
+    assert model.module is model
+    assert "module" not in dict(model.named_modules())
+
+
+@pytest.mark.parametrize(
+    ("script", "upstream"),
+    [
+        ("scripts/train.py", "ddpo"),
+        ("scripts/train_sd3.py", "flow_grpo"),
+        ("fastvideo/train_grpo_flux.py", "dancegrpo"),
+    ],
+)
+def test_the_runner_supplies_what_the_script_needs(script, upstream, tmp_path, monkeypatch):
+    path = tmp_path / script
+    path.parent.mkdir()
+    path.write_text("")
+    asked = []
+    monkeypatch.setattr(compat, "install", asked.append)
+    monkeypatch.setattr(sys, "argv", list(sys.argv))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    compat.main([str(path)])
+    assert asked == [upstream]
+
+
 def test_runner_without_a_script():
     result = subprocess.run(
         [sys.executable, "-m", "pcpo_overlay.compat"], capture_output=True, text=True, check=False

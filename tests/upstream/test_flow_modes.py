@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -114,14 +115,15 @@ def test_flag_wins_over_the_variable(flow_run):
     assert gradient_distance(flagged, flow_run("full")) == 0
 
 
-def train_once(clone: Path, tmp_path: Path, setting: str, *args: str) -> subprocess.CompletedProcess[str]:
+def train_once(
+    clone: Path, tmp_path: Path, setting: str, **settings: float
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [
             sys.executable,
             FLOW_GRPO.script,
             f"--config={FLOW_GRPO.config}",
-            *FLOW_GRPO.arguments({"save_dir": tmp_path, "train.beta": 0.0}),
-            *args,
+            *FLOW_GRPO.arguments({"save_dir": tmp_path, **settings}),
         ],
         cwd=clone,
         env=environment(clone, PCPO=setting, PCPO_RUN_DIR=str(tmp_path / "run")),
@@ -151,8 +153,18 @@ def test_a_bad_setting_ends_the_run_at_once(upstream_clone, tmp_path, setting, s
 
 def test_too_few_prompts_end_the_run_before_it_begins(upstream_clone, tmp_path):
     clone = upstream_clone("flow_grpo", True)
-    more = ("--config.sample.num_batches_per_epoch=6",)  # 12 prompts of the ten there are
-    result = train_once(clone, tmp_path, "observe,unique_prompts=true", *more)
+    more = {"sample.num_batches_per_epoch": 6}  # 12 prompts of the ten there are
+    result = train_once(clone, tmp_path, "observe,unique_prompts=true", **more)
     assert result.returncode == 2
     (error,) = [line for line in result.stderr.splitlines() if "[pcpo] error:" in line]
     assert "needs 12 different prompts, the dataset has 10" in error
+
+
+def test_the_kl_term_needs_no_wrapper_around_the_network(upstream_clone, tmp_path):
+    """accelerate wraps the network of a single process, on a GPU too, in nothing; upstream reads its ``module``."""
+    result = train_once(upstream_clone("flow_grpo", True), tmp_path, "full", num_epochs=1)
+    assert result.returncode == 0, result.stderr
+    steps = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    kl = [step["kl_loss"] for step in steps if step["kind"] == "step"]
+    assert kl[0] == 0  # a fresh adapter is the reference
+    assert kl[-1] > 0
