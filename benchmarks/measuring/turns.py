@@ -71,7 +71,10 @@ class _Runner:
         told = json.loads(line)
         self.laps.wall.append(told["wall"])
         self.laps.process.append(told["process"])
-        self.laps.peak = told["peak"]
+        if (
+            told["peak"] is not None
+        ):  # PCPO starts the GPU's count anew each epoch, a run without it never does
+            self.laps.peak = max(self.laps.peak or 0, told["peak"])
         return True
 
     def let_go(self) -> None:
