@@ -15,16 +15,30 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 from measuring import machine, study_page  # noqa: E402
 from measuring.arguments import some_of  # noqa: E402
-from measuring.study import KINDS, LADDER, SEEDS, SMALLER, STUDIES, SWEPT, Part, Study, command, parts, python  # noqa: E402
+from measuring.study import (  # noqa: E402
+    KINDS,
+    LADDER,
+    SEEDS,
+    SMALLER,
+    STUDIES,
+    SWEPT,
+    Part,
+    Study,
+    Sweep,
+    command,
+    parts,
+    python,
+)
 
 from pcpo_overlay.cli.arguments import at_least, seeds  # noqa: E402
 from pcpo_overlay.config import parse  # noqa: E402
@@ -101,46 +115,69 @@ def write(study: Study, made: Sequence[Part], out: Path, pages: Path, figures: P
     Returns:
         The page.
     """
-    middle = made[0].name
+    middle = made[0]
     kinds = [kind for kind in KINDS if any(part.kind == kind for part in made)]
-    name = study.name if middle == LADDER else "-".join([study.name, *kinds])
+    name = study.name if middle.kind == LADDER else "-".join([study.name, *kinds])
     runs = {part.name: [load(folder) for folder in find([out / part.name])[0]] for part in made}
-    document = build([*runs[middle], *runs.get(SMALLER, [])], out / "report")
+    document = build([*runs[middle.name], *runs.get(SMALLER, [])], out / "report")
     main_table = max(document["comparisons"], key=lambda c: c["batch_size"] or 0)
-    shown = []
-    figures.mkdir(parents=True, exist_ok=True)
-    for figure, caption in SHOWN.items() if middle == LADDER else ():
-        if figure in main_table["figures"]:
-            target = figures / f"learning-{name}{'' if figure == 'overview' else '-' + figure}.png"
-            shutil.copyfile(out / "report" / main_table["figures"][figure], target)
-            shown.append((caption, os.path.relpath(target, pages)))
-    upstream = main_table["upstream"]
-    trio = {label_of(parse(mode).on(upstream), upstream) for mode in study.trio}
-    swept = made[0].seeds[:SWEPT]
-
-    def of_trio(name: str) -> list[Run]:
-        return [run for run in runs[name] if run.label in trio and run.seed in swept]
-
-    sweeps = []
-    for sweep in study.sweeps:
-        others = {value: sweep.part(value) for value in sweep.others if sweep.part(value) in runs}
-        if others:
-            by_value = {value: of_trio(name) for value, name in {sweep.value: middle, **others}.items()}
-            levels = [level["reward"] for level in main_table["quality"]["levels"]]
-            sweeps.append((sweep, study_page.sweep_table(sweep, by_value, levels, main_table["baseline"])))
-    typed = ["python", "benchmarks/learning.py", study.name]
-    if made[0].seeds != parts(study, kinds=kinds)[0].seeds:
-        typed += ["--seeds", ",".join(map(str, made[0].seeds))]
-    if tuple(kinds) != study.kinds:
-        typed += ["--parts", ",".join(kinds)]
-    commands = [typed, *(_typed(command(study, part, out, 2), out) for part in made)]
     text = study_page.page(
-        study, document, sweeps, commands, [r for held in runs.values() for r in held], shown
+        study,
+        document,
+        _sweeps(study, middle, runs, main_table),
+        [_own_command(study, middle, kinds), *(_typed(command(study, part, out, 2), out) for part in made)],
+        [run for held in runs.values() for run in held],
+        _figures(main_table, out / "report", name, pages, figures) if middle.kind == LADDER else [],
     )
     pages.mkdir(parents=True, exist_ok=True)
     path = pages / f"{name}.md"
     path.write_text(text, encoding="utf-8")
     return path
+
+
+def _own_command(study: Study, middle: Part, kinds: Sequence[str]) -> list[str]:
+    """The command that runs these parts of a study, without what it does by itself."""
+    typed = ["python", "benchmarks/learning.py", study.name]
+    if middle.seeds != parts(study, kinds=kinds)[0].seeds:
+        typed += ["--seeds", ",".join(map(str, middle.seeds))]
+    if tuple(kinds) != study.kinds:
+        typed += ["--parts", ",".join(kinds)]
+    return typed
+
+
+def _figures(
+    main_table: Mapping[str, Any], report: Path, name: str, pages: Path, figures: Path
+) -> list[tuple[str, str]]:
+    """Put the report's figures with the benchmarks': captions, and paths relative to the page."""
+    shown = []
+    figures.mkdir(parents=True, exist_ok=True)
+    for figure, caption in SHOWN.items():
+        if figure in main_table["figures"]:
+            target = figures / f"learning-{name}{'' if figure == 'overview' else '-' + figure}.png"
+            shutil.copyfile(report / main_table["figures"][figure], target)
+            shown.append((caption, os.path.relpath(target, pages)))
+    return shown
+
+
+def _sweeps(
+    study: Study, middle: Part, runs: Mapping[str, Sequence[Run]], main_table: Mapping[str, Any]
+) -> list[tuple[Sweep, str]]:
+    """What was swept, and its table: the trio at the value of ``middle`` and at the others that were run."""
+    upstream = main_table["upstream"]
+    trio = {label_of(parse(mode).on(upstream), upstream) for mode in study.trio}
+    seeds_swept = middle.seeds[:SWEPT]
+    made = []
+    for sweep in study.sweeps:
+        others = {value: sweep.part(value) for value in sweep.others if sweep.part(value) in runs}
+        if not others:
+            continue
+        by_value = {
+            value: [run for run in runs[part] if run.label in trio and run.seed in seeds_swept]
+            for value, part in {sweep.value: middle.name, **others}.items()
+        }
+        levels = [level["reward"] for level in main_table["quality"]["levels"]]
+        made.append((sweep, study_page.sweep_table(sweep, by_value, levels, main_table["baseline"])))
+    return made
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:

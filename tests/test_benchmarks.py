@@ -542,7 +542,7 @@ def test_a_sweep_without_the_ladder_runs_its_arms_at_the_ladders_setting(tmp_pat
                 write_quality(run, {0: -60.0, 20: -50.0 + seed, 40: -40.0 + seed})
     page = learning.write(studied, made, tmp_path / "runs", tmp_path / "pages", tmp_path / "figures")
     text = page.read_text()
-    assert page.name == "ddpo-digit-rates.md" and not list((tmp_path / "figures").iterdir())
+    assert page.name == "ddpo-digit-rates.md" and not (tmp_path / "figures").exists()
     assert "- `python benchmarks/learning.py ddpo-digit --parts rates`, which runs:" in text
     sweep = text.split("## Other learning rates")[1].split("##")[0]
     assert sweep.count("| observe") == 3 and "## Other clip ranges" not in text
