@@ -46,7 +46,7 @@ class Session:
         self._epochs_begun = 0
         self._kl_sum, self._kl_count = 0.0, 0
         self._warned = False
-        self._warned_precision = False
+        self._told_of_precision = False
 
     # ------------------------------------------------------------------ run
 
@@ -139,8 +139,14 @@ class Session:
         self.rolling_out = True
         if self.tape.open_steps:  # the trainer samples in batches and collects them at the end
             self._rollouts.append(self.tape.close_rollout())
-        if self.config.precision == "match" and self._restore_sampler is None:
-            self._sample_in_training_precision(accelerator, network)
+        if self.config.precision == "match":
+            if self._restore_sampler is None:
+                self._sample_in_training_precision(accelerator, network)
+        elif self.config.matching and not _why_alike(accelerator, network):
+            self._say_of_precision(
+                "this trainer samples outside the autocast that it trains under, so on-policy ratios are not exactly "
+                "1; precision=match makes them so"
+            )
         if network is not None and self._rounds_in_sampling and self._trainer["train"]["cfg"]:
             self._unrounded = UnroundedGuidance(network, float(self._trainer["sample"]["guidance_scale"]))
 
@@ -176,17 +182,11 @@ class Session:
 
         Upstream's LoRA training wraps the network so, its sampling does not; in half precision the two differ.
         """
-        reason = None
-        if network is None:
-            reason = "this trainer samples under the autocast that it trains under"
-        elif accelerator.mixed_precision == "no":
-            reason = "this run is not in half precision"
-        elif hasattr(network, "_original_forward"):  # prepared in place, as in full fine-tuning
-            reason = "the sampler calls the network that accelerate prepared for training"
+        reason = _why_alike(accelerator, network)
         if reason or network is None:
-            if self._is_main and not self._warned_precision:
-                say(f"precision=match changes nothing here: {reason}, so it samples as it trains already")
-                self._warned_precision = True
+            self._say_of_precision(
+                f"precision=match changes nothing here: {reason}, so it samples as it trains already"
+            )
             return
         forward = network.forward
         overridden = "forward" in vars(network)
@@ -203,6 +203,12 @@ class Session:
 
         network.forward = in_training_precision
         self._restore_sampler = restore
+
+    def _say_of_precision(self, text: str) -> None:
+        """Once a run, on the main rank."""
+        if self._is_main and not self._told_of_precision:
+            say(text)
+        self._told_of_precision = True
 
     def record_step(self, pred: Tensor, z: Tensor, scheduler: Any, timestep: Tensor, scale: float) -> None:
         """One step of a training rollout was drawn."""
@@ -458,6 +464,17 @@ class Session:
     def _synchronize(self) -> None:
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
+
+
+def _why_alike(accelerator: Any, network: torch.nn.Module | None) -> str | None:
+    """Why a trainer computes its network alike in sampling and training; None where it does not."""
+    if network is None:
+        return "this trainer samples under the autocast that it trains under"
+    if accelerator.mixed_precision == "no":
+        return "this run is not in half precision"
+    if hasattr(network, "_original_forward"):  # prepared in place, as in full fine-tuning
+        return "the sampler calls the network that accelerate prepared for training"
+    return None
 
 
 def _to_float32(output: Any) -> Any:

@@ -51,6 +51,14 @@ def test_lora_in_bfloat16_needs_precision_match(ddpo_run, mode):
     assert_exactly_one(matched, 5)
 
 
+def test_what_is_not_exact_is_said_with_what_makes_it_so(ddpo_run):
+    plain = ddpo_run("full", **BF16)
+    assert plain.stderr.count("precision=match makes them so") == 1  # there are two rollouts an epoch
+    exact = ("full,precision=match", BF16), ("full", {}), ("full", {**BF16, **FULL_FINETUNING})
+    for run in (ddpo_run(mode, **settings) for mode, settings in exact):
+        assert "precision=match" not in run.stderr.replace("mode full,precision=match", "")
+
+
 def test_lora_in_float16_with_precision_match(ddpo_run):
     base, matched = (
         first_step(ddpo_run(m, **FP16_ON_CPU, **FP16)) for m in ("observe", "full,precision=match")
