@@ -71,9 +71,8 @@ class _Runner:
         told = json.loads(line)
         self.laps.wall.append(told["wall"])
         self.laps.process.append(told["process"])
-        if (
-            told["peak"] is not None
-        ):  # PCPO starts the GPU's count anew each epoch, a run without it never does
+        # PCPO starts the GPU's count anew each epoch, a run without it never does: the largest is of the same thing.
+        if told["peak"] is not None:
             self.laps.peak = max(self.laps.peak or 0, told["peak"])
         return True
 
