@@ -265,8 +265,14 @@ class Toy:
     def assert_tidy(self) -> None:
         left = [p.name for p in self.dest.iterdir() if p.name not in ("toy", ".toy.lock")]
         assert left == []
+        assert self.unfinished() == []
         inside = {p.name for p in (self.clone / ".git").iterdir()}
         assert not inside & {"index.lock", "pcpo-overlay.journal"}
+
+    def unfinished(self) -> list[str]:
+        """What killed writes left beside their files, but for the lock, which other runs may be writing."""
+        left = [path.name for path in self.root.rglob(".*.pcpo-*.tmp")]
+        return [name for name in left if not name.startswith(f".{self.lock.name}.")]
 
     def assert_not_half_patched(self) -> None:
         """Each touched file is whole: upstream's or the patched one, and all of them the same."""

@@ -119,6 +119,7 @@ def end_own_patched(toy: Toy) -> None:
     assert (toy.root / "mine/scripts/train.py").read_bytes() == toy.patched("scripts/train.py", mine)
     assert (toy.root / "mine/step.py").read_bytes() == toy.patched("step.py")
     assert toy.status("--into", str(toy.root / "mine"))["state"] == "patched"
+    assert toy.unfinished() == []
 
 
 def end_own_reverted(toy: Toy) -> None:
@@ -127,6 +128,7 @@ def end_own_reverted(toy: Toy) -> None:
     assert (toy.root / "mine/step.py").read_text() == STEP
     left = {p.name for p in (toy.root / "mine" / ".git").glob("pcpo-overlay*")}
     assert left == {"pcpo-overlay.lock"}
+    assert toy.unfinished() == []
 
 
 def end_refreshed(toy: Toy) -> None:

@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import tempfile
 from pathlib import Path
 
+from .stages import stage
 
-def write_atomically(path: Path, data: bytes, mode: int | None = None) -> None:
-    """Write beside ``path``, flush to disk, rename over it. ``mode`` defaults to the old file's, else 0644."""
+
+def write_atomically(path: Path, data: bytes, mode: int | None = None, *, alone: bool = False) -> None:
+    """Write beside ``path``, flush to disk, rename over it.
+
+    Args:
+        mode: of the file; by default the old file's, else 0644.
+        alone: no other process writes this file meanwhile, so what killed writes of it left beside it is deleted.
+    """
+    beside = f".{path.name}.pcpo-"
+    if alone:
+        for left in path.parent.glob(f"{glob.escape(beside)}*.tmp"):
+            remove(left)
     if mode is None:
         mode = path.stat().st_mode & 0o7777 if path.exists() else 0o644
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    handle, temporary = tempfile.mkstemp(prefix=beside, suffix=".tmp", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
+        stage("written-beside")
         os.chmod(temporary, mode)  # noqa: PTH101
         os.replace(temporary, path)  # noqa: PTH105
     except BaseException:

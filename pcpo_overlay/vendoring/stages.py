@@ -7,6 +7,7 @@ They do nothing. The tests replace :func:`stage` to kill the process at each of 
 from __future__ import annotations
 
 STAGES = (
+    "written-beside",
     "locked",
     "clone-begun",
     "cloned",
