@@ -220,7 +220,7 @@ STUDIES = {
         Study(
             "dancegrpo-flux",
             "DanceGRPO's FLUX trainer, log-odds of the prompted digit, whole network",
-            ("dancegrpo", "--trainer", "flux"), FLOW, 13, (), ("--checkpointing_steps=4",),
+            ("dancegrpo", "--trainer", "flux"), FLOW, 33, (), ("--checkpointing_steps=8",),
             _rates(1e-4, (3e-5, 3e-4), "--learning_rate"), _FLUX_SMALLER,
         ),
     )
