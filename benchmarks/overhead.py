@@ -59,7 +59,7 @@ def main(argv: list[str] | None = None) -> int:
         found = {"machine": described, "sections": [section.as_dict() for section in sections]}
         args.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     missed = [line for section in sections for line in section.missed]
-    print(f"\n{len(missed)} goals missed." if missed else "\nNo goal missed.")
+    print(f"\n{len(missed)} goal{'s' if len(missed) > 1 else ''} missed." if missed else "\nNo goal missed.")
     return 1 if missed else 0
 
 

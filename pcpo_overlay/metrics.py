@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import torch
@@ -16,44 +17,63 @@ from pcpo_overlay.losses import clip_statistics
 Gather = Callable[[Tensor], Tensor]
 #: No timestep is negative.
 PADDING = -1.0
+#: What is kept of a tensor, (B,) or (): itself, or its numbers.
+Kept = Tensor | list[float] | float
 
 
 @dataclass
 class StepMetrics:
     """Sample-timesteps seen since the last optimizer step.
 
-    ``add`` keeps references to detached tensors; ``reduce`` moves everything to the host in one transfer.
+    On a GPU ``add`` keeps references to detached tensors, and ``reduce`` moves everything to the host in one transfer.
+    On a CPU it keeps numbers: small tensors that outlive a pass lie between its large ones, and then the allocator
+    asks the system for new memory where it would have used the same again, up to a quarter of a loss step.
+
+    Attributes:
+        on_cpu: the tensors that are noted lie on a CPU.
     """
 
     clip_range: float
     log_objective: bool
-    _log_rho: list[Tensor] = field(default_factory=list)
-    _advantage: list[Tensor] = field(default_factory=list)
-    _timestep: list[Tensor] = field(default_factory=list)
-    _loss: list[Tensor] = field(default_factory=list)
-    _kl: list[Tensor] = field(default_factory=list)
+    on_cpu: bool = False
+    _log_rho: list[Kept] = field(default_factory=list)
+    _advantage: list[Kept] = field(default_factory=list)
+    _timestep: list[Kept] = field(default_factory=list)
+    _loss: list[Kept] = field(default_factory=list)
+    _divisor: list[float] = field(default_factory=list)
+    _kl: list[Kept] = field(default_factory=list)
 
-    def add(self, timestep: Tensor, log_rho: Tensor, advantage: Tensor, loss: Tensor) -> None:
-        """Take note of one backward pass: (B,) timesteps, log ratios and advantages, the () loss."""
-        self._timestep.append(timestep.detach())
-        self._log_rho.append(log_rho.detach())
-        self._advantage.append(advantage.detach())
-        self._loss.append(loss.detach())
+    def add(
+        self, timestep: Tensor, log_rho: Tensor, advantage: Tensor, loss: Tensor, divisor: float = 1
+    ) -> None:
+        """Take note of one backward pass: (B,) timesteps, log ratios and advantages, the () loss.
+
+        Args:
+            divisor: what the trainer divided its loss by, to accumulate gradients.
+        """
+        self._timestep.append(self._kept(timestep))
+        self._log_rho.append(self._kept(log_rho))
+        self._advantage.append(self._kept(advantage))
+        self._loss.append(self._kept(loss))
+        self._divisor.append(divisor)
 
     def add_kl(self, kl_loss: Tensor) -> None:
         """Take note of the () KL term of one backward pass, where the trainer has one."""
-        self._kl.append(kl_loss.detach())
+        self._kl.append(self._kept(kl_loss))
+
+    def _kept(self, x: Tensor) -> Kept:
+        return x.tolist() if self.on_cpu else x.detach()
 
     def reduce(self, gather: Gather) -> Samples:
         """Everything noted since the last call, from all ranks, on the host."""
-        columns = torch.stack(
-            [torch.cat(c).double() for c in (self._timestep, self._log_rho, self._advantage)], dim=1
-        )
+        columns = torch.stack([_joined(c) for c in (self._timestep, self._log_rho, self._advantage)], dim=1)
         # One KL term a loss, or none at all: a second column beside it.
-        losses = torch.stack([torch.stack(c).double() for c in (self._loss, self._kl) if c], dim=1)
+        losses = torch.stack([_joined(c) for c in (self._loss, self._kl) if c], dim=1)
+        losses[:, 0] *= losses.new_tensor(self._divisor)
         columns, losses = gather(columns).cpu(), gather(losses).cpu()
         columns = columns[columns[:, 0] != PADDING]
-        self._timestep, self._log_rho, self._advantage, self._loss, self._kl = [], [], [], [], []
+        self._timestep, self._log_rho, self._advantage = [], [], []
+        self._loss, self._divisor, self._kl = [], [], []
         return Samples(
             columns[:, 0],
             columns[:, 1],
@@ -63,6 +83,14 @@ class StepMetrics:
             self.clip_range,
             self.log_objective,
         )
+
+
+def _joined(column: Sequence[Kept]) -> Tensor:
+    """The (n,) float64 of all that was kept in a column."""
+    if isinstance(column[0], Tensor):
+        return torch.cat([kept.reshape(-1) for kept in column if isinstance(kept, Tensor)]).double()
+    numbers = chain.from_iterable(kept if isinstance(kept, list) else [kept] for kept in column)
+    return torch.tensor(list(numbers), dtype=torch.float64)
 
 
 @dataclass(frozen=True)

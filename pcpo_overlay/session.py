@@ -79,7 +79,9 @@ class Session:
         self.clip_range = clip_range
         self._device = accelerator.device
         self._is_main = bool(accelerator.is_main_process)
-        self._metrics = StepMetrics(clip_range or 0.0, log_objective=self.config.active)
+        self._metrics = StepMetrics(
+            clip_range or 0.0, log_objective=self.config.active, on_cpu=self._device.type == "cpu"
+        )
         self._steps_taken = 0
         if not self._is_main:
             return
@@ -325,14 +327,12 @@ class Session:
             log_rho = log_prob - log_prob_old
         else:  # a number for the metrics, not worth a graph
             log_rho = log_prob.detach() - log_prob_old
-        if self.config.active:
-            whole = losses.log_hinge_loss(log_rho, advantage, xi).mean()
-            loss = whole if divisor == 1 else whole / divisor
-            self._loss_fired = True
-        else:
-            whole = loss if divisor == 1 else loss.detach() * divisor
         assert self._timestep is not None, "begin_step comes before loss"
-        self._metrics.add(self._timestep, log_rho, advantage, whole)
+        if self.config.active:
+            loss = losses.log_hinge_loss(log_rho, advantage, xi).mean()
+            loss = loss if divisor == 1 else loss / divisor
+            self._loss_fired = True
+        self._metrics.add(self._timestep, log_rho, advantage, loss, divisor)
         return loss
 
     def gradients(self, accelerator: Any, model: torch.nn.Module) -> None:

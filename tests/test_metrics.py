@@ -103,6 +103,49 @@ def test_kl_is_averaged_over_the_backward_passes_of_all_ranks():
     assert Samples.concatenate([samples, samples]).kl_loss.numel() == 8
 
 
+def noted(*, on_cpu):
+    """Metrics of three backward passes of several sizes and dtypes."""
+    metrics = StepMetrics(clip_range=0.1, log_objective=True, on_cpu=on_cpu)
+    generator = torch.Generator().manual_seed(0)
+    for batch, dtype in ((3, torch.float32), (1, torch.float64), (2, torch.bfloat16)):
+        log_rho, advantage = torch.randn(2, batch, generator=generator)
+        metrics.add(
+            torch.arange(batch) * 20 + 1, log_rho.requires_grad_(), advantage.to(dtype), log_rho.mean()
+        )
+        metrics.add_kl(log_rho.square().mean())
+    return metrics
+
+
+def test_numbers_and_tensors_reduce_to_the_same():
+    numbers, tensors = (noted(on_cpu=on_cpu).reduce(lambda x: x) for on_cpu in (True, False))
+    for column in ("timestep", "log_rho", "advantage", "loss", "kl_loss"):
+        a, b = getattr(numbers, column), getattr(tensors, column)
+        assert a.dtype == b.dtype == torch.float64
+        assert torch.equal(a, b), column
+    assert numbers.log_rho.numel() == 6
+    assert numbers.loss.numel() == numbers.kl_loss.numel() == 3
+
+
+@pytest.mark.parametrize("on_cpu", [True, False])
+def test_the_loss_is_that_before_its_division(on_cpu):
+    metrics = StepMetrics(clip_range=0.1, log_objective=True, on_cpu=on_cpu)
+    one = torch.ones(1)
+    for divisor in (4, 1):
+        metrics.add(one, one, one, torch.tensor(0.25), divisor)
+        metrics.add_kl(torch.tensor(0.5))
+    samples = metrics.reduce(lambda x: x)
+    assert samples.loss.tolist() == [1.0, 0.25]
+    assert samples.kl_loss.tolist() == [0.5, 0.5]
+
+
+def test_no_tensor_is_kept_on_a_cpu():
+    """Between the large ones of a pass they cost page faults: measured by benchmarks/overhead.py."""
+    for column in vars(noted(on_cpu=True)).values():
+        if isinstance(column, list):
+            assert column
+            assert not any(isinstance(kept, torch.Tensor) for kept in column)
+
+
 def test_without_a_kl_term_there_is_no_field():
     assert "kl_loss" not in reduced([0.0], [1.0], [1]).summary()
 

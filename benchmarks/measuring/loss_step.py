@@ -342,10 +342,15 @@ class Arm:
             self.session._epoch_steps.clear()
 
     def waits(self) -> int:
-        """Calls of a loss step that would wait for a GPU."""
+        """Calls of a loss step that would wait for a GPU, with the metrics kept as on one."""
+        metrics = self.session and self.session._metrics
+        if metrics:
+            on_cpu, metrics.on_cpu = metrics.on_cpu, False
         with self.armed(), CountWaits() as count:
             self.step()
         self.put_away_armed()
+        if metrics:
+            metrics.on_cpu = on_cpu
         return count.waits
 
     def put_away_armed(self) -> None:
@@ -482,7 +487,7 @@ def metrics_cost(device: torch.device, repeats: int, rng: random.Random) -> Sect
     """What the metrics of ``observe`` and ``full`` cost, a backward pass and an optimizer step."""
     from pcpo_overlay.metrics import StepMetrics
 
-    metrics = StepMetrics(CLIP_RANGE, log_objective=True)
+    metrics = StepMetrics(CLIP_RANGE, log_objective=True, on_cpu=device.type == "cpu")
     values = torch.randn(_BATCH, device=device) * CLIP_RANGE
     timesteps = torch.arange(50, device=device).repeat_interleave(_BATCH).reshape(50, _BATCH)
     loss = values.mean()
