@@ -133,16 +133,20 @@ class Samples:
         # Where rho is 1 there is no relative error to speak of.
         error = stats.log_ratio_error[stats.ratio != 1]
 
-        per_timestep: dict[str, list[Any]] = {
-            k: [] for k in ("timestep", "count", "fraction_outside", "fraction_masked", "ratio_mean")
+        times, row = torch.unique(timestep, return_inverse=True)
+        count = torch.bincount(row, minlength=len(times))
+
+        def by_timestep(x: Tensor) -> list[float]:
+            sums = torch.zeros(len(times), dtype=x.dtype).index_add_(0, row, x)
+            return (sums / count).flip(0).tolist()
+
+        per_timestep = {
+            "timestep": [int(t) if t.is_integer() else t for t in times.flip(0).tolist()],
+            "count": count.flip(0).tolist(),
+            "fraction_outside": by_timestep(outside),
+            "fraction_masked": by_timestep(masked),
+            "ratio_mean": by_timestep(stats.ratio),
         }
-        for t in torch.unique(timestep).flip(0):
-            here = timestep == t
-            per_timestep["timestep"].append(int(t) if float(t).is_integer() else float(t))
-            per_timestep["count"].append(int(here.sum()))
-            per_timestep["fraction_outside"].append(mean(outside[here]))
-            per_timestep["fraction_masked"].append(mean(masked[here]))
-            per_timestep["ratio_mean"].append(mean(stats.ratio[here]))
         return {
             "samples": self.log_rho.numel(),
             "loss": mean(finite_loss),
@@ -199,18 +203,37 @@ class GradientMetrics:
         if not named:
             return None
         layer = first_layer(named[0][0])
-        norms = torch.stack([torch.linalg.vector_norm(g.float()) for _, g in named])
         # A parameter of the model itself, in no module, is a layer of its own.
         of_layer = [g for n, g in named if (n.startswith(layer + ".") if layer else n == named[0][0])]
-        first = torch.cat([g.float().abs().flatten() for g in of_layer]).double()
-        count = torch.tensor(float(first.numel()), dtype=torch.float64, device=first.device)
-        sums = torch.stack([norms.double().square().sum(), count, first.sum(), first.square().sum()])
-        squares, n, total, total_squares = (sums if add_up is None else add_up(sums)).tolist()
+        count = sum(g.numel() for g in of_layer)
+        sums = torch.stack([_norms([g for _, g in named]).double().square().sum(), *_abs_sums(of_layer)])
+        sums = torch.cat([sums, sums.new_tensor([count])])
+        squares, total, total_squares, n = (sums if add_up is None else add_up(sums)).tolist()
         norm, abs_mean = math.sqrt(squares), total / max(n, 1)
         abs_var = max(total_squares / max(n, 1) - abs_mean**2, 0.0)
         return GradientMetrics(
             norm / scale, abs_mean / scale, abs_var / scale**2, readable(layer or named[0][0])
         )
+
+
+def _norms(gradients: list[Tensor]) -> Tensor:
+    """(n,) 2-norms, float32 or better."""
+    if all(g.dtype == torch.float32 for g in gradients):
+        return torch.stack(torch._foreach_norm(gradients))  # as torch's clipping: many of them in one kernel
+    return torch.stack([torch.linalg.vector_norm(g.float()) for g in gradients])
+
+
+def _abs_sums(gradients: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """() float64 sums of ``|grad|`` and of its square.
+
+    By ``sum``, which adds up in a cascade: on a CPU a 1-norm is one running sum, 15% too small at 50 million values.
+    """
+    total = squares = torch.zeros((), dtype=torch.float64, device=gradients[0].device)
+    for gradient in gradients:
+        values = gradient.float().abs()
+        total = total + values.sum()
+        squares = squares + values.square_().sum()
+    return total, squares
 
 
 def first_layer(parameter: str) -> str:

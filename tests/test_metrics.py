@@ -162,6 +162,26 @@ def test_gradient_statistics():
     assert GradientMetrics.of(torch.nn.Linear(1, 1)) is None
 
 
+def test_gradient_statistics_of_a_large_layer():
+    """Summed up in float32, but not one after the other."""
+    model = torch.nn.Linear(3000, 1000, bias=False)
+    model.weight.grad = torch.rand(1000, 3000, generator=torch.Generator().manual_seed(0))
+    values = model.weight.grad.double()
+    stats = GradientMetrics.of(model)
+    assert stats.grad_abs_mean == pytest.approx(float(values.mean()), rel=1e-6)
+    assert stats.grad_abs_var == pytest.approx(float(values.var(unbiased=False)), rel=1e-5)
+    assert stats.grad_norm == pytest.approx(float(values.square().sum().sqrt()), rel=1e-3)
+
+
+def test_gradients_in_half_precision_are_measured_in_single():
+    model = torch.nn.Linear(300, 100, bias=False, dtype=torch.bfloat16)
+    model.weight.grad = torch.rand(100, 300, generator=torch.Generator().manual_seed(0)).bfloat16()
+    values = model.weight.grad.double()
+    stats = GradientMetrics.of(model)
+    assert stats.grad_norm == pytest.approx(float(values.square().sum().sqrt()), rel=1e-5)
+    assert stats.grad_abs_mean == pytest.approx(float(values.mean()), rel=1e-6)
+
+
 @pytest.mark.parametrize(
     ("parameter", "layer"),
     [
