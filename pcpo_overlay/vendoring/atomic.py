@@ -10,15 +10,15 @@ from pathlib import Path
 from .stages import stage
 
 
-def write_atomically(path: Path, data: bytes, mode: int | None = None, *, alone: bool = False) -> None:
-    """Write beside ``path``, flush to disk, rename over it.
+def write_atomically(path: Path, data: bytes, mode: int | None = None, *, shared: bool = False) -> None:
+    """Write beside ``path``, flush to disk, rename over it; what a killed write of it left beside it is deleted.
 
     Args:
         mode: of the file; by default the old file's, else 0644.
-        alone: no other process writes this file meanwhile, so what killed writes of it left beside it is deleted.
+        shared: another process may be writing the same file; nothing that lies beside it is deleted then.
     """
     beside = f".{path.name}.pcpo-"
-    if alone:
+    if not shared:
         for left in path.parent.glob(f"{glob.escape(beside)}*.tmp"):
             remove(left)
     if mode is None:

@@ -61,7 +61,7 @@ def _write_undo(git_dir: Path, files: Mapping[str, Undo]) -> None:
         name: {"before": base64.b64encode(u.before).decode(), "after": base64.b64encode(u.after).decode()}
         for name, u in files.items()
     }
-    write_atomically(git_dir / UNDO, json.dumps({"files": packed}).encode(), alone=True)
+    write_atomically(git_dir / UNDO, json.dumps({"files": packed}).encode())
 
 
 def _open(path: Path, upstream: Upstream) -> Repo:
@@ -152,7 +152,7 @@ def _stamp(repo: Repo, upstream: Upstream, files: Mapping[str, Undo]) -> Stamp:
 def _write_files(repo: Repo, texts: Mapping[str, bytes]) -> None:
     for path, text in texts.items():
         if content(repo.work_tree, path) != text:
-            write_atomically(repo.work_tree / path, text, alone=True)
+            write_atomically(repo.work_tree / path, text)
         stage("file-written")
 
 

@@ -199,13 +199,12 @@ def save(lock: Lock, changed: Upstream, files: Mapping[str, bytes]) -> None:
         path = lock.root / file
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists() or path.read_bytes() != data:
-            write_atomically(_waiting(path), data, alone=True)
+            write_atomically(_waiting(path), data)
         stage("patch-written")
     after = load(lock.path).with_upstream(
         changed
     )  # as it is now: another upstream's entry may have changed since
-    # Not alone: a run on another upstream may be writing the lock too.
-    write_atomically(lock.path, render(after).encode())
+    write_atomically(lock.path, render(after).encode(), shared=True)  # with a run on another upstream
     stage("lock-written")
     finish(after)
     kept = {entry.file for entry in changed.patches}

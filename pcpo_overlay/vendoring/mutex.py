@@ -61,7 +61,7 @@ def exclusive(lock: Path, what: str, command: str, wait: float, say: Callable[[s
             "command": command,
         }
         try:
-            write_atomically(note, json.dumps(who).encode(), alone=True)
+            write_atomically(note, json.dumps(who).encode())
         except OSError as error:
             raise Fault(ExitCode.UNWRITABLE, f"cannot write {note}: {error.strerror}") from None
         yield

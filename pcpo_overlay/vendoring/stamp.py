@@ -43,7 +43,7 @@ def write_stamp(git_dir: Path, stamp: Stamp | None) -> None:
     if stamp is None:
         remove(git_dir / STAMP)
     else:
-        write_atomically(git_dir / STAMP, (json.dumps(asdict(stamp), indent=2) + "\n").encode(), alone=True)
+        write_atomically(git_dir / STAMP, (json.dumps(asdict(stamp), indent=2) + "\n").encode())
 
 
 def read_pin(git_dir: Path) -> str | None:
@@ -56,4 +56,4 @@ def read_pin(git_dir: Path) -> str | None:
 
 def write_pin(git_dir: Path, commit: str) -> None:
     if read_pin(git_dir) != commit:
-        write_atomically(git_dir / PIN, f"{commit}\n".encode(), alone=True)
+        write_atomically(git_dir / PIN, f"{commit}\n".encode())

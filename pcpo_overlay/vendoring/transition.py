@@ -153,7 +153,7 @@ def run(repo: Repo, move: Move) -> None:
     """
     check_writable(repo, changes(repo, move))
     try:
-        write_atomically(repo.git_dir / JOURNAL, json.dumps(asdict(move)).encode(), alone=True)
+        write_atomically(repo.git_dir / JOURNAL, json.dumps(asdict(move)).encode())
     except OSError as error:
         raise Fault(ExitCode.UNWRITABLE, f"cannot write to {repo.git_dir}: {error.strerror}") from None
     stage("journal-written")
@@ -268,7 +268,7 @@ def _restore(repo: Repo, path: str, entry: Entry | None) -> None:
         remove(full)
         full.symlink_to(os.fsdecode(data))
     else:
-        write_atomically(full, data, mode=0o755 if entry.mode == "100755" else 0o644, alone=True)
+        write_atomically(full, data, mode=0o755 if entry.mode == "100755" else 0o644)
 
 
 def check_writable(repo: Repo, moved: Sequence[Change]) -> None:
