@@ -351,7 +351,7 @@ def test_a_missed_goal_is_told_and_is_the_exit_code(
     [
         (["lost"], "no section lost; there are loss, training, memory, startup"),
         (["loss", "--upstreams", "ddpo,nobody"], "no upstream nobody; there are ddpo, "),
-        (["training", "--epochs", "1"], "--epochs: is 1; it has to be a whole number, 2 or more"),
+        (["training", "--epochs", "1"], "--epochs: expected a whole number, 2 or more, got '1'"),
     ],
 )
 def test_wrong_arguments_of_overhead(
@@ -556,8 +556,8 @@ def test_wrong_arguments_of_learning(capsys: pytest.CaptureFixture[str]) -> None
         ),
         (["--parts", "ladder,clip-ranges"], "--parts: ddpo-jpeg has no clip-ranges"),
         (["--parts", "ladder,lost"], "no part lost; there are ladder, smaller-batch, rates, clip-ranges"),
-        (["--seeds", "0,one"], "--seeds: is one; it has to be a whole number, 0 or more"),
-        (["--jobs", "0"], "--jobs: is 0; it has to be a whole number, 1 or more"),
+        (["--seeds", "0,one"], "--seeds: expected a whole number, 0 or more, got 'one'"),
+        (["--jobs", "0"], "--jobs: expected a whole number, 1 or more, got '0'"),
     ):
         with pytest.raises(SystemExit) as stop:
             learning.main(["ddpo-jpeg", *arguments])

@@ -298,7 +298,7 @@ def test_check_prints_json_and_fails_below_its_bar(capsys: pytest.CaptureFixture
     ("arguments", "code", "words"),
     [
         (("check", "sd", "--samples", "5"), 2, "at least 20"),
-        (("check", "sd", "--steps", "0"), 2, "at least 1"),
+        (("check", "sd", "--steps", "0"), 2, "--steps: expected a whole number, 1 or more, got '0'"),
         (("check", "sd", "--path", "/nowhere"), 1, "no pipeline at /nowhere"),
         (("check", "sdxl"), 2, "choose from"),
     ],

@@ -10,6 +10,14 @@ from collections.abc import Callable
 _HIGHEST_SEED = 2**32 - 1
 
 
+def whole_number(text: str) -> int:
+    """A whole number; a command that takes not every one says so itself."""
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a whole number, got {text!r}") from None
+
+
 def at_least(least: int) -> Callable[[str], int]:
     """A whole number with a lower bound."""
 
@@ -19,7 +27,7 @@ def at_least(least: int) -> Callable[[str], int]:
                 return number
         except ValueError:
             pass
-        raise argparse.ArgumentTypeError(f"is {text}; it has to be a whole number, {least} or more")
+        raise argparse.ArgumentTypeError(f"expected a whole number, {least} or more, got {text!r}")
 
     return counted
 

@@ -6,6 +6,7 @@ import argparse
 import json
 from typing import Any
 
+from pcpo_overlay.cli.arguments import whole_number
 from pcpo_overlay.experiments import commands, text
 from pcpo_overlay.experiments.table import CONFIGURATIONS
 
@@ -38,13 +39,13 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "numbers",
         nargs="*",
-        type=_number,
+        type=whole_number,
         metavar="N",
         help=f"configurations, {min(CONFIGURATIONS)} to {max(CONFIGURATIONS)} (default: all)",
     )
     parser.add_argument(
         "--gpus",
-        type=_number,
+        type=whole_number,
         metavar="G",
         help="train on this many GPUs of one machine in place of the paper's, with the same images and updates",
     )
@@ -65,10 +66,3 @@ def run(args: argparse.Namespace) -> int:
     else:
         print(text.render(experiments))
     return 0
-
-
-def _number(word: str) -> int:
-    try:
-        return int(word)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"expected a whole number, got {word!r}") from None

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pcpo_overlay.cli.arguments import at_least
+
 MODELS = ("sd", "sd3", "flux")
 BAR = 0.90
 """Share of samples that must read as prompted for `check` to succeed."""
@@ -34,21 +36,21 @@ def add_parser(subparsers: Any) -> None:
         "--out", type=Path, help="folder or, for the classifier, file to write; default: the package's own"
     )
     train.add_argument("--seed", type=int, default=0)
-    train.add_argument("--threads", type=_positive, default=1, help="torch threads (default: 1)")
-    train.add_argument("--steps", type=_positive, help="optimizer steps (default: as the shipped weights)")
+    train.add_argument("--threads", type=at_least(1), default=1, help="torch threads (default: 1)")
+    train.add_argument("--steps", type=at_least(1), help="optimizer steps (default: as the shipped weights)")
     train.add_argument(
         "--vae", type=Path, metavar="DIR", help="reuse the autoencoder of this pipeline folder"
     )
 
     check = actions.add_parser("check", help="read samples with a classifier of real digits")
     check.add_argument("model", choices=MODELS)
-    check.add_argument("--samples", type=_positive, default=1000, help="at least 20 (default: 1000)")
+    check.add_argument("--samples", type=at_least(1), default=1000, help="at least 20 (default: 1000)")
     check.add_argument("--json", action="store_true", help="one JSON object on stdout for each sampler")
 
     grid = actions.add_parser("grid", help="draw a picture of samples, one row per prompt")
     grid.add_argument("model", choices=MODELS)
     grid.add_argument("--out", type=Path, required=True, help="PNG file to write")
-    grid.add_argument("--columns", type=_positive, default=8, help="samples per prompt (default: 8)")
+    grid.add_argument("--columns", type=at_least(1), default=8, help="samples per prompt (default: 8)")
 
     prepare = actions.add_parser(
         "prepare", help="write what DanceGRPO's trainers read, as `pcpo ab dancegrpo` does by itself"
@@ -65,7 +67,7 @@ def add_parser(subparsers: Any) -> None:
         )
         action.add_argument(
             "--steps",
-            type=_positive,
+            type=at_least(1),
             help="sd: DDIM steps (default: 50). sd3: 10 of Flow-GRPO's SDE, as it samples to train, "
             "or 40 without noise, as it evaluates "
             + ("(default: both in turn)" if action is check else "(default: 10)")
@@ -94,13 +96,6 @@ def run(args: argparse.Namespace) -> int:
         print(f"pcpo miniature: {error}", file=sys.stderr)
         return 1
     return code
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
-    return value
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pcpo_overlay.cli.arguments import whole_number
 from pcpo_overlay.cli.parser import OneLineParser
 from pcpo_overlay.weight_table import WeightTable, dancegrpo_table, ddim_table, flow_grpo_table
 
@@ -52,7 +53,7 @@ def _add_sampler(
         name, help=text, description=f"{text}: weights and standard deviations per step.", allow_abbrev=False
     )
     parser.add_argument(
-        "--steps", type=_whole_number, default=steps, metavar="N", help=f"1 to 1000 (default: {steps})"
+        "--steps", type=whole_number, default=steps, metavar="N", help=f"1 to 1000 (default: {steps})"
     )
     parser.add_argument("--json", action="store_true", help="one JSON object instead of the table")
     parser.add_argument(
@@ -102,13 +103,6 @@ def format_table(table: WeightTable) -> str:
     rows = [[name for name, _ in columns], *zip(*(cells for _, cells in columns), strict=True)]
     lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
     return "\n".join([headline, *lines])
-
-
-def _whole_number(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"expected a whole number, got {text!r}") from None
 
 
 def _number(text: str) -> float:
