@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from pcpo_overlay.config import PCPOConfig, PCPOError, resolve
 from pcpo_overlay.ddim import DDIMTable
+from pcpo_overlay.messages import say
 from pcpo_overlay.ranks import TorchRanks
 from pcpo_overlay.session import Session
 
@@ -50,7 +50,7 @@ def _checks_settings(hook: _Hook) -> _Hook:
         try:
             return hook(*args, **kwargs)
         except PCPOError as error:
-            print(f"[pcpo] error: {error}", file=sys.stderr, flush=True)
+            say(f"error: {error}")
             raise SystemExit(2) from None
 
     return checked  # type: ignore[return-value]

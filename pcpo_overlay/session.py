@@ -15,6 +15,7 @@ from pcpo_overlay import losses, run_folder
 from pcpo_overlay.config import SAMPLERS, HookError, PCPOConfig
 from pcpo_overlay.ddim import DDIMTable
 from pcpo_overlay.flow import FlowTable, SigmaTable
+from pcpo_overlay.messages import say
 from pcpo_overlay.metrics import PADDING, GradientMetrics, Samples, StepMetrics, mean
 from pcpo_overlay.prompts import UniquePrompts
 from pcpo_overlay.ranks import is_sharded, sum_over_ranks
@@ -486,8 +487,3 @@ def _to_float32(output: Any) -> Any:
     for name, value in vars(output).items():  # a diffusers output object
         setattr(output, name, _to_float32(value))
     return output
-
-
-def say(message: str) -> None:
-    """One line to the user on stderr."""
-    print(f"[pcpo] {message}", file=sys.stderr, flush=True)
