@@ -40,11 +40,11 @@ from measuring.study import (  # noqa: E402
     python,
 )
 
-from pcpo_overlay.cli.arguments import at_least, seeds  # noqa: E402
 from pcpo_overlay.config import parse  # noqa: E402
-from pcpo_overlay.labels import label_of  # noqa: E402
-from pcpo_overlay.report.build import build  # noqa: E402
-from pcpo_overlay.report.runs import Run, find, load  # noqa: E402
+from pcpo_overlay.tools.cli.arguments import at_least, seeds  # noqa: E402
+from pcpo_overlay.tools.report.build import build  # noqa: E402
+from pcpo_overlay.tools.report.runs import Run, find, load  # noqa: E402
+from pcpo_overlay.tools.runs.labels import label_of  # noqa: E402
 
 PAGES = ROOT / "benchmarks" / "learning"
 FIGURES = ROOT / "benchmarks" / "figures"

@@ -22,8 +22,8 @@ from measuring.arguments import one_of, some_of  # noqa: E402
 from measuring.clones import MissingClone  # noqa: E402
 from measuring.miniature_run import Miniatures, RunFailed  # noqa: E402
 
-from pcpo_overlay.ab.runner import stoppable  # noqa: E402
-from pcpo_overlay.cli.arguments import at_least  # noqa: E402
+from pcpo_overlay.tools.ab.runner import stoppable  # noqa: E402
+from pcpo_overlay.tools.cli.arguments import at_least  # noqa: E402
 
 FIGURE = ROOT / "benchmarks" / "figures" / "on-policy.png"
 DTYPES = ("fp32", "bf16", "fp16")

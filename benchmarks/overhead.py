@@ -24,9 +24,9 @@ from measuring.clones import MissingClone  # noqa: E402
 from measuring.miniature_run import RunFailed  # noqa: E402
 from measuring.tables import Section  # noqa: E402
 
-from pcpo_overlay.ab.runner import stoppable  # noqa: E402
-from pcpo_overlay.ab.upstreams import UPSTREAMS  # noqa: E402
-from pcpo_overlay.cli.arguments import at_least  # noqa: E402
+from pcpo_overlay.tools.ab.runner import stoppable  # noqa: E402
+from pcpo_overlay.tools.ab.upstreams import UPSTREAMS  # noqa: E402
+from pcpo_overlay.tools.cli.arguments import at_least  # noqa: E402
 
 SECTIONS = ("loss", "training", "memory", "startup")
 CLOCKS = {"wall": time.perf_counter, "process": time.process_time}

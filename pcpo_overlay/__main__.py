@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from pcpo_overlay.cli.parser import OneLineParser
+from pcpo_overlay.tools.cli.parser import OneLineParser
 
 COMMANDS = ("weights", "ab", "evaluate", "report", "experiments", "embed", "miniature")
 
@@ -25,7 +25,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name in COMMANDS:
-        importlib.import_module(f"pcpo_overlay.cli.{name}").add_parser(subparsers)
+        importlib.import_module(f"pcpo_overlay.tools.cli.{name}").add_parser(subparsers)
     return parser
 
 

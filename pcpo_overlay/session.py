@@ -11,15 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pcpo_overlay import losses, run_folder
+from pcpo_overlay import losses
 from pcpo_overlay.config import SAMPLERS, HookError, PCPOConfig
 from pcpo_overlay.ddim import DDIMTable
 from pcpo_overlay.flow import FlowTable, SigmaTable
 from pcpo_overlay.messages import say
-from pcpo_overlay.metrics import PADDING, GradientMetrics, Samples, StepMetrics, mean
 from pcpo_overlay.prompts import UniquePrompts
 from pcpo_overlay.ranks import is_sharded, sum_over_ranks
-from pcpo_overlay.run_folder import RunFolder
+from pcpo_overlay.record import run_folder
+from pcpo_overlay.record.metrics import PADDING, GradientMetrics, Samples, StepMetrics, mean
+from pcpo_overlay.record.run_folder import RunFolder
 from pcpo_overlay.tape import INDEX, Matched, Tape
 from pcpo_overlay.unrounded import UnroundedGuidance, seen_latents
 

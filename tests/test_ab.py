@@ -15,13 +15,13 @@ from typing import Any
 import filelock
 import pytest
 
-from pcpo_overlay.ab import ABError, plan, runner, state
-from pcpo_overlay.ab.arms import OFF_NOTE, arms_of, split_modes
-from pcpo_overlay.ab.upstreams import NAMES, PACKAGE, PORT, UPSTREAMS, Upstream
-from pcpo_overlay.cli import ab as cli
-from pcpo_overlay.cli.parser import OneLineParser
 from pcpo_overlay.config import PCPOError, parse
-from pcpo_overlay.report import figures
+from pcpo_overlay.tools.ab import ABError, plan, runner, state
+from pcpo_overlay.tools.ab.arms import OFF_NOTE, arms_of, split_modes
+from pcpo_overlay.tools.ab.upstreams import NAMES, PACKAGE, PORT, UPSTREAMS, Upstream
+from pcpo_overlay.tools.cli import ab as cli
+from pcpo_overlay.tools.cli.parser import OneLineParser
+from pcpo_overlay.tools.report import figures
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -384,7 +384,7 @@ def test_a_config_of_the_users_needs_an_end_in_flow_grpo(
     # and is given it by the config file that wraps it
     assert command(flow, "--config", "config/ours.py:some_name", "--epochs", "3", "--dry-run") == 0
     printed = capsys.readouterr().out
-    wrapper = PACKAGE / "configs" / "flow_grpo.py"
+    wrapper = PACKAGE / "tools" / "launch" / "flow_grpo.py"
     assert f"--config {wrapper}:{flow / 'config' / 'ours.py'}:some_name --config.seed=0" in printed
     assert "--config.num_epochs=3" in printed and "HF_HUB_OFFLINE" not in printed
 
@@ -542,7 +542,7 @@ def test_ctrl_c_ends_the_run_and_says_how_to_go_on(
     request: pytest.FixtureRequest, name: str, launcher: str
 ) -> None:
     at: Path = request.getfixturevalue(name)
-    code = "import sys; from pcpo_overlay.ab import plan; plan._has_cuda = lambda: False;"
+    code = "import sys; from pcpo_overlay.tools.ab import plan; plan._has_cuda = lambda: False;"
     if launcher == "none":
         code += "plan.launch_command = lambda upstream, user: [];"
     code += "from pcpo_overlay.__main__ import main; sys.exit(main(sys.argv[1:]))"

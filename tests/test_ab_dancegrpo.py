@@ -12,18 +12,18 @@ import pytest
 import torch
 from PIL import Image
 
-from pcpo_overlay import placeholders
 from pcpo_overlay.__main__ import main
-from pcpo_overlay.ab import ABError
-from pcpo_overlay.ab.launch_script import read_launch_script
-from pcpo_overlay.ab.upstreams import PACKAGE, PORT, TRAINERS
-from pcpo_overlay.ab.workplace import Workplace, readable
-from pcpo_overlay.miniature import PROMPTS, flux_path
-from pcpo_overlay.miniature.classifier import load_classifier
-from pcpo_overlay.miniature.dancegrpo.data import prepare
-from pcpo_overlay.miniature.digits import load_digits
+from pcpo_overlay.tools.ab import ABError
+from pcpo_overlay.tools.ab.launch_script import read_launch_script
+from pcpo_overlay.tools.ab.upstreams import PACKAGE, PORT, TRAINERS
+from pcpo_overlay.tools.ab.workplace import Workplace, readable
+from pcpo_overlay.tools.launch import placeholders
+from pcpo_overlay.tools.miniature import PROMPTS, flux_path
+from pcpo_overlay.tools.miniature.classifier import load_classifier
+from pcpo_overlay.tools.miniature.dancegrpo.data import prepare
+from pcpo_overlay.tools.miniature.digits import load_digits
 
-RUNNER = PACKAGE / "miniature" / "dancegrpo" / "run.py"
+RUNNER = PACKAGE / "tools" / "miniature" / "dancegrpo" / "run.py"
 LAUNCH_SCRIPT = """\
 pip install something
 # torchrun --nproc_per_node=2 fastvideo/train_grpo_flux.py --old
@@ -101,7 +101,7 @@ def test_the_miniature_runs_upstreams_script_by_torchrun(
     ]  # fmt: skip
     arguments = full[at + 5 :]
     if trainer == "sd":
-        config = PACKAGE / "miniature" / "dancegrpo" / "sd_config.py"
+        config = PACKAGE / "tools" / "miniature" / "dancegrpo" / "sd_config.py"
         # it counts from 0 to the number and includes it
         expected = ["--config", str(config), "--config.seed=3", "--config.num_epochs=6"]
         assert arguments == [
@@ -233,7 +233,7 @@ def test_the_prepared_folder_has_what_the_trainers_read(
 
 def test_the_reward_goes_by_hpsv2s_name_and_scores_digits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Scored as the trainers score: under autocast, the diagonal of image by text features."""
-    monkeypatch.syspath_prepend(str(PACKAGE / "miniature" / "dancegrpo" / "hps"))
+    monkeypatch.syspath_prepend(str(PACKAGE / "tools" / "miniature" / "dancegrpo" / "hps"))
     for name in [name for name in sys.modules if name.split(".")[0] == "hpsv2"]:
         monkeypatch.delitem(sys.modules, name)
     from hpsv2.src.open_clip import create_model_and_transforms, get_tokenizer  # type: ignore[import-not-found]

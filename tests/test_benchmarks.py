@@ -12,10 +12,10 @@ import torch
 from synthetic_runs import learning_curve, write_quality, write_run
 
 from pcpo_overlay import hooks
-from pcpo_overlay.ab.arms import Arm
-from pcpo_overlay.ab.plan import Planned
 from pcpo_overlay.config import HookError, parse
 from pcpo_overlay.session import Session
+from pcpo_overlay.tools.ab.arms import Arm
+from pcpo_overlay.tools.ab.plan import Planned
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT / "benchmarks"))

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from pcpo_overlay.__main__ import main
-from pcpo_overlay.weight_table import dancegrpo_table, ddim_table, flow_grpo_table
+from pcpo_overlay.tools.weights.table import dancegrpo_table, ddim_table, flow_grpo_table
 
 Capture = pytest.CaptureFixture[str]
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pcpo_overlay import compat
-from pcpo_overlay.lora import LoRAAttnProcessor, lora_layers
+from pcpo_overlay.compat.lora import LoRAAttnProcessor, lora_layers
 
 
 @pytest.fixture

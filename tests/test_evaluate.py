@@ -17,14 +17,14 @@ import torch
 from synthetic_runs import write_run
 from torch import Tensor
 
-from pcpo_overlay.cli import evaluate as cli
-from pcpo_overlay.evaluate import EvaluationError, records, rewards, samples
-from pcpo_overlay.evaluate.loaders import LOADERS, Checkpoint
-from pcpo_overlay.evaluate.measures import diversity, frechet_distance
-from pcpo_overlay.evaluate.run import CACHE, Request, evaluate, subject_of
-from pcpo_overlay.miniature import PROMPTS, flux_path, sd, sd3_path, sd_path
-from pcpo_overlay.miniature.digits import load_digits
-from pcpo_overlay.report import runs
+from pcpo_overlay.tools.cli import evaluate as cli
+from pcpo_overlay.tools.evaluate import EvaluationError, records, rewards, samples
+from pcpo_overlay.tools.evaluate.loaders import LOADERS, Checkpoint
+from pcpo_overlay.tools.evaluate.measures import diversity, frechet_distance
+from pcpo_overlay.tools.evaluate.run import CACHE, Request, evaluate, subject_of
+from pcpo_overlay.tools.miniature import PROMPTS, flux_path, sd, sd3_path, sd_path
+from pcpo_overlay.tools.miniature.digits import load_digits
+from pcpo_overlay.tools.report import runs
 
 pytestmark = pytest.mark.usefixtures("offline_on_one_thread")
 
@@ -281,7 +281,7 @@ def test_lora_of_ddpo(tmp_path: Path) -> None:
     from diffusers import UNet2DConditionModel
 
     from pcpo_overlay import compat
-    from pcpo_overlay.lora import LoRAAttnProcessor, lora_layers
+    from pcpo_overlay.compat.lora import LoRAAttnProcessor, lora_layers
 
     compat.install()
     pipeline = sd.load_pipeline()
@@ -555,7 +555,7 @@ def test_an_unreadable_checkpoint_is_named_and_the_others_are_evaluated(
 def test_a_run_of_another_machine_is_evaluated_on_the_shipped_miniature(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = ddpo_run(tmp_path / "a", pretrained={"model": "/elsewhere/pcpo_overlay/miniature/weights/sd"})
+    run = ddpo_run(tmp_path / "a", pretrained={"model": "/elsewhere/pcpo_overlay/tools/miniature/weights/sd"})
     save_unet(run, 0, 0.1)
     assert command(run, "--samples", 2) == 0
     assert "is not here; taken for it is the shipped miniature" in capsys.readouterr().out

@@ -14,10 +14,10 @@ import pytest
 
 from pcpo_overlay.__main__ import main
 from pcpo_overlay.config import parse
-from pcpo_overlay.experiments.batches import Batch
-from pcpo_overlay.experiments.commands import ExperimentError, as_word, plan, possible_gpus
-from pcpo_overlay.experiments.recipes import RECIPES
-from pcpo_overlay.experiments.table import (
+from pcpo_overlay.tools.paper.batches import Batch
+from pcpo_overlay.tools.paper.commands import ExperimentError, as_word, plan, possible_gpus
+from pcpo_overlay.tools.paper.recipes import RECIPES
+from pcpo_overlay.tools.paper.table import (
     BOUND,
     CONFIGURATIONS,
     ELSEWHERE,
@@ -395,7 +395,7 @@ def test_in_code_the_error_has_a_type() -> None:
 def test_the_modules_need_the_standard_library_alone() -> None:
     code = (
         "import sys\n"
-        "from pcpo_overlay.experiments import commands, text\n"
+        "from pcpo_overlay.tools.paper import commands, text\n"
         "text.render(commands.plan(n) for n in range(1, 11))\n"
         "known = {*sys.stdlib_module_names, 'pcpo_overlay', '__main__'}\n"
         "print(sorted({name.split('.')[0] for name in sys.modules} - known))\n"

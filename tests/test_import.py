@@ -79,8 +79,19 @@ def test_the_finder_hides_what_is_installed(seen: dict[str, Any]) -> None:
 
 def test_every_module_imports_with_torch_alone(seen: dict[str, Any]) -> None:
     modules = set(seen["modules"])
-    names = ("config", "losses", "schedules", "variance", "weights", "weight_table", "hooks", "cli.weights")
-    assert {f"pcpo_overlay.{name}" for name in (*names, "plots.weights")} <= modules
+    names = (
+        "config",
+        "losses",
+        "schedules",
+        "variance",
+        "weights",
+        "tools.weights.table",
+        "hooks",
+        "tools.cli.weights",
+    )
+    assert {
+        f"pcpo_overlay.{name}" for name in (*names, "tools.weights.table", "tools.weights.plot")
+    } <= modules
     # What drives git belongs to apply.py, and nothing else may need it.
     failed = {k: v for k, v in seen["failed"].items() if not k.startswith("pcpo_overlay.vendoring.")}
     assert failed == {}

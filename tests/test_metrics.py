@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from pcpo_overlay.metrics import PADDING, GradientMetrics, Samples, StepMetrics, first_layer, readable
+from pcpo_overlay.record.metrics import PADDING, GradientMetrics, Samples, StepMetrics, first_layer, readable
 
 
 def reduced(log_rho, advantage, timestep, *, log_objective=True, loss=0.5):

@@ -14,14 +14,14 @@ from typing import Any
 import pytest
 import torch
 
-from pcpo_overlay import miniature
 from pcpo_overlay.__main__ import main
-from pcpo_overlay.miniature import DIGIT_NAMES, PROMPTS, sd, sd_path
-from pcpo_overlay.miniature.check import check, draw, grid_figure, nearest, prompted_digits, spread
-from pcpo_overlay.miniature.classifier import accuracy, digit_probability, load_classifier
-from pcpo_overlay.miniature.digits import augment, load_digits, render
-from pcpo_overlay.miniature.tokenizer import MAX_LENGTH, learn_merges, vocabulary, write_tokenizer
-from pcpo_overlay.miniature.train import (
+from pcpo_overlay.tools import miniature
+from pcpo_overlay.tools.miniature import DIGIT_NAMES, PROMPTS, sd, sd_path
+from pcpo_overlay.tools.miniature.check import check, draw, grid_figure, nearest, prompted_digits, spread
+from pcpo_overlay.tools.miniature.classifier import accuracy, digit_probability, load_classifier
+from pcpo_overlay.tools.miniature.digits import augment, load_digits, render
+from pcpo_overlay.tools.miniature.tokenizer import MAX_LENGTH, learn_merges, vocabulary, write_tokenizer
+from pcpo_overlay.tools.miniature.train import (
     Latents,
     Recipe,
     ddpm_alphas_cumprod,
@@ -184,7 +184,7 @@ def test_loads_offline_as_upstream_loads_it() -> None:
     code = (
         "import warnings, torch\n"
         "from diffusers import StableDiffusionPipeline\n"
-        "from pcpo_overlay.miniature import sd_path\n"
+        "from pcpo_overlay.tools.miniature import sd_path\n"
         "warnings.simplefilter('error')\n"
         "pipeline = StableDiffusionPipeline.from_pretrained(str(sd_path()), revision='main')\n"
         "print(type(pipeline).__name__, pipeline.unet.dtype)\n"

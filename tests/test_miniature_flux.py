@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 import torch
 
-from pcpo_overlay import miniature
 from pcpo_overlay.__main__ import main
-from pcpo_overlay.miniature import PROMPTS, flux, flux_path
-from pcpo_overlay.miniature.check import check, draw, prompted_digits
-from pcpo_overlay.miniature.classifier import accuracy, load_classifier
-from pcpo_overlay.miniature.digits import load_digits
-from pcpo_overlay.miniature.train import Latents
-from pcpo_overlay.miniature.train_flux import Recipe, train_transformer, train_vae
+from pcpo_overlay.tools import miniature
+from pcpo_overlay.tools.miniature import PROMPTS, flux, flux_path
+from pcpo_overlay.tools.miniature.check import check, draw, prompted_digits
+from pcpo_overlay.tools.miniature.classifier import accuracy, load_classifier
+from pcpo_overlay.tools.miniature.digits import load_digits
+from pcpo_overlay.tools.miniature.train import Latents
+from pcpo_overlay.tools.miniature.train_flux import Recipe, train_transformer, train_vae
 
 (TRAINING,) = flux.SETTINGS
 

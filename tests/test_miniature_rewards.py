@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from pcpo_overlay.miniature import PROMPTS, prompts_path, rewards
-from pcpo_overlay.miniature.classifier import load_classifier
-from pcpo_overlay.miniature.digits import load_digits
+from pcpo_overlay.tools.miniature import PROMPTS, prompts_path, rewards
+from pcpo_overlay.tools.miniature.classifier import load_classifier
+from pcpo_overlay.tools.miniature.digits import load_digits
 
 
 @pytest.fixture

@@ -14,16 +14,16 @@ from typing import Any
 import pytest
 import torch
 
-from pcpo_overlay import miniature
 from pcpo_overlay.__main__ import main
-from pcpo_overlay.cli import miniature as command_line
-from pcpo_overlay.miniature import PROMPTS, sd3, sd3_path
-from pcpo_overlay.miniature.check import check, draw, prompted_digits
-from pcpo_overlay.miniature.classifier import accuracy, load_classifier
-from pcpo_overlay.miniature.digits import load_digits
-from pcpo_overlay.miniature.train import Latents
-from pcpo_overlay.miniature.train_sd3 import Recipe, learning_rate, train_transformer, train_vae
 from pcpo_overlay.schedules import sd3_sigmas
+from pcpo_overlay.tools import miniature
+from pcpo_overlay.tools.cli import miniature as command_line
+from pcpo_overlay.tools.miniature import PROMPTS, sd3, sd3_path
+from pcpo_overlay.tools.miniature.check import check, draw, prompted_digits
+from pcpo_overlay.tools.miniature.classifier import accuracy, load_classifier
+from pcpo_overlay.tools.miniature.digits import load_digits
+from pcpo_overlay.tools.miniature.train import Latents
+from pcpo_overlay.tools.miniature.train_sd3 import Recipe, learning_rate, train_transformer, train_vae
 from pcpo_overlay.variance import flow_grpo_scale
 
 TRAINING, EVALUATION = sd3.SETTINGS
@@ -124,7 +124,7 @@ def test_loads_offline_as_upstream_loads_it() -> None:
         "import sys, warnings, torch\n"
         "sys.modules['sentencepiece'] = None\n"
         "from diffusers import StableDiffusion3Pipeline\n"
-        "from pcpo_overlay.miniature import sd3_path\n"
+        "from pcpo_overlay.tools.miniature import sd3_path\n"
         "warnings.simplefilter('error')\n"
         "pipeline = StableDiffusion3Pipeline.from_pretrained(str(sd3_path()))\n"
         "print(type(pipeline).__name__, pipeline.transformer.dtype)\n"

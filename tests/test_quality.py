@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from synthetic_runs import write_quality, write_run
 
-from pcpo_overlay.report import figures, markdown, quality, quality_tables, runs
-from pcpo_overlay.report.build import build
-from pcpo_overlay.report.compare import compare
-from pcpo_overlay.report.mixed_model import CannotFit, Observation, fit
+from pcpo_overlay.tools.report import figures, markdown, quality, quality_tables, runs
+from pcpo_overlay.tools.report.build import build
+from pcpo_overlay.tools.report.compare import compare
+from pcpo_overlay.tools.report.mixed_model import CannotFit, Observation, fit
 
 
 def compared(*folders: Path, **options: Any) -> dict[str, Any]:

@@ -13,8 +13,8 @@ import torch
 from pcpo_overlay import hooks
 from pcpo_overlay.config import PCPOError, parse
 from pcpo_overlay.flow import SigmaTable
-from pcpo_overlay.metrics import GradientMetrics
 from pcpo_overlay.ranks import TorchRanks, is_sharded
+from pcpo_overlay.record.metrics import GradientMetrics
 from pcpo_overlay.schedules import dancegrpo_sigmas
 from pcpo_overlay.session import Session
 

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from synthetic_runs import TIMESTEPS, write_flow, write_ladder, write_run
 
-from pcpo_overlay import labels
-from pcpo_overlay.cli import report as cli
 from pcpo_overlay.config import parse
-from pcpo_overlay.report import figures, markdown, runs, stats
-from pcpo_overlay.report.compare import ReportError, compare
+from pcpo_overlay.tools.cli import report as cli
+from pcpo_overlay.tools.report import figures, markdown, runs, stats
+from pcpo_overlay.tools.report.compare import ReportError, compare
+from pcpo_overlay.tools.runs import labels
 
 
 def command(*argv: object) -> int:
@@ -690,7 +690,7 @@ def test_building_the_parser_does_not_import_matplotlib() -> None:
     import sys
 
     code = (
-        "import argparse, sys; from pcpo_overlay.cli import ab, report;"
+        "import argparse, sys; from pcpo_overlay.tools.cli import ab, report;"
         "p = argparse.ArgumentParser().add_subparsers(); ab.add_parser(p); report.add_parser(p);"
         "bad = {'matplotlib', 'rich', 'filelock', 'accelerate'} & set(sys.modules); assert not bad, bad"
     )

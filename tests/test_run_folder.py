@@ -9,9 +9,9 @@ import re
 
 import pytest
 
-from pcpo_overlay import run_folder
 from pcpo_overlay.config import PCPOError
-from pcpo_overlay.run_folder import RunFolder, clone_state, default_path, jsonable
+from pcpo_overlay.record import run_folder
+from pcpo_overlay.record.run_folder import RunFolder, clone_state, default_path, jsonable
 
 
 def lines(path):

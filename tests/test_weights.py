@@ -15,6 +15,7 @@ from pcpo_overlay.schedules import (
     sd3_sigmas,
     sd_alphas_cumprod,
 )
+from pcpo_overlay.tools.weights.table import dancegrpo_table, ddim_table, flow_grpo_table
 from pcpo_overlay.variance import (
     PAPER_W_STAR,
     ddim_noise_coefficient,
@@ -24,7 +25,6 @@ from pcpo_overlay.variance import (
     resolve_w_star,
     smallest_w_star,
 )
-from pcpo_overlay.weight_table import dancegrpo_table, ddim_table, flow_grpo_table
 from pcpo_overlay.weights import (
     ddim_weight,
     flow_weight,

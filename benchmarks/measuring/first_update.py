@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from pcpo_overlay.losses import clip_statistics
-from pcpo_overlay.metrics import Samples, StepMetrics
+from pcpo_overlay.record.metrics import Samples, StepMetrics
 
 TESTS = Path(__file__).resolve().parents[2] / "tests" / "upstream"
 

@@ -31,9 +31,9 @@ from measuring.pairs import alternate, ratio_of
 from measuring.tables import Section, judge, seconds
 from pcpo_overlay import compat, hooks
 from pcpo_overlay.config import parse
-from pcpo_overlay.metrics import GradientMetrics
 from pcpo_overlay.ranks import TorchRanks
-from pcpo_overlay.run_folder import VARIABLE as RUN_DIR
+from pcpo_overlay.record.metrics import GradientMetrics
+from pcpo_overlay.record.run_folder import VARIABLE as RUN_DIR
 from pcpo_overlay.session import Session
 
 #: What tells seconds on a CPU: the wall's, or the process's own.
@@ -485,7 +485,7 @@ _PARAMETERS = 10_000_000
 
 def metrics_cost(device: torch.device, repeats: int, rng: random.Random) -> Section:
     """What the metrics of ``observe`` and ``full`` cost, a backward pass and an optimizer step."""
-    from pcpo_overlay.metrics import StepMetrics
+    from pcpo_overlay.record.metrics import StepMetrics
 
     metrics = StepMetrics(CLIP_RANGE, log_objective=True, on_cpu=device.type == "cpu")
     values = torch.randn(_BATCH, device=device) * CLIP_RANGE

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from pcpo_overlay import run_folder
+from pcpo_overlay.record import run_folder
 
 
 def device() -> torch.device:

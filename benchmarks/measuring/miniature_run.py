@@ -10,13 +10,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from measuring.clones import Clone
-from pcpo_overlay.ab.arms import Arm
-from pcpo_overlay.ab.launch_script import read_launch_script
-from pcpo_overlay.ab.plan import Planned, Request, free_port, launch_command, make_plan
-from pcpo_overlay.ab.runner import stop_group
-from pcpo_overlay.ab.state import tail
-from pcpo_overlay.ab.upstreams import Upstream
 from pcpo_overlay.config import parse
+from pcpo_overlay.tools.ab.arms import Arm
+from pcpo_overlay.tools.ab.launch_script import read_launch_script
+from pcpo_overlay.tools.ab.plan import Planned, Request, free_port, launch_command, make_plan
+from pcpo_overlay.tools.ab.runner import stop_group
+from pcpo_overlay.tools.ab.state import tail
+from pcpo_overlay.tools.ab.upstreams import Upstream
 
 LOG = "run.log"
 
@@ -127,7 +127,7 @@ class Miniatures:
 
     def _prepare(self, folder: Path) -> None:
         """What a script reads at relative paths, made once for all runs."""
-        from pcpo_overlay.miniature.dancegrpo.data import prepare
+        from pcpo_overlay.tools.miniature.dancegrpo.data import prepare
 
         shared = self.scratch / "miniature"
         if not shared.exists():

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from measuring.ratios import BASELINE, MATCHED, Ratios, Setting
-from pcpo_overlay.plots.weights import INTERVAL, NATIVE, PCPO
+from pcpo_overlay.tools.weights.plot import INTERVAL, NATIVE, PCPO
 
 CLIP_RANGE = 1e-4
 COLUMNS = 4

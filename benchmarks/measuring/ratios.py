@@ -16,7 +16,7 @@ import torch
 from measuring import first_update
 from measuring.miniature_run import Miniatures, Run
 from measuring.tables import Section
-from pcpo_overlay.ab.upstreams import UPSTREAMS
+from pcpo_overlay.tools.ab.upstreams import UPSTREAMS
 
 BASELINE = "observe"
 MODES = (BASELINE, "match", "full")

@@ -173,7 +173,7 @@ _SD3_WHOLE = (
     "--config.sample.guidance_scale=1.0", "--config.train.cfg=False", "--config.use_lora=False",
     "--config.train.beta=0.0",
 )  # fmt: skip
-_FLOW_JPEG = "pcpo_overlay/miniature/flow_grpo_config.py:jpeg_compressibility"
+_FLOW_JPEG = "pcpo_overlay/tools/miniature/flow_grpo_config.py:jpeg_compressibility"
 
 
 def _rates(value: float, others: tuple[float, ...], flag: str = "--config.train.learning_rate") -> Sweep:

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from measuring.study import Study, Sweep
-from pcpo_overlay.report import markdown, quality, quality_tables, stats
-from pcpo_overlay.report.runs import Run
-from pcpo_overlay.report.text import level_digits, number, reward, table
+from pcpo_overlay.tools.report import markdown, quality, quality_tables, stats
+from pcpo_overlay.tools.report.runs import Run
+from pcpo_overlay.tools.report.text import level_digits, number, reward, table
 
 #: Of the smaller batch, which is there for the mixed model, the page has this table alone.
 FIRST = "Epochs to reach a reward"

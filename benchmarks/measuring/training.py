@@ -17,7 +17,7 @@ from measuring.miniature_run import Miniatures
 from measuring.pairs import ratio_of
 from measuring.tables import Section, judge, mib, seconds
 from measuring.turns import Laps, race
-from pcpo_overlay.ab.upstreams import UPSTREAMS, Upstream
+from pcpo_overlay.tools.ab.upstreams import UPSTREAMS, Upstream
 
 #: By name: the mode that runs. The second `off` says how far two runs of the same are apart.
 ARMS = {"off": "off", "again": "off", "observe": "observe", "full": "full"}

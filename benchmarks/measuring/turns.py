@@ -18,7 +18,7 @@ from typing import Any, TextIO
 
 from measuring import in_turn
 from measuring.miniature_run import Run, RunFailed
-from pcpo_overlay.ab.plan import Planned, free_port
+from pcpo_overlay.tools.ab.plan import Planned, free_port
 
 POLL_S = 0.5
 #: From one optimizer step to the next, the first from the start of the process.

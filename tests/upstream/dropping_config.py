@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from pcpo_overlay.configs import flow_grpo
-from pcpo_overlay.miniature import PROMPTS, flow_grpo_config
+from pcpo_overlay.tools.launch import flow_grpo
+from pcpo_overlay.tools.miniature import PROMPTS, flow_grpo_config
 
 
 def some_brightness() -> Any:

@@ -14,7 +14,7 @@ from launch import ROOT
 
 from pcpo_overlay import hooks
 from pcpo_overlay.__main__ import main
-from pcpo_overlay.ab.upstreams import UPSTREAMS
+from pcpo_overlay.tools.ab.upstreams import UPSTREAMS
 
 sys.path.append(str(ROOT / "benchmarks"))
 

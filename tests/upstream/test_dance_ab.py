@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from launch import ROOT
 
-from pcpo_overlay.evaluate.run import Request, evaluate
+from pcpo_overlay.tools.evaluate.run import Request, evaluate
 
 pytestmark = pytest.mark.upstream("DanceGRPO")
 

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from pcpo_overlay.evaluate import records
-from pcpo_overlay.evaluate.loaders import LOADERS
-from pcpo_overlay.evaluate.run import Request, evaluate
-from pcpo_overlay.miniature import sd3_path, sd_path
+from pcpo_overlay.tools.evaluate import records
+from pcpo_overlay.tools.evaluate.loaders import LOADERS
+from pcpo_overlay.tools.evaluate.run import Request, evaluate
+from pcpo_overlay.tools.miniature import sd3_path, sd_path
 
 pytestmark = pytest.mark.usefixtures("offline_on_one_thread")
 

@@ -12,9 +12,9 @@ import pytest
 from source import NamedAssignments
 
 from pcpo_overlay import compat
-from pcpo_overlay.experiments.commands import as_word, plan, possible_gpus
-from pcpo_overlay.experiments.recipes import RECIPES
-from pcpo_overlay.experiments.table import CONFIGURATIONS
+from pcpo_overlay.tools.paper.commands import as_word, plan, possible_gpus
+from pcpo_overlay.tools.paper.recipes import RECIPES
+from pcpo_overlay.tools.paper.table import CONFIGURATIONS
 
 pytestmark = [
     pytest.mark.upstream("ddpo-pytorch", "DanceGRPO", "flow_grpo"),

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from pcpo_overlay import compat
-from pcpo_overlay.configs import flow_grpo as wrapper
-from pcpo_overlay.miniature import PROMPTS, flow_grpo_config
-from pcpo_overlay.miniature.rewards import digit_probability
+from pcpo_overlay.tools.launch import flow_grpo as wrapper
+from pcpo_overlay.tools.miniature import PROMPTS, flow_grpo_config
+from pcpo_overlay.tools.miniature.rewards import digit_probability
 
 pytestmark = pytest.mark.upstream("flow_grpo")
 

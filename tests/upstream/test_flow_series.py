@@ -10,7 +10,7 @@ from __future__ import annotations
 import pytest
 from series import check
 
-from pcpo_overlay.miniature import prompts_path
+from pcpo_overlay.tools.miniature import prompts_path
 
 pytestmark = [pytest.mark.upstream("flow_grpo"), pytest.mark.slow]
 

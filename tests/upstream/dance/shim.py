@@ -1,6 +1,6 @@
 """Run DanceGRPO's training scripts where there is no CUDA device, and none of the packages that need one.
 
-What maps CUDA to the CPU is :mod:`pcpo_overlay.without_cuda`; here is what the tests need besides.
+What maps CUDA to the CPU is :mod:`pcpo_overlay.tools.launch.without_cuda`; here is what the tests need besides.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pcpo_overlay import without_cuda
+from pcpo_overlay.tools.launch import without_cuda
 
 STANDINS = Path(__file__).resolve().parent / "standins"
 

@@ -1,1 +1,0 @@
-"""Figures. Every module here needs matplotlib and imports it where it draws."""

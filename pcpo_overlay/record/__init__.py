@@ -1,0 +1,1 @@
+"""What a run leaves behind: metrics, and the folder they are written to."""

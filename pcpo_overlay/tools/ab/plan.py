@@ -1,0 +1,274 @@
+"""What exactly will be run: one command, environment and folder per arm and seed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shlex
+import socket
+import sys
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pcpo_overlay
+from pcpo_overlay.config import VARIABLE as PCPO
+from pcpo_overlay.record.run_folder import VARIABLE as RUN_DIR
+from pcpo_overlay.record.run_folder import clone_state
+from pcpo_overlay.tools.ab import ABError
+from pcpo_overlay.tools.ab.arms import Arm
+from pcpo_overlay.tools.ab.upstreams import PACKAGE, PORT, Upstream
+from pcpo_overlay.tools.ab.workplace import Workplace, readable
+
+#: Checkpoints are not what an A/B run is for; the user's own value wins.
+NEVER_SAVE = "1000000"
+#: What a miniature is read from, in its prepared folder.
+PREPARED = ("data", "assets", "hps_ckpt")
+_MOST_THREADS = 8
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked for, checked.
+
+    Attributes:
+        upstream: which script.
+        clone: the patched clone.
+        arms, seeds: each seed runs every arm.
+        epochs: None leaves the number to the config.
+        out: the folder that takes the runs.
+        config: the value of the script's ``--config``, every file in it absolute; or the launch script.
+        config_file: the config file itself, the user's or the miniature's.
+        miniature: whether the config is the project's own.
+        accelerate_args: the user's launch options, or the launch script's; None takes quiet defaults.
+        overrides: the script's further arguments.
+        script_arguments: those of the launch script, for a trainer that takes no config file.
+        jobs: how many runs share the machine.
+    """
+
+    upstream: Upstream
+    clone: Path
+    arms: list[Arm]
+    seeds: list[int]
+    epochs: int | None
+    out: Path
+    config: str
+    config_file: Path
+    miniature: bool
+    accelerate_args: list[str] | None
+    overrides: list[str]
+    script_arguments: list[str] | None = None
+    jobs: int = 1
+
+    @property
+    def prepared(self) -> Path | None:
+        """The folder of what the script reads at relative paths on a miniature; None where it reads none so."""
+        return self.out / "miniature" if self.miniature and self.upstream.in_workplace else None
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One run.
+
+    Attributes:
+        arm, seed: which.
+        folder: the run folder; the log and the record of this command lie in it too.
+        command: argument list; it may hold :data:`upstreams.PORT`, for which :meth:`at_port` puts a number.
+        cwd: the clone, or the workplace.
+        environment: the variables that are set on top of the caller's.
+        settings: everything that decides what the run computes, for telling whether a finished run is the one asked
+            for.
+        port: the number that was put into the command.
+        workplace: to be made before the run, where the script needs one.
+    """
+
+    arm: Arm
+    seed: int
+    folder: Path
+    command: list[str]
+    cwd: Path
+    environment: dict[str, str]
+    settings: dict[str, Any]
+    port: int | None = None
+    workplace: Workplace | None = None
+
+    @property
+    def name(self) -> str:
+        """For messages: ``full, seed 0``."""
+        return f"{self.arm.label}, seed {self.seed}"
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the settings."""
+        return hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def needs_port(self) -> bool:
+        """Whether a port is still to be put into the command."""
+        return PORT in self.command
+
+    def at_port(self, port: int) -> Planned:
+        """The same run with this port in its command; without effect on a command that takes none."""
+        if not self.needs_port:
+            return self
+        return replace(self, command=[str(port) if w == PORT else w for w in self.command], port=port)
+
+    def as_shell(self) -> str:
+        """The run as one line to paste into a shell."""
+        variables = " ".join(f"{name}={shlex.quote(value)}" for name, value in self.environment.items())
+        make = f"{self.workplace.as_shell()} && " if self.workplace else ""
+        return f"{make}cd {shlex.quote(str(self.cwd))} && {variables} {shlex.join(self.command)}"
+
+
+def check_overrides(upstream: Upstream, overrides: Sequence[str]) -> None:
+    """Refuse overrides of what this command sets itself.
+
+    Raises:
+        ABError: names the override and the option to use in its place.
+    """
+    taken = {
+        upstream.flags["seed"]: "--seeds",
+        upstream.flags["epochs"]: "--epochs",
+        **dict.fromkeys(upstream.folders, "--out"),
+        "--config": "--config before the --",
+        "--pcpo": "--modes",
+    }
+    for override in overrides:
+        flag = override.partition("=")[0]
+        if flag in taken:
+            raise ABError(
+                f"{override} after -- would be overruled or overrule the comparison; use {taken[flag]}"
+            )
+
+
+def make_plan(request: Request, environ: Mapping[str, str] | None = None) -> list[Planned]:
+    """Every run of a request, seed by seed, so that a comparison cut short still has pairs.
+
+    Args:
+        request: what to run.
+        environ: the caller's environment; None is this process's.
+    """
+    environ = os.environ if environ is None else environ
+    script = request.clone / request.upstream.script
+    clone = clone_state(script) or {}
+    settings = {
+        "upstream": request.upstream.name,
+        "commit": clone.get("commit"),
+        "patched_tree": clone.get("patched_tree"),
+        "pcpo_overlay": pcpo_overlay.__version__,
+        "epochs": request.epochs,
+        "config": request.config.rpartition("/")[2],
+        "config_sha256": hashlib.sha256(request.config_file.read_bytes()).hexdigest(),
+        "accelerate_args": request.accelerate_args,
+        "overrides": request.overrides,
+    }
+    launch = launch_command(request.upstream, request.accelerate_args)
+    plan = []
+    for seed in request.seeds:
+        for arm in request.arms:
+            folder = request.out / f"{arm.slug}-seed{seed}"
+            workplace = _workplace(request, folder)
+            plan.append(
+                Planned(
+                    arm=arm,
+                    seed=seed,
+                    folder=folder,
+                    command=[
+                        sys.executable, *launch, *_script(request),
+                        *script_arguments(request, seed, folder),
+                    ],
+                    cwd=workplace.folder if workplace else request.clone,
+                    environment=_environment(request, arm, folder, environ),
+                    settings=settings | {"mode": str(arm.config), "seed": seed},
+                    workplace=workplace,
+                )
+            )  # fmt: skip
+    return plan
+
+
+def _script(request: Request) -> list[str]:
+    """The training script, and before it what starts it on a miniature."""
+    upstream = request.upstream
+    script = str(request.clone / upstream.script) if upstream.in_workplace else upstream.script
+    return [str(upstream.runner), script] if request.miniature and upstream.runner else [script]
+
+
+def _workplace(request: Request, folder: Path) -> Workplace | None:
+    if not request.upstream.in_workplace:
+        return None
+    if request.prepared is not None:
+        return Workplace(folder / "work", tuple(request.prepared / name for name in PREPARED))
+    return Workplace(folder / "work", readable(request.clone))
+
+
+def script_arguments(request: Request, seed: int, folder: Path) -> list[str]:
+    """The training script's arguments of one run."""
+    flags = request.upstream.flags
+    given = ["--config", request.config] if request.script_arguments is None else request.script_arguments
+    arguments = [*given, f"{flags['seed']}={seed}"]
+    if request.epochs is not None:
+        arguments.append(f"{flags['epochs']}={request.epochs - request.upstream.more_epochs}")
+    arguments += [f"{flag}={folder / name}" for flag, name in request.upstream.folders.items()]
+    if not any(override.partition("=")[0] == flags["save_freq"] for override in request.overrides):
+        arguments.append(f"{flags['save_freq']}={NEVER_SAVE}")
+    return [*arguments, *request.overrides]
+
+
+def launch_command(upstream: Upstream, user: Sequence[str] | None) -> list[str]:
+    """The launcher with its options: the user's alone, else upstream's."""
+    if user is not None:
+        return [*upstream.launcher, *user]
+    return [*upstream.launcher, *upstream.launch, *(() if _has_cuda() else upstream.cpu_launch)]
+
+
+def free_port(avoid: Collection[int | None] = ()) -> int:
+    """A port of this machine that nobody listens on and that is not in ``avoid``.
+
+    A launcher binds its port seconds after it was chosen, so those handed out meanwhile look free too and have to be
+    named.
+    """
+    while True:
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+            probe.bind(("", 0))
+            port: int = probe.getsockname()[1]
+        if port not in avoid:
+            return port
+
+
+def _has_cuda() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def _environment(request: Request, arm: Arm, folder: Path, environ: Mapping[str, str]) -> dict[str, str]:
+    path = [str(request.clone)]
+    if PACKAGE.parent.name not in ("site-packages", "dist-packages"):
+        path.append(str(PACKAGE.parent))  # a checkout that is not installed
+    if environ.get("PYTHONPATH"):
+        path.append(environ["PYTHONPATH"])
+    variables = {
+        PCPO: arm.label,
+        RUN_DIR: str(folder),
+        "PYTHONPATH": os.pathsep.join(path),
+        "WANDB_MODE": environ.get("WANDB_MODE", "disabled"),
+        "WANDB_DIR": environ.get("WANDB_DIR", str(folder)),
+        "OMP_NUM_THREADS": environ.get(
+            "OMP_NUM_THREADS", str(max(1, min(_cores() // request.jobs, _MOST_THREADS)))
+        ),
+    }
+    if request.miniature:
+        variables["HF_HUB_OFFLINE"] = "1"
+    on_cpu = request.upstream.cpu_environment
+    if on_cpu and request.accelerate_args is None and not _has_cuda():
+        variables |= {name: environ.get(name, value) for name, value in on_cpu.items()}
+    return variables
+
+
+def _cores() -> int:
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on this platform
+        return os.cpu_count() or 1

@@ -1,0 +1,257 @@
+"""Running a plan: a process group per run, finished runs passed over, a failure never stopping the others."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from pcpo_overlay.tools.ab import ABError
+from pcpo_overlay.tools.ab.plan import Planned, free_port
+from pcpo_overlay.tools.ab.progress import Display
+from pcpo_overlay.tools.ab.state import (
+    LOG,
+    MetricsTail,
+    is_finished,
+    read_json,
+    set_aside,
+    tail,
+    write_record,
+)
+
+LOCK = ".ab.lock"
+POLL_S = 0.25
+#: How long a stopped run may take to end before it is told again, more firmly.
+GRACE_S = 15.0
+
+
+class Interrupted(Exception):
+    """The user, or the machine, asked the command to stop; the run under way was stopped first."""
+
+
+@contextmanager
+def locked(out: Path) -> Iterator[None]:
+    """Hold a results folder, made if missing, for this process alone.
+
+    Raises:
+        ABError: another process holds it, or it cannot be written, or filelock is missing.
+    """
+    try:
+        import filelock
+    except ImportError:
+        raise ABError(
+            'this command needs filelock; install it with: pip install "pcpo-overlay[ab]"'
+        ) from None
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(out / LOCK)
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        raise ABError(
+            f"another A/B command is at work in {out} (it holds {out / LOCK}); wait for it or choose another --out"
+        ) from None
+    except OSError as error:
+        raise ABError(f"{out} cannot be written: {error}; choose another --out") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP stop the command as Ctrl-C does, so that no training run is left behind."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    names = [n for n in ("SIGTERM", "SIGHUP") if hasattr(signal, n)]
+    before = {n: signal.signal(getattr(signal, n), stop) for n in names}
+    try:
+        yield
+    finally:
+        for name, handler in before.items():
+            signal.signal(getattr(signal, name), handler)
+
+
+@dataclass
+class Active:
+    """A run under way."""
+
+    index: int
+    planned: Planned
+    metrics: MetricsTail
+    process: subprocess.Popen[bytes]
+
+
+def run_all(plan: Sequence[Planned], display: Display, jobs: int = 1) -> list[Planned]:
+    """Run what is not finished yet, ``jobs`` at a time.
+
+    Returns:
+        The runs that failed.
+
+    Raises:
+        ABError: a folder holds something else; found out before the first run starts.
+        Interrupted: Ctrl-C, SIGTERM or SIGHUP.
+    """
+    finished = [is_finished(planned) for planned in plan]
+    waiting = deque(enumerate(plan))
+    active: list[Active] = []
+    failed: list[Planned] = []
+
+    def conclude(index: int, planned: Planned, metrics: MetricsTail, why: str | None) -> None:
+        if why is None:
+            display.ended(index, "finished", metrics)
+            return
+        failed.append(planned)
+        display.ended(index, "FAILED", metrics)
+        display.say(f"{planned.name} failed: {why}. The end of {planned.folder / LOG}:")
+        for line in tail(planned.folder / LOG):
+            display.say(f"    {line}")
+
+    with stoppable(), display:
+        try:
+            while waiting or active:
+                while waiting and len(active) < jobs:
+                    index, planned = waiting.popleft()
+                    metrics = MetricsTail(planned.folder)
+                    if finished[index]:
+                        metrics.poll()
+                        display.ended(index, "finished already", metrics)
+                        continue
+                    aside = set_aside(planned.folder)
+                    if aside is not None:
+                        display.say(f"{planned.name}: an unfinished run was there; it is now {aside}")
+                    why = _start(index, planned, metrics, active)
+                    if why is None:
+                        display.started(index)
+                    else:
+                        conclude(index, planned, metrics, why)
+                for run in list(active):
+                    ended = run.process.poll() is not None
+                    if run.metrics.poll():
+                        display.epoch(run.index, run.metrics)
+                    if ended:
+                        active.remove(run)
+                        write_record(run.planned, exit_code=run.process.returncode, pid=run.process.pid)
+                        why = _verdict(run.planned, run.process.returncode)
+                        conclude(run.index, run.planned, run.metrics, why)
+                if active:
+                    time.sleep(POLL_S)
+        except BaseException as error:
+            for run in active:
+                stop_group(run.process)
+                write_record(run.planned, exit_code=run.process.returncode, pid=run.process.pid, stopped=True)
+                display.ended(run.index, "stopped", run.metrics)
+            if isinstance(error, KeyboardInterrupt):
+                raise Interrupted from None
+            raise
+    return failed
+
+
+def _start(index: int, planned: Planned, metrics: MetricsTail, active: list[Active]) -> str | None:
+    """Start one command and add it to ``active``; None where that worked, else what went wrong."""
+    planned.folder.mkdir(parents=True, exist_ok=True)
+    if planned.workplace is not None:
+        planned.workplace.make()
+    if planned.needs_port:
+        planned = planned.at_port(free_port({run.planned.port for run in active}))
+    write_record(planned, exit_code=None, pid=None)
+    with (planned.folder / LOG).open("wb") as log:
+        try:
+            # A session of its own: Ctrl-C in the terminal reaches this process alone, which then stops the group.
+            process = subprocess.Popen(
+                planned.command,
+                cwd=planned.cwd,
+                env={**os.environ, **planned.environment},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        except OSError as error:
+            write_record(planned, exit_code=127, pid=None)
+            return f"it could not be started ({error})"
+    active.append(Active(index, planned, metrics, process))
+    write_record(planned, exit_code=None, pid=process.pid)
+    return None
+
+
+def _verdict(planned: Planned, code: int) -> str | None:
+    if code != 0:
+        return f"exit code {code}" if code > 0 else f"killed by signal {-code}"
+    run = read_json(planned.folder / "run.json")
+    if run is None:
+        return "it ended without a word but left no run.json, so the clone's hooks never ran; is the patch applied?"
+    if run.get("status") != "finished":
+        return f"exit code 0, but run.json has status {run.get('status')!r}"
+    return None
+
+
+def stop_group(process: subprocess.Popen[bytes]) -> None:
+    """End a process and everything it started: interrupted first, then terminated, then killed.
+
+    A launcher may start its workers in sessions of their own and passes an interrupt on to them; one of ours besides
+    would disturb their way out. The later signals go to every one of them. A second Ctrl-C meanwhile kills at once.
+    """
+    groups = _groups_below(process)
+    try:
+        _signal_group(process.pid, signal.SIGINT)
+        if _groups_ended(process, groups, GRACE_S):
+            return
+        groups |= _groups_below(process)
+        for group in groups:
+            _signal_group(group, signal.SIGTERM)
+        _groups_ended(process, groups, GRACE_S)
+    finally:
+        for group in groups | _groups_below(process):
+            _signal_group(group, signal.SIGKILL)
+        process.wait()
+
+
+def _groups_below(process: subprocess.Popen[bytes]) -> set[int]:
+    """The process groups of a group's leader and of all its descendants, as long as it has any."""
+    groups = {process.pid}
+    try:
+        psutil: Any = importlib.import_module("psutil")  # accelerate brings it
+    except ImportError:
+        return groups
+    try:
+        below = psutil.Process(process.pid).children(recursive=True)
+    except psutil.Error:
+        return groups
+    for child in below:
+        with suppress(OSError):
+            groups.add(os.getpgid(child.pid))
+    return groups - {os.getpgrp()}
+
+
+def _signal_group(group: int, number: int) -> bool:
+    """Send a signal to what is left of a group; False where nothing is."""
+    try:
+        os.killpg(group, number)
+    except (ProcessLookupError, PermissionError):  # macOS answers the second for a group of zombies
+        return False
+    return True
+
+
+def _groups_ended(process: subprocess.Popen[bytes], groups: set[int], seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if process.poll() is not None and not any(_signal_group(group, 0) for group in groups):
+            return True
+        time.sleep(0.05)
+    return False

@@ -1,0 +1,178 @@
+"""What an earlier try left in a run's folder, and whether that is the run asked for."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from pcpo_overlay.record.run_folder import METRICS, utc_now
+from pcpo_overlay.tools.ab import ABError
+from pcpo_overlay.tools.ab.plan import Planned
+from pcpo_overlay.trainer_config import planned_epochs
+
+RECORD = "ab.json"
+LOG = "output.log"
+#: Begins what torch's elastic launcher writes about a worker that failed: some thirty lines that never say why.
+LAUNCHERS_ACCOUNT = re.compile(r"torch[./]distributed[./]elastic\S*\s*failed \(exitcode")
+
+
+def is_finished(planned: Planned) -> bool:
+    """Whether this very run is done already.
+
+    Raises:
+        ABError: the folder holds a run with other settings, or something that is no run of this command, or a run
+            that is still going.
+    """
+    if not planned.folder.exists() or not any(planned.folder.iterdir()):
+        return False
+    record = read_json(planned.folder / RECORD)
+    if record is None:
+        raise ABError(
+            f"{planned.folder} is there already and is not a run of this command (no readable {RECORD} in it); "
+            "move it away or choose another --out"
+        )
+    if record.get("digest") != planned.digest:
+        changed = _changed(record.get("settings") or {}, planned.settings)
+        raise ABError(
+            f"{planned.folder} holds a run with other settings ({changed}); choose another --out, or move it away"
+        )
+    run = read_json(planned.folder / "run.json") or {}
+    if run.get("status") == "finished" and record.get("exit_code") in (0, None):
+        return True
+    pid = record.get("pid")
+    if record.get("exit_code") is None and isinstance(pid, int) and _is_running(pid, planned.folder):
+        raise ABError(
+            f"{planned.folder}: this run is still going as process {pid}, left over from a killed command; "
+            f"wait for it, or end it with: kill {pid}"
+        )
+    return False
+
+
+def _changed(old: dict[str, Any], new: dict[str, Any]) -> str:
+    return "; ".join(
+        f"{key}: {old.get(key)!r} there, {new.get(key)!r} asked for"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key)
+    )
+
+
+def _is_running(pid: int, folder: Path) -> bool:
+    """Whether a process with this id is a run into this folder: ids are used again, so its arguments must tell."""
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, PermissionError):
+        return False
+    try:
+        arguments = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
+    except OSError:
+        try:
+            done = subprocess.run(
+                ["ps", "-o", "args=", "-p", str(pid)], capture_output=True, text=True, check=False
+            )
+        except FileNotFoundError:
+            return True
+        arguments = done.stdout
+    return str(folder) in arguments
+
+
+def set_aside(folder: Path) -> Path | None:
+    """Rename what an unfinished run left, so that the run can begin anew; nothing is deleted.
+
+    Returns:
+        The new name, or None where there was nothing.
+    """
+    if not folder.exists():
+        return None
+    if not any(folder.iterdir()):
+        return None
+    pattern = re.compile(re.escape(folder.name) + r"\.aside-(\d+)")
+    numbers = [int(m[1]) for m in (pattern.fullmatch(p.name) for p in folder.parent.iterdir()) if m]
+    aside = folder.with_name(f"{folder.name}.aside-{max(numbers, default=0) + 1}")
+    folder.rename(aside)
+    return aside
+
+
+def write_record(planned: Planned, **updates: Any) -> None:
+    """Write the record of a run, atomically: its settings, command and environment, and the given fields."""
+    record = {
+        "format": 1,
+        "settings": planned.settings,
+        "digest": planned.digest,
+        "command": planned.command,
+        "cwd": str(planned.cwd),
+        "environment": planned.environment,
+        "written": utc_now(),
+        **updates,
+    }
+    partial = planned.folder / f".{RECORD}.partial"
+    partial.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    partial.replace(planned.folder / RECORD)
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """A JSON object, or None where there is no readable one."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def tail(path: Path, lines: int = 20) -> list[str]:
+    """The last lines of a log; of a progress bar that redraws itself only the last state.
+
+    Where the launcher of several processes added its own account of a failure, the lines before it, which say why.
+    """
+    try:
+        text = path.read_bytes()[-(2**18) :].decode("utf-8", errors="replace")
+    except OSError:
+        return []
+    kept = [line.rstrip("\r").rpartition("\r")[2].rstrip() for line in text.split("\n")]
+    kept = [line for line in kept if line.strip()]
+    account = next((n for n, line in enumerate(kept) if LAUNCHERS_ACCOUNT.search(line)), 0)
+    return kept[: account or None][-lines:]
+
+
+class MetricsTail:
+    """Follows a growing ``metrics.jsonl``: the epochs done and the last reward."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._offset = 0
+        self._rest = b""
+        self.epochs = 0
+        self.reward: float | None = None
+        self.seconds: float | None = None
+        self._total: int | None = None
+
+    @property
+    def total(self) -> int | None:
+        """The number of epochs the trainer was asked for, once ``run.json`` says it."""
+        if self._total is None:
+            self._total = planned_epochs(read_json(self._folder / "run.json") or {})
+        return self._total
+
+    def poll(self) -> bool:
+        """Read what was appended since the last call; True where another epoch was finished."""
+        try:
+            with (self._folder / METRICS).open("rb") as file:
+                file.seek(self._offset)
+                appended = file.read()
+        except OSError:
+            return False
+        self._offset += len(appended)
+        *lines, self._rest = (self._rest + appended).split(b"\n")
+        before = self.epochs
+        for line in lines:
+            try:
+                record = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(record, dict) and record.get("kind") == "epoch":
+                self.epochs += 1
+                self.reward, self.seconds = record.get("reward_mean"), record.get("seconds_total")
+        return self.epochs > before

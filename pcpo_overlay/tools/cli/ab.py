@@ -1,0 +1,338 @@
+"""``ab``: train an upstream once per mode and seed through its own launch path, then report."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pcpo_overlay.tools.ab.upstreams import NAMES, PACKAGE, PORT, TRAINERS, UPSTREAMS, Upstream
+from pcpo_overlay.tools.cli.arguments import at_least, seeds, thresholds
+
+if TYPE_CHECKING:
+    from pcpo_overlay.tools.ab.launch_script import LaunchLine
+    from pcpo_overlay.tools.ab.plan import Planned, Request
+
+#: Ports from here on are shown by --dry-run.
+EXAMPLE_PORT = 29501
+
+_DESCRIPTION = """\
+Run upstream's own, untouched script by its own launcher (accelerate launch,
+torchrun) once per mode and seed with PCPO set, then compare the runs (see: pcpo
+report).
+Without --config it trains this project's miniature model, on a CPU if need be;
+with --config your own. What is finished is not repeated: type the same command
+again to go on after a stop.
+
+  ddpo       scripts/train.py of ddpo-pytorch
+  flow_grpo  scripts/train_sd3.py of flow_grpo; its loop is endless, so --config
+             needs --epochs
+  dancegrpo  fastvideo/train_grpo_TRAINER.py of DanceGRPO, for --trainer flux,
+             flux_lora or sd; of the first two --config takes a launch script
+"""
+_EPILOG = """\
+What follows -- goes to the training script as it is, for example:
+  pcpo ab ddpo --modes observe,match,full -- --config.train.learning_rate=1e-4
+  pcpo ab flow_grpo --config config/grpo.py:general_ocr_sd3_1gpu --epochs 100 \\
+    -- --config.eval_freq=10
+  pcpo ab dancegrpo --trainer flux_lora --seeds 0,1 \\
+    --config scripts/finetune/finetune_flux_grpo_8gpus_lora.sh
+
+Exit codes: 0 every run and the report are done; 1 a run failed or could not be
+started (a message says why); 2 a wrong argument; 130 stopped by Ctrl-C or a
+signal.
+"""
+
+
+def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
+    """Add the ``ab`` subcommand."""
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        "ab",
+        help="baseline against PCPO through an upstream's own training script",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        usage=f"%(prog)s {{{','.join(NAMES)}}} [options] [-- OVERRIDE ...]",
+    )
+    parser.add_argument("upstream", choices=NAMES, help="which upstream to run")
+    parser.add_argument("--trainer", choices=list(TRAINERS), help="which of dancegrpo's trainers to run")
+    parser.add_argument(
+        "--modes",
+        metavar="LIST",
+        help="modes with their options, e.g. observe,match,full,variance=native: a piece with = belongs to the mode "
+        "before it (default: observe,full)",
+    )
+    parser.add_argument(
+        "--mode",
+        action="append",
+        default=[],
+        metavar="MODE",
+        help="one more mode with its options; may be repeated",
+    )
+    parser.add_argument(
+        "--epochs",
+        type=at_least(1),
+        metavar="N",
+        help="epochs of each run (default: the config's; flow_grpo's own configs have none)",
+    )
+    parser.add_argument("--seeds", type=seeds, default=[0], metavar="S,...", help="seeds (default: 0)")
+    parser.add_argument(
+        "--jobs",
+        type=at_least(1),
+        default=1,
+        metavar="N",
+        help="runs at a time, which share the machine's cores and GPUs (default: 1)",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="where the runs and the report go (default: pcpo_ab/UPSTREAM, with _TRAINER)",
+    )
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--vendor", type=Path, metavar="DIR", help="folder of clones that apply.py made")
+    where.add_argument("--clone", type=Path, metavar="PATH", help="the patched clone itself")
+    parser.add_argument(
+        "--config",
+        metavar="FILE[:NAME]",
+        help="a config file for the training script, or a launch script whose torchrun line has its arguments "
+        "(default: the miniature's); relative to here or to the clone",
+    )
+    parser.add_argument(
+        "--launch-args",
+        "--accelerate-args",
+        dest="accelerate_args",
+        metavar="'...'",
+        help="options of accelerate launch, or torchrun, in place of the default (one process, on the CPU where there "
+        "is no CUDA; a launch script's own); '' takes those of `accelerate config`; "
+        f"{PORT} stands for a port that is free when the run starts",
+    )
+    parser.add_argument("--thresholds", type=thresholds, metavar="A,B,...", help="as for report")
+    parser.add_argument("--dry-run", action="store_true", help="print the exact commands and run nothing")
+    _split_at_dashes(parser)
+    parser.set_defaults(func=run)
+
+
+def _split_at_dashes(parser: argparse.ArgumentParser) -> None:
+    """Let the parser keep what follows ``--`` as ``overrides``.
+
+    argparse cannot: a positional with any number of values is taken to be empty as soon as an option stands between
+    it and the one before.
+    """
+    parse = parser.parse_known_args
+
+    def split(
+        args: Sequence[str] | None = None, namespace: Any = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        held = list(sys.argv[1:] if args is None else args)
+        at = held.index("--") if "--" in held else len(held)
+        parsed, extras = parse(held[:at], namespace)
+        parsed.overrides = held[at + 1 :]
+        return parsed, extras
+
+    parser.parse_known_args = split  # type: ignore[method-assign, assignment]
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command."""
+    from pcpo_overlay.config import PCPOError
+    from pcpo_overlay.tools.ab import ABError, WrongArgument
+    from pcpo_overlay.tools.ab.plan import make_plan
+
+    try:
+        request = _request(args)
+        plan = make_plan(request)
+        if args.dry_run:
+            _show(request, plan)
+            return 0
+        return _run(args, request, plan)
+    except (PCPOError, WrongArgument) as error:
+        return _complain(error, 2)
+    except ABError as error:
+        return _complain(error, 1)
+
+
+def _show(request: Request, plan: list[Planned]) -> None:
+    """Print every run's command, to paste into a shell."""
+    if request.prepared is not None:
+        print("# before the runs, what they read")
+        print(
+            shlex.join([sys.executable, "-m", "pcpo_overlay", "miniature", "prepare", str(request.prepared)])
+        )
+    if any(planned.needs_port for planned in plan):
+        print("# a run gets a port that is free when it starts; those below are examples")
+    for index, planned in enumerate(plan):
+        print(f"# {planned.name}\n{planned.at_port(EXAMPLE_PORT + index).as_shell()}")
+
+
+def _complain(error: Exception, code: int) -> int:
+    print(f"pcpo ab: {error}", file=sys.stderr)
+    return code
+
+
+def _request(args: argparse.Namespace) -> Request:
+    from pcpo_overlay.tools.ab import WrongArgument
+    from pcpo_overlay.tools.ab.arms import arms_of
+    from pcpo_overlay.tools.ab.launch_script import read_launch_script
+    from pcpo_overlay.tools.ab.plan import Request, check_overrides
+
+    upstream = _find_upstream(args.upstream, args.trainer)
+    arms, notes = arms_of(args.modes, args.mode, upstream.name)
+    check_overrides(upstream, args.overrides)
+    clone = _find_clone(upstream, args.vendor, args.clone)
+    config, config_file = _find_config(upstream, args.config, clone)
+    miniature = config_file == upstream.config
+    if upstream.wrapper is not None and not miniature:
+        if args.epochs is None:
+            raise WrongArgument(
+                f"{upstream.name}'s training loop is endless and {config_file.name} has no number of epochs, so no run "
+                "would ever end; give --epochs N"
+            )
+        config = f"{upstream.wrapper}:{config}"
+    launch_args = None if args.accelerate_args is None else shlex.split(args.accelerate_args)
+    script_arguments = None
+    if upstream.has_launch_script:
+        line = read_launch_script(config_file)
+        _check_launch_line(line, upstream, config_file, clone, miniature)
+        script_arguments = line.arguments
+        launch_args = line.options if launch_args is None else launch_args
+    for note in notes:
+        print(f"note: {note}")
+    return Request(
+        upstream=upstream,
+        clone=clone,
+        arms=arms,
+        seeds=args.seeds,
+        epochs=args.epochs,
+        out=(args.out or Path("pcpo_ab") / upstream.name).expanduser().resolve(),
+        config=config,
+        config_file=config_file,
+        miniature=miniature,
+        accelerate_args=launch_args,
+        overrides=args.overrides,
+        script_arguments=script_arguments,
+        jobs=args.jobs,
+    )
+
+
+def _find_upstream(name: str, trainer: str | None) -> Upstream:
+    from pcpo_overlay.tools.ab import WrongArgument
+
+    if name in UPSTREAMS:
+        if trainer is not None:
+            raise WrongArgument(f"--trainer is for dancegrpo; {name} has one trainer")
+        return UPSTREAMS[name]
+    if trainer is None:
+        raise WrongArgument(f"{name} has several trainers; give --trainer {'|'.join(TRAINERS)}")
+    return TRAINERS[trainer]
+
+
+#: Of a launch script's arguments those that name what has to be there, with what makes it.
+_READ_BY_FLUX = {
+    "--pretrained_model_name_or_path": "download the model to there",
+    "--data_json_path": "make it: python -m pcpo_overlay embed flux --help",
+}
+
+
+def _check_launch_line(
+    line: LaunchLine, upstream: Upstream, file: Path, clone: Path, miniature: bool
+) -> None:
+    """Refuse a launch script of another trainer, and find out before the first run what it would miss."""
+    from pcpo_overlay.tools.ab import ABError, WrongArgument
+
+    if Path(line.script).name != Path(upstream.script).name:
+        raise WrongArgument(f"{file} launches {line.script}, not {upstream.script}; give --trainer for it")
+    if miniature:
+        return
+    for flag, value in pairwise(line.arguments):
+        if flag in _READ_BY_FLUX and not (clone / value).exists():
+            raise ABError(f"{file} reads {value} ({flag}), which {clone} lacks; {_READ_BY_FLUX[flag]}")
+
+
+def _find_clone(upstream: Upstream, vendor: Path | None, clone: Path | None) -> Path:
+    """The patched clone, or an error with the very command that makes it."""
+    from pcpo_overlay.tools.ab import ABError
+
+    apply = PACKAGE.parent / "apply.py"
+    here = apply.exists()
+    command = ["python", os.path.relpath(apply) if here else "apply.py", upstream.clone]
+    if clone is not None:
+        command += ["--into", str(clone)]
+    elif vendor is not None:
+        command += ["--dest", str(vendor)]
+    elif not here:
+        command += ["--dest", "vendor"]
+    found = clone or (vendor or (PACKAGE.parent if here else Path()) / "vendor") / upstream.clone
+    script = found.expanduser() / upstream.script
+    where = "" if here else " (in a checkout of this project)"
+    if not script.is_file():
+        raise ABError(
+            f"there is no clone of {upstream.clone} at {found}; make it with: {shlex.join(command)}{where}"
+        )
+    if "pcpo_overlay" not in script.read_text(encoding="utf-8", errors="replace"):
+        raise ABError(f"the clone at {found} is not patched; patch it with: {shlex.join(command)}{where}")
+    return found.expanduser().resolve()
+
+
+def _find_config(upstream: Upstream, given: str | None, clone: Path) -> tuple[str, Path]:
+    """The value for the script's --config with its file absolute, and that file."""
+    from pcpo_overlay.tools.ab import ABError
+
+    if given is None:
+        if not upstream.config.is_file():
+            raise ABError(f"the miniature's config {upstream.config} is missing; install the package again")
+        return str(upstream.config), upstream.config
+    name, colon, rest = given.partition(":")
+    for base in (Path(), clone):
+        file = (base / Path(name).expanduser()).resolve()
+        if file.is_file():
+            return f"{file}{colon}{rest}", file
+    raise ABError(f"--config {given}: there is no file {name}, neither here nor in {clone}")
+
+
+def _require_libraries() -> None:
+    """Find out before the first run what the last step would miss."""
+    from pcpo_overlay.tools.ab import ABError
+
+    missing = [
+        name for name in ("accelerate", "filelock", "matplotlib") if importlib.util.find_spec(name) is None
+    ]
+    if missing:
+        raise ABError(f'missing: {", ".join(missing)}; install with: pip install "pcpo-overlay[ab]"')
+
+
+def _run(args: argparse.Namespace, request: Request, plan: list[Planned]) -> int:
+    from pcpo_overlay.tools.ab.progress import make_display
+    from pcpo_overlay.tools.ab.runner import Interrupted, locked, run_all
+    from pcpo_overlay.tools.cli.report import write
+
+    _require_libraries()
+    with locked(request.out):
+        if request.prepared is not None:
+            from pcpo_overlay.tools.miniature.dancegrpo.data import prepare
+
+            prepare(request.prepared)
+        try:
+            failed = run_all(plan, make_display(plan, request.epochs), request.jobs)
+        except Interrupted:
+            print(
+                "pcpo ab: stopped; finished runs are kept, type the same command again to go on",
+                file=sys.stderr,
+            )
+            return 130
+        folders = [planned.folder for planned in plan if (planned.folder / "run.json").exists()]
+        code = write(folders, request.out / "report", command="ab", thresholds=args.thresholds)
+    if failed:
+        told = "; ".join(planned.name for planned in failed)
+        print(
+            f"pcpo ab: {len(failed)} of {len(plan)} runs failed: {told}. "
+            "Type the same command again to repeat only those",
+            file=sys.stderr,
+        )
+    return 1 if failed else code

@@ -1,0 +1,110 @@
+"""``evaluate``: draw from the checkpoints of a miniature's runs and measure what they draw."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from pcpo_overlay.tools.cli.arguments import at_least
+
+_DESCRIPTION = """\
+Draw images of the ten digit prompts from every checkpoint that a run of a
+miniature saved, and from the model it began as, and measure them: the run's own
+reward, the share that the digit classifier reads as prompted, how varied the
+images of a prompt are and how far from the base model's (Fréchet distance), both
+in that classifier's features. Writes RUN/evaluation.jsonl, a line per
+checkpoint, which report reads. What is evaluated already with the same settings
+is not repeated.
+
+Steps, guidance and eta or noise level are the run's own; the sampler is
+upstream's native one for every mode, so that all arms are drawn in the same way.
+It runs on the CPU in float32, whatever the run was trained in.
+"""
+_EPILOG = """\
+Checkpoints are the training script's own; ab makes none unless asked:
+  pcpo ab ddpo -- --config.save_freq=5 --config.num_checkpoint_limit=100
+  pcpo ab flow_grpo -- --config.save_freq=5
+Several of these commands may be at work at once on different runs.
+
+Exit codes: 0 every checkpoint of every run is evaluated; 1 a run or a
+checkpoint cannot be (a message says why; the others are), or a library is
+missing; 2 a wrong argument; 130 stopped by Ctrl-C (what is written stays).
+"""
+
+
+def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
+    """Add the ``evaluate`` subcommand."""
+    parser = subparsers.add_parser(
+        "evaluate",
+        help="measure what a miniature's checkpoints draw: accuracy, diversity, Fréchet distance",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "runs", nargs="+", type=Path, metavar="RUN", help="a run folder, or a folder that holds several"
+    )
+    parser.add_argument(
+        "--samples",
+        type=at_least(2),
+        default=50,
+        metavar="N",
+        help="images of each of the ten prompts, at least 2 (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--seed",
+        type=at_least(0),
+        default=0,
+        metavar="S",
+        help="of the noise, the same for every checkpoint (default: %(default)s)",
+    )
+    parser.set_defaults(func=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command."""
+    from pcpo_overlay.tools.evaluate import EvaluationError
+    from pcpo_overlay.tools.evaluate.run import Request, evaluate
+    from pcpo_overlay.tools.report.runs import RunError, find
+
+    folders, errors = find(args.runs)
+    problems: list[str | Exception] = [*errors]
+    for error in errors:
+        _complain(error)
+    _without_loading_bars()
+    try:
+        for folder in folders:
+            found: list[Exception] = []
+            try:
+                found += evaluate(folder, Request(args.samples, args.seed), _say)
+            except (EvaluationError, RunError, OSError) as error:
+                found.append(error)
+            for problem in found:
+                _complain(problem)
+            problems += found
+    except ImportError as missing:
+        _complain(missing)
+        return 1
+    except KeyboardInterrupt:
+        _complain("stopped; what is written stays, type the same command again to go on")
+        return 130
+    return 1 if problems else 0
+
+
+def _without_loading_bars() -> None:
+    """A pipeline is loaded per checkpoint, in a moment; diffusers would show a bar for each."""
+    try:
+        from diffusers.utils import logging
+    except ImportError:
+        return  # which the first run will say
+    logging.disable_progress_bar()
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+def _complain(problem: object) -> None:
+    print(f"pcpo evaluate: {problem}", file=sys.stderr)

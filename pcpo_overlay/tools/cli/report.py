@@ -1,0 +1,126 @@
+"""``report``: compare run folders and write figures, tables and numbers."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pcpo_overlay.tools.cli.arguments import at_least, thresholds
+
+_DESCRIPTION = """\
+Compare runs of one or more upstreams: reward curves, clipping, gradients, epochs
+to reach reward thresholds with speed-ups, time and memory; where runs recorded
+them, validation reward and KL, and the one against the other; where they were
+evaluated (see: pcpo evaluate), quality at matched reward and the paper's linear
+mixed model. Runs are grouped by upstream, mode and options, and by batch size
+where there are several; each group may hold several seeds.
+Writes report.md, report.json and one PNG per figure.
+"""
+_EPILOG = """\
+Exit codes: 0 done; 1 a run folder could not be read (the report covers the
+others) or there is nothing to compare; 2 a wrong argument.
+"""
+
+
+def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
+    """Add the ``report`` subcommand."""
+    parser = subparsers.add_parser(
+        "report",
+        help="compare run folders: figures, Markdown and JSON",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "runs", nargs="+", type=Path, metavar="RUN", help="a run folder, or a folder that holds several"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("pcpo_report"),
+        metavar="DIR",
+        help="where to write (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--thresholds",
+        type=thresholds,
+        metavar="A,B,...",
+        help="reward levels of the tables on speed-up and on quality; write --thresholds=-60,-50 where the first is "
+        "negative "
+        "(default: four, chosen from the data by a rule that treats all arms alike)",
+    )
+    parser.add_argument(
+        "--window",
+        type=at_least(1),
+        default=5,
+        metavar="N",
+        help="epochs of the moving average (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--baseline", metavar="LABEL", help="the arm to compare with (default: observe, else the first)"
+    )
+    parser.set_defaults(func=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command."""
+    from pcpo_overlay.tools.report.runs import find
+
+    folders, errors = find(args.runs)
+    for error in errors:
+        print(f"pcpo report: {error}", file=sys.stderr)
+    code = write(
+        folders,
+        args.out,
+        command="report",
+        thresholds=args.thresholds,
+        window=args.window,
+        baseline=args.baseline,
+    )
+    return 1 if errors else code
+
+
+def write(folders: Sequence[Path], out: Path, *, command: str, **options: Any) -> int:
+    """Read run folders, write the report into ``out`` and print its notes and main table.
+
+    Args:
+        folders: run folders; one that cannot be read is named on stderr and left out.
+        out: the report's folder.
+        command: the command's name, for messages.
+        options: of :func:`pcpo_overlay.tools.report.build.build`.
+
+    Returns:
+        The exit code: 0, or 1 where a folder could not be read or nothing could be written.
+    """
+    from pcpo_overlay.tools.report.build import MARKDOWN, build
+    from pcpo_overlay.tools.report.compare import ReportError
+    from pcpo_overlay.tools.report.markdown import speedup_table, title_of
+    from pcpo_overlay.tools.report.runs import RunError, load
+
+    runs, code = [], 0
+    for folder in folders:
+        try:
+            runs.append(load(folder))
+        except RunError as error:
+            print(f"pcpo {command}: {error}", file=sys.stderr)
+            code = 1
+    if not runs:
+        print(f"pcpo {command}: no run could be read; no report is written", file=sys.stderr)
+        return 1
+    try:
+        document = build(runs, out, **options)
+    except (ReportError, ImportError, OSError) as error:
+        print(f"pcpo {command}: {error}", file=sys.stderr)
+        return 1
+    for note in document["notes"]:
+        print(f"note: {note}")
+    for comparison in document["comparisons"]:
+        for warning in comparison["warnings"]:
+            print(f"WARNING: {warning}")
+        print(f"\n{title_of(comparison)}: epochs to reach a reward (baseline: {comparison['baseline']})\n")
+        print(speedup_table(comparison))
+    print(f"\nreport: {out / MARKDOWN}")
+    return code

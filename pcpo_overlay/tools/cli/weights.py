@@ -1,0 +1,119 @@
+"""``weights``: the timestep weights and standard deviations of a sampler, as a table, JSON or the paper's Figure 2."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pcpo_overlay.tools.cli.arguments import whole_number
+from pcpo_overlay.tools.cli.parser import OneLineParser
+from pcpo_overlay.tools.weights.table import WeightTable, dancegrpo_table, ddim_table, flow_grpo_table
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add ``weights`` with one subcommand per sampler, so that an option without meaning there is an error."""
+    parser = subparsers.add_parser(
+        "weights",
+        help="timestep weights and standard deviations of a sampler",
+        description="Timestep weights and standard deviations of a sampler under full PCPO, in rollout order.",
+        epilog="Exit codes: 0 done; 1 the plot could not be written; 2 a wrong argument.",
+    )
+    samplers = parser.add_subparsers(
+        dest="sampler", required=True, metavar="{ddim,dancegrpo,flow-grpo}", parser_class=OneLineParser
+    )
+
+    ddim = _add_sampler(samplers, "ddim", ddim_table, 50, "DDIM on the schedule of Stable Diffusion 1.x")
+    ddim.add_argument("--eta", type=_number, default=1.0, help="noise of the sampler, in (0, 1] (default: 1)")
+    ddim.add_argument(
+        "--w-star",
+        type=_number,
+        metavar="W",
+        help="target weight of the paper's variance schedule (default: 4.5, or the smallest with a real root)",
+    )
+
+    dancegrpo = _add_sampler(samplers, "dancegrpo", dancegrpo_table, 12, "DanceGRPO's flow SDE")
+    dancegrpo.add_argument("--shift", type=_number, default=3.0, help="resolution shift (default: 3)")
+    dancegrpo.add_argument("--eta", type=_number, default=0.3, help="SDE noise scale (default: 0.3)")
+
+    flow_grpo = _add_sampler(samplers, "flow-grpo", flow_grpo_table, 10, "Flow-GRPO's SDE on SD3's scheduler")
+    flow_grpo.add_argument("--shift", type=_number, default=3.0, help="resolution shift (default: 3)")
+    flow_grpo.add_argument(
+        "--noise-level", type=_number, default=0.7, metavar="A", help="SDE noise level (default: 0.7)"
+    )
+
+
+def _add_sampler(
+    samplers: Any, name: str, table: Callable[..., WeightTable], steps: int, text: str
+) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = samplers.add_parser(
+        name, help=text, description=f"{text}: weights and standard deviations per step.", allow_abbrev=False
+    )
+    parser.add_argument(
+        "--steps", type=whole_number, default=steps, metavar="N", help=f"1 to 1000 (default: {steps})"
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON object instead of the table")
+    parser.add_argument(
+        "--plot", type=_png, metavar="FILE.png", help="draw the paper's Figure 2 into FILE.png"
+    )
+    parser.set_defaults(func=run, table=table, report_error=parser.error)
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print one table; 0 done, 1 the plot could not be written, 2 a wrong value (by exit)."""
+    names = ("steps", "shift", "eta", "noise_level", "w_star")
+    try:
+        table: WeightTable = args.table(
+            **{name: value for name, value in vars(args).items() if name in names}
+        )
+    except ValueError as error:
+        args.report_error(str(error))
+        raise
+    if table.note:
+        print(f"note: {table.note}", file=sys.stderr)
+    if args.plot is not None:
+        from pcpo_overlay.tools.weights.plot import save_weights_plot
+
+        try:
+            save_weights_plot(table, args.plot)
+        except ImportError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
+        except OSError as error:
+            print(f"error: cannot write {args.plot}: {error.strerror or error}", file=sys.stderr)
+            return 1
+        print(f"wrote {args.plot}", file=sys.stderr)
+    print(json.dumps(table.as_dict(), allow_nan=False) if args.json else format_table(table))
+    return 0
+
+
+def format_table(table: WeightTable) -> str:
+    """The table as aligned text: a line with the parameters and scalars, the column names, one line per step."""
+    values = {**table.parameters, **{name: f"{value:#.6g}" for name, value in table.scalars.items()}}
+    headline = "  ".join([table.sampler, *(f"{name}={value}" for name, value in values.items())])
+    columns = [("step", [str(i) for i in range(table.position.numel())])]
+    for name, column in table.columns():
+        pattern = "#.6g" if column.is_floating_point() else "d"
+        columns.append((name, [format(value, pattern) for value in column.tolist()]))
+    widths = [max(len(name), *map(len, cells)) for name, cells in columns]
+    rows = [[name for name, _ in columns], *zip(*(cells for _, cells in columns), strict=True)]
+    lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+    return "\n".join([headline, *lines])
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a number, got {text!r}") from None
+
+
+def _png(text: str) -> Path:
+    path = Path(text)
+    if path.suffix.lower() != ".png":
+        raise argparse.ArgumentTypeError(f"expected a file name ending in .png, got {text!r}")
+    return path

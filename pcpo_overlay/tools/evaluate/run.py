@@ -1,0 +1,292 @@
+"""Evaluating a run folder: its checkpoints and the model it began as, whatever of them is not evaluated yet."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pcpo_overlay.record.run_folder import utc_now
+from pcpo_overlay.tools.evaluate import EvaluationError, records, samples
+from pcpo_overlay.tools.evaluate.loaders import LOADERS, Checkpoint, Loader
+from pcpo_overlay.tools.evaluate.rewards import Reward, weighted
+from pcpo_overlay.tools.evaluate.samples import Samples
+from pcpo_overlay.tools.miniature.classifier import classifier_path
+from pcpo_overlay.tools.report.runs import Run, load
+
+LOCK = ".evaluate.lock"
+#: Beside the run folders: the base model's samples, by what they were drawn with.
+CACHE = ".pcpo-evaluate"
+BASE = "base"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to draw: ``samples`` images of each prompt, at least 2, from ``seed``."""
+
+    samples: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A run, with all that evaluating its checkpoints takes.
+
+    Attributes:
+        run: the run.
+        loader: its upstream's.
+        model: the folder of the pipeline it began as.
+        reward: its own.
+        sampler: settings of the sampler, the run's own.
+        settings: everything that decides what is drawn and measured.
+    """
+
+    run: Run
+    loader: Loader
+    model: Path
+    reward: Reward
+    sampler: dict[str, Any]
+    settings: dict[str, Any]
+
+    def draw(self, request: Request, checkpoint: Checkpoint | None) -> Samples:
+        """Draw from a checkpoint's policy; of None from the base model."""
+        pipeline = self.loader.load_pipeline(self.model)
+        if checkpoint is not None:
+            self.loader.put(pipeline, checkpoint)
+        return samples.draw(
+            self.loader.sample,
+            pipeline,
+            self.reward,
+            per_prompt=request.samples,
+            seed=request.seed,
+            settings=self.sampler,
+        )
+
+
+def subject_of(run: Run, request: Request, say: Callable[[str], None] = print) -> Subject:
+    """Find out how to evaluate a run.
+
+    Raises:
+        EvaluationError: it cannot be: another upstream, another model than a miniature, another reward.
+    """
+    loader = LOADERS.get(run.upstream)
+    if loader is None:
+        raise EvaluationError(
+            f"{run.path} is a run of {run.upstream}; evaluate knows those of {', '.join(LOADERS)}"
+        )
+    with _complete_config(run):
+        trainer = run.info["trainer"]
+        model = _model(run, loader, loader.began_as(run), say)
+        weights = loader.reward_weights(trainer)
+        sampler = loader.sampler(trainer)
+    unknown = [name for name in weights if name not in loader.rewards]
+    if unknown or not weights:
+        raise EvaluationError(
+            f"{run.path} was trained on the reward {', '.join(unknown) or '(none)'}, which evaluate does not compute; "
+            f"it knows {', '.join(loader.rewards)}"
+        )
+    settings = {
+        "format": records.FORMAT,
+        "upstream": run.upstream,
+        "model_sha256": _folder_sha256(model),
+        "classifier_sha256": file_sha256(classifier_path()),
+        "sampler": sampler,
+        "reward": weights,
+        "samples": request.samples,
+        "seed": request.seed,
+        "batch": samples.BATCH,
+    }
+    return Subject(run, loader, model, weighted(weights, loader.rewards), sampler, settings)
+
+
+def _model(run: Run, loader: Loader, named: str, say: Callable[[str], None]) -> Path:
+    """The folder of the miniature that a run began as; the shipped one where it ran on another machine's."""
+    path = Path(named)
+    if not path.is_dir() and path.parts[-2:] == loader.shipped.parts[-2:]:
+        say(f"note: {run.path.name}: {named} is not here; taken for it is the shipped miniature")
+        path = loader.shipped
+    config = path / loader.network / "config.json"
+    shipped = loader.shipped / loader.network / "config.json"
+    if not config.is_file():
+        raise EvaluationError(f"{run.path} began as {named}, which is no pipeline's folder on this machine")
+    if _size(config) != _size(shipped):
+        raise EvaluationError(
+            f"{run.path} began as {named}, which draws no 32x32 digits: evaluate is for runs of the miniatures"
+        )
+    return path
+
+
+@contextmanager
+def _complete_config(run: Run) -> Iterator[None]:
+    """Say so where ``run.json`` lacks a setting that is read of it."""
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError) as error:
+        raise EvaluationError(
+            f"{run.path}: run.json lacks the trainer's config, or part of it ({error!r})"
+        ) from None
+
+
+def _size(config: Path) -> tuple[object, ...]:
+    """What tells a miniature's network from a real one's; FLUX's has no size of a sample."""
+    read = json.loads(config.read_text(encoding="utf-8"))
+    return read.get("sample_size"), read.get("num_attention_heads")
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's content."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _folder_sha256(folder: Path) -> str:
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    content = [(name, file_sha256(folder / name)) for name in names]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def evaluate(folder: Path, request: Request, say: Callable[[str], None] = print) -> list[EvaluationError]:
+    """Evaluate what is not evaluated yet; after every checkpoint the records are on disk.
+
+    Args:
+        folder: a run folder.
+        request: what to draw.
+        say: takes a line per checkpoint.
+
+    Returns:
+        What is wrong with each checkpoint that could not be evaluated; the others are.
+
+    Raises:
+        EvaluationError: nothing of the run can be evaluated.
+        RunError: the folder cannot be read.
+        ImportError: a library is missing.
+        OSError: the folder cannot be written.
+    """
+    run = load(folder)
+    subject = subject_of(run, request, say)
+    with _complete_config(run):
+        checkpoints = subject.loader.checkpoints(run)
+    if not checkpoints:
+        raise EvaluationError(
+            f"{folder} holds no checkpoints; ab makes them with {subject.loader.save_options}, and another "
+            "--out where these runs are finished"
+        )
+    with _alone(folder / LOCK, wait=False):
+        return _evaluate(subject, checkpoints, request, say)
+
+
+def _evaluate(
+    subject: Subject, checkpoints: list[Checkpoint], request: Request, say: Callable[[str], None]
+) -> list[EvaluationError]:
+    folder, name = subject.run.path, subject.run.path.name
+    digest = records.digest(subject.settings)
+    done, others = records.sort_out(load(folder).quality, digest)  # read again, now that nobody else writes
+    stale = [record for record in done if _is_stale(record, checkpoints)]
+    if stale:
+        say(f"note: {name}: {len(stale)} records of checkpoints since replaced go to {records.SUPERSEDED}")
+        done = [record for record in done if record not in stale]
+    if others:
+        say(
+            f"note: {name}: {len(others)} records with other settings (--samples, --seed, ...) go to "
+            f"{records.SUPERSEDED}"
+        )
+    if others or stale:
+        records.set_aside(folder, [*others, *stale])
+        records.write(folder, done)
+    known = {record["checkpoint"] for record in done}
+
+    base = None
+    failed = []
+    for checkpoint in (None, *checkpoints):
+        called = BASE if checkpoint is None else checkpoint.name
+        if called in known:
+            say(f"{name}: {called} is evaluated already")
+            continue
+        started = time.monotonic()
+        try:
+            sha256 = (
+                subject.settings["model_sha256"] if checkpoint is None else file_sha256(checkpoint.weights)
+            )
+            if base is None:
+                base = base_samples(subject, request, digest)
+            drawn = base if checkpoint is None else subject.draw(request, checkpoint)
+        except EvaluationError as error:
+            failed.append(error)
+            continue
+        overall, prompts = samples.measure(drawn, base)
+        record = {
+            "format": records.FORMAT,
+            "checkpoint": called,
+            "epoch": 0 if checkpoint is None else checkpoint.epoch,
+            "weights": BASE if checkpoint is None else "lora" if checkpoint.lora else "network",
+            "sha256": sha256,
+            "overall": overall,
+            "prompts": prompts,
+            "settings": subject.settings,
+            "digest": digest,
+            "seconds": time.monotonic() - started,
+            "written": utc_now(),
+        }
+        done.append(record)
+        records.write(folder, done)
+        say(_line(name, record))
+    return failed
+
+
+def _is_stale(record: dict[str, Any], checkpoints: list[Checkpoint]) -> bool:
+    """Whether another checkpoint has taken the name of the evaluated one. One that is gone keeps its record."""
+    twins = [checkpoint for checkpoint in checkpoints if checkpoint.name == record["checkpoint"]]
+    return any(
+        file_sha256(twin.weights) != record["sha256"] or twin.epoch != record["epoch"] for twin in twins
+    )
+
+
+def _line(name: str, record: dict[str, Any]) -> str:
+    values = record["overall"]
+    return (
+        f"{name}: {record['checkpoint']}, epoch {record['epoch']}: reward {values['reward']:.4g}, accuracy "
+        f"{values['accuracy']:.3f}, diversity {values['diversity']:.3f}, Fréchet distance {values['frechet']:.3f} "
+        f"({record['seconds']:.0f} s)"
+    )
+
+
+def base_samples(subject: Subject, request: Request, digest: str) -> Samples:
+    """The base model's samples: those kept beside the run folders, else drawn and kept there."""
+    cache = subject.run.path.parent / CACHE / f"base-{digest[:16]}.safetensors"
+    cache.parent.mkdir(exist_ok=True)
+    with _alone(cache.with_suffix(".lock"), wait=True):
+        kept = samples.restore(cache, subject.settings)
+        if kept is None:
+            kept = subject.draw(request, None)
+            samples.save(cache, kept, subject.settings)
+        return kept
+
+
+@contextmanager
+def _alone(path: Path, *, wait: bool) -> Iterator[None]:
+    """Hold a lock file.
+
+    Raises:
+        EvaluationError: another process holds it, and ``wait`` is off.
+    """
+    try:
+        import filelock
+    except ImportError:
+        raise ImportError(
+            'this command needs filelock; install it with: pip install "pcpo-overlay[ab]"'
+        ) from None
+    lock = filelock.FileLock(path)
+    try:
+        lock.acquire(timeout=-1 if wait else 0)
+    except filelock.Timeout:
+        raise EvaluationError(
+            f"{path.parent} is being evaluated by another command (it holds {path}); wait for it"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()

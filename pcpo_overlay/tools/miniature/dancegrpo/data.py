@@ -1,0 +1,63 @@
+"""What DanceGRPO's trainers read on the miniatures, at the relative paths that their scripts write out."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from pcpo_overlay.tools.embeddings import write_flux_embeddings
+from pcpo_overlay.tools.miniature import PROMPTS, flux, flux_path, sd_path
+from pcpo_overlay.tools.miniature.classifier import load_classifier
+
+#: How often the prompts stand in the SD trainer's file, of which it makes one pass.
+REPEATS = 1000
+_COMPLETE = "complete"
+
+
+def prepare(folder: Path) -> Path:
+    """Write the folder, unless it is there: ``data`` (models, embeddings), ``assets``, ``hps_ckpt``.
+
+    Everything is small, so models are copied: the folder stays whole when the package changes under a running command.
+
+    Returns:
+        `folder`.
+    """
+    if (folder / _COMPLETE).exists():
+        return folder
+    shutil.rmtree(folder, ignore_errors=True)
+    data = folder / "data"
+    shutil.copytree(flux_path(), data / "flux")
+    shutil.copytree(sd_path(), data / "stable-diffusion-v1-4")
+    with _quiet():
+        write_flux_embeddings(
+            flux_path(), PROMPTS, data / "rl_embeddings", max_length=flux.T5_LENGTH, dtype=torch.float32
+        )
+    (folder / "assets").mkdir()
+    (folder / "assets" / "prompts.txt").write_text("\n".join(PROMPTS * REPEATS) + "\n", encoding="utf-8")
+    (folder / "hps_ckpt").mkdir()
+    torch.save({"state_dict": load_classifier().state_dict()}, folder / "hps_ckpt" / "HPS_v2.1_compressed.pt")
+    (folder / _COMPLETE).touch()
+    return folder
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No bars and notices of the libraries: this is a second's work within another command."""
+    import diffusers.utils.logging
+    import transformers.utils.logging
+
+    loggings = (diffusers.utils.logging, transformers.utils.logging)
+    before = [logging.get_verbosity() for logging in loggings]
+    for logging in loggings:
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for logging, verbosity in zip(loggings, before, strict=True):
+            logging.set_verbosity(verbosity)
+            logging.enable_progress_bar()

@@ -1,0 +1,199 @@
+"""Train the miniature from nothing: classifier, then autoencoder, then text encoder and UNet together.
+
+The way of latent diffusion (Rombach et al. 2022), small: an autoencoder whose latents have zero mean, unit
+variance and a little noise, and noise prediction on them with one prompt in ten left empty for
+classifier-free guidance (Ho & Salimans 2022).
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pcpo_overlay.tools.miniature import PROMPTS, sd
+from pcpo_overlay.tools.miniature.digits import augment, load_digits
+
+Report = Callable[[int, float], None]
+"""Called after every step with the steps done and the loss."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the shipped weights were trained. Steps, batch sizes and learning rates; all else is in the code."""
+
+    seed: int = 0
+    vae_steps: int = 1200
+    vae_batch: int = 32
+    vae_lr: float = 2e-3
+    latent_noise: float = 0.1
+    copies: int = 12
+    unet_steps: int = 6000
+    unet_batch: int = 32
+    unet_lr: float = 1.5e-3
+    unconditional: float = 0.1
+    ema: float = 0.999
+
+
+def train_vae(recipe: Recipe, report: Report | None = None) -> Any:
+    """An AutoencoderKL of the digits; see :func:`_fold` for the latents it ends with.
+
+    In place of a weight on the KL term, which at this size empties three of the four channels, every channel is
+    brought to mean 0 and variance 1 over the batch and then gets noise of a fixed std. So the posterior's
+    variance, and with it the KL term, is a constant.
+    """
+    generator = torch.Generator().manual_seed(recipe.seed + 1)
+    digits = load_digits("train")
+    torch.manual_seed(recipe.seed + 1)
+    vae = sd.build_vae().train()
+    optimizer = torch.optim.AdamW(vae.parameters(), lr=recipe.vae_lr, weight_decay=1e-4)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: cosine(step, recipe.vae_steps))
+    for step in range(recipe.vae_steps):
+        index = torch.randint(len(digits), (recipe.vae_batch,), generator=generator)
+        images = 2 * augment(digits.images[index], generator) - 1
+        latents = F.batch_norm(vae.encode(images).latent_dist.mean, None, None, training=True)
+        noise = torch.randn(latents.shape, generator=generator)
+        loss = F.mse_loss(vae.decode(latents + recipe.latent_noise * noise).sample, images)
+        optimize(loss, optimizer, schedule, vae.parameters())
+        if report is not None:
+            report(step + 1, loss.item())
+    vae.eval().requires_grad_(False)
+    _fold(vae, digits.images, recipe.latent_noise)
+    return vae
+
+
+@torch.no_grad()
+def _fold(vae: Any, images: Tensor, noise: float) -> None:
+    """Fold the latents' normalization into the two 1x1 convolutions around them.
+
+    Afterwards ``encode(x) * scaling_factor``, with SD 1.x's own scaling factor, has mean 0 and std 1 in each
+    channel over `images`, the posterior's std is `noise` in the same unit, and ``decode`` takes it all back.
+    """
+    means = torch.cat([vae.encode(2 * chunk - 1).latent_dist.mean for chunk in images.split(256)])
+    mean, std = means.mean(dim=(0, 2, 3)), means.std(dim=(0, 2, 3))
+    n = sd.LATENT_CHANNELS
+    weight, bias = vae.quant_conv.weight, vae.quant_conv.bias
+    weight[:n] /= (std * sd.SCALING_FACTOR)[:, None, None, None]
+    bias[:n] = (bias[:n] - mean) / (std * sd.SCALING_FACTOR)
+    weight[n:], bias[n:] = 0, 2 * math.log(noise / sd.SCALING_FACTOR)  # log variances
+    vae.post_quant_conv.weight *= sd.SCALING_FACTOR
+
+
+@dataclass(frozen=True)
+class Latents:
+    """Posteriors of images, as the denoiser sees latents: `means` and `stds` (N, C, 8, 8), `labels` (N,) the digits."""
+
+    means: Tensor
+    stds: Tensor
+    labels: Tensor
+
+
+@torch.no_grad()
+def encode_train_split(vae: Any, *, copies: int, seed: int) -> Latents:
+    """The train split as it is and in ``copies - 1`` augmented copies, encoded, shifted and scaled."""
+    generator = torch.Generator().manual_seed(seed + 2)
+    digits = load_digits("train")
+    shift, scale = vae.config.shift_factor or 0.0, vae.config.scaling_factor
+    means, stds = [], []
+    for copy in range(copies):
+        images = digits.images if copy == 0 else augment(digits.images, generator)
+        for chunk in images.split(256):
+            posterior = vae.encode(2 * chunk - 1).latent_dist
+            means.append((posterior.mean - shift) * scale)
+            stds.append(posterior.std * scale)
+    return Latents(torch.cat(means), torch.cat(stds), digits.labels.repeat(copies))
+
+
+def train_unet(
+    latents: Latents,
+    recipe: Recipe,
+    report: Report | None = None,
+    snapshot: Callable[[int, Any, Any], None] | None = None,
+) -> tuple[Any, Any]:
+    """UNet and text encoder, trained together by noise prediction; returns their averaged weights.
+
+    `snapshot(steps done, unet, text_encoder)` is called with the averages every 1,000 steps.
+    """
+    generator = torch.Generator().manual_seed(recipe.seed + 3)
+    torch.manual_seed(recipe.seed + 3)
+    unet, text_encoder = sd.build_unet().train(), sd.build_text_encoder().train()
+    models = nn.ModuleList([unet, text_encoder])
+    averages = nn.ModuleList([sd.build_unet(), sd.build_text_encoder()]).requires_grad_(False).eval()
+    averages.load_state_dict(models.state_dict())
+
+    token_ids = tokenize([*PROMPTS, ""])
+    alphas_cumprod = ddpm_alphas_cumprod()
+    optimizer = torch.optim.AdamW(models.parameters(), lr=recipe.unet_lr, weight_decay=1e-4)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: cosine(step, recipe.unet_steps))
+    for step in range(recipe.unet_steps):
+        index = torch.randint(len(latents.labels), (recipe.unet_batch,), generator=generator)
+        mean, std = latents.means[index], latents.stds[index]
+        clean = mean + std * torch.randn(mean.shape, generator=generator)
+        empty = torch.rand(recipe.unet_batch, generator=generator) < recipe.unconditional
+        prompt = torch.where(empty, len(PROMPTS), latents.labels[index])
+        timesteps = (evenly(recipe.unet_batch, generator) * len(alphas_cumprod)).long()
+        signal = alphas_cumprod[timesteps].view(-1, 1, 1, 1)
+        noise = torch.randn(clean.shape, generator=generator)
+        noisy = signal.sqrt() * clean + (1 - signal).sqrt() * noise
+        loss = F.mse_loss(unet(noisy, timesteps, text_encoder(token_ids)[0][prompt]).sample, noise)
+        optimize(loss, optimizer, schedule, models.parameters())
+        average(averages, models, step, recipe.ema)
+        if report is not None:
+            report(step + 1, loss.item())
+        if snapshot is not None and (step + 1) % 1000 == 0:
+            snapshot(step + 1, averages[0], averages[1])
+    return averages[0], averages[1]
+
+
+def tokenize(prompts: list[str]) -> Tensor:
+    """Padded token ids (N, 16) int64."""
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer = sd.build_tokenizer(Path(folder))
+    ids: Tensor = tokenizer(prompts, padding="max_length", truncation=True, return_tensors="pt").input_ids
+    return ids
+
+
+def ddpm_alphas_cumprod() -> Tensor:
+    """The cumulative signal share (1000,) of SD 1.5's scaled linear schedule."""
+    start, end = math.sqrt(sd.SCHEDULER["beta_start"]), math.sqrt(sd.SCHEDULER["beta_end"])
+    betas = torch.linspace(start, end, sd.SCHEDULER["num_train_timesteps"], dtype=torch.float64).square()
+    return (1 - betas).cumprod(dim=0).float()
+
+
+def cosine(step: int, steps: int, warmup: int = 100) -> float:
+    """Learning rate factor: a short linear rise, then a cosine down to 1%."""
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+
+def evenly(n: int, generator: torch.Generator) -> Tensor:
+    """`n` values in [0, 1), evenly spread from a random start: each batch sees every noise level.
+
+    Kingma et al. 2021.
+    """
+    return (torch.rand(1, generator=generator) + torch.arange(n) / n) % 1
+
+
+def optimize(loss: Tensor, optimizer: torch.optim.Optimizer, schedule: Any, parameters: Any) -> None:
+    """One step of the optimizer and its schedule, with the gradient's norm clipped to 1."""
+    optimizer.zero_grad()
+    loss.backward()
+    nn.utils.clip_grad_norm_(parameters, 1.0)
+    optimizer.step()
+    schedule.step()
+
+
+@torch.no_grad()
+def average(averages: nn.Module, models: nn.Module, step: int, ema: float) -> None:
+    """Move the `averages` of the weights towards those after `step` (from 0), the early ones forgotten sooner."""
+    decay = min(ema, (1 + step) / (10 + step))
+    for mean, value in zip(averages.parameters(), models.parameters(), strict=True):
+        mean.lerp_(value, 1 - decay)

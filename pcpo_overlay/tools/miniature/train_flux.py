@@ -1,0 +1,95 @@
+"""Train the miniature FLUX from nothing: autoencoder, then text encoders and transformer together.
+
+Rectified flow on the latents, the times drawn as DanceGRPO's shifted schedule spaces them. FLUX.1-dev got its embedded
+guidance by distillation; here it is drawn at random, so that the network learns to work whatever it is told.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pcpo_overlay.schedules import shift_sigmas
+from pcpo_overlay.tools.miniature import PROMPTS, flux, train_sd3
+from pcpo_overlay.tools.miniature.train import Latents, Report, average, cosine, evenly, optimize
+
+GUIDANCE = (1.0, 5.0)
+"""Range of the embedded guidance in training."""
+
+
+@dataclass(frozen=True)
+class Recipe(train_sd3.VAERecipe):
+    """How the shipped weights were trained."""
+
+    copies: int = 12
+    steps: int = 9000
+    batch: int = 64
+    lr: float = 1e-3
+    ema: float = 0.999
+
+
+def train_vae(recipe: Recipe, report: Report | None = None) -> Any:
+    """An AutoencoderKL of the digits, in the way of the miniature SD3's, with FLUX's scale and shift."""
+    return train_sd3.train_vae(recipe, report, model=flux)
+
+
+def train_transformer(
+    latents: Latents,
+    recipe: Recipe,
+    report: Report | None = None,
+    snapshot: Callable[[int, Any, Sequence[Any]], None] | None = None,
+) -> tuple[Any, tuple[Any, Any]]:
+    """Transformer and text encoders, trained together; returns their averaged weights.
+
+    `snapshot(steps done, transformer, text encoders)` is called with the averages every 1,000 steps.
+    """
+    generator = torch.Generator().manual_seed(recipe.seed + 3)
+    torch.manual_seed(recipe.seed + 3)
+    transformer, encoders = flux.build_transformer().train(), flux.build_text_encoders()
+    models = nn.ModuleList([transformer, *encoders]).train()
+    averages = nn.ModuleList([flux.build_transformer(), *flux.build_text_encoders()])
+    averages.requires_grad_(False).eval().load_state_dict(models.state_dict())
+
+    token_ids = _token_ids()
+    optimizer = torch.optim.AdamW(models.parameters(), lr=recipe.lr, weight_decay=1e-4)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: cosine(step, recipe.steps))
+    for step in range(recipe.steps):
+        index = torch.randint(len(latents.labels), (recipe.batch,), generator=generator)
+        mean, std = latents.means[index], latents.stds[index]
+        clean = flux.pack(mean + std * torch.randn(mean.shape, generator=generator))
+        noise = torch.randn(clean.shape, generator=generator)
+        t = shift_sigmas(evenly(recipe.batch, generator), flux.SCHEDULER["shift"])
+        least, most = GUIDANCE
+        guidance = least + (most - least) * torch.rand(recipe.batch, generator=generator)
+        part = t.view(-1, 1, 1)
+        text = flux.encode(encoders, token_ids)
+        prompt = latents.labels[index]
+        predicted = flux.velocity(
+            transformer,
+            (1 - part) * clean + part * noise,
+            flux.TextStates(text.states[prompt], text.pooled[prompt]),
+            t,
+            guidance,
+        )
+        loss = F.mse_loss(predicted, noise - clean)
+        optimize(loss, optimizer, schedule, models.parameters())
+        average(averages, models, step, recipe.ema)
+        if report is not None:
+            report(step + 1, loss.item())
+        if snapshot is not None and (step + 1) % 1000 == 0:
+            snapshot(step + 1, averages[0], tuple(averages[1:]))
+    return averages[0], (averages[1], averages[2])
+
+
+def _token_ids() -> tuple[Tensor, Tensor]:
+    """Of the ten prompts, padded."""
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizers = flux.build_tokenizers(Path(folder))
+    return flux.tokenize(tokenizers, PROMPTS)

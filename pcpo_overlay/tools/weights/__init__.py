@@ -1,0 +1,1 @@
+"""The table of a sampler's weights: ``pcpo weights``."""
