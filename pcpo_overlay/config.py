@@ -7,6 +7,8 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 
+from pcpo_overlay.trainers import TRAINERS
+
 #: The ablation ladder of the paper (Figure 6), with ``observe``: the baseline with its metrics recorded.
 MODES = ("off", "observe", "log", "match", "full")
 WEIGHTS = ("proportional", "uniform", "native")
@@ -35,24 +37,6 @@ _ACTS_IN = {
     "precision": ("log", "match", "full"),
     "unique_prompts": ("observe", "log", "match", "full"),
     "tape": ("match", "full"),
-}
-#: Samplers by the trainers' short names; the options that concern one sampler alone are refused on the other.
-SAMPLERS = {
-    "ddpo": "ddim",
-    "dancegrpo_sd": "ddim",
-    "flow_grpo": "flow",
-    **dict.fromkeys(
-        (
-            "dancegrpo_flux",
-            "dancegrpo_flux_lora",
-            "dancegrpo_hunyuan",
-            "dancegrpo_qwenimage",
-            "dancegrpo_qwenimage_edit",
-            "dancegrpo_skyreels_i2v",
-            "dancegrpo_wan_2_1",
-        ),
-        "flow",
-    ),
 }
 
 
@@ -113,35 +97,33 @@ class PCPOConfig:
         """Whether a DDIM sampler draws with the paper's standard deviation."""
         return self.variance == "paper"
 
-    def on(self, upstream: str) -> PCPOConfig:
-        """The configuration as it acts on one upstream, by its short name.
+    def on(self, trainer: str) -> PCPOConfig:
+        """The configuration as it acts on one trainer, by its name.
 
         Raises:
+            KeyError: no such trainer.
             PCPOError: an option that was spelled out and changes nothing there.
         """
-        if SAMPLERS[upstream] == "ddim":
-            if self.zeta == "trained":
-                raise PCPOError(
-                    f"zeta=trained changes nothing on {upstream}: its intervals are equal and every step of the "
-                    "schedule is trained; it is for the flow samplers"
-                )
-            return self._without_unique_prompts(upstream)
+        entry = TRAINERS[trainer]
+        if self.unique_prompts and not entry.draws_prompts:
+            there = ", ".join(t.name for t in TRAINERS.values() if t.draws_prompts)
+            raise PCPOError(
+                f"unique_prompts changes nothing on {trainer}, whose prompts of an epoch are drawn once; it is for "
+                f"{there}"
+            )
+        if self.zeta == "trained" and entry.trains == "all":
+            raise PCPOError(
+                f"zeta=trained changes nothing on {trainer}: every step of its schedule is trained; it is for the "
+                "trainers that leave steps out"
+            )
+        if entry.sampler == "ddim":
+            return self
         if self.w_star is not None or (self.variance == "paper" and "variance" in self.given):
             name = "w_star" if self.w_star is not None else "variance=paper"
             raise PCPOError(
-                f"{name} changes nothing on {upstream}: PCPO never changes a flow sampler; it is for DDIM"
+                f"{name} changes nothing on {trainer}: PCPO never changes a flow sampler; it is for DDIM"
             )
-        if upstream != "flow_grpo":
-            self._without_unique_prompts(upstream)
         return replace(self, variance="native")
-
-    def _without_unique_prompts(self, upstream: str) -> PCPOConfig:
-        if self.unique_prompts:
-            raise PCPOError(
-                f"unique_prompts changes nothing on {upstream}, whose prompts of an epoch are drawn once; it is for "
-                "flow_grpo"
-            )
-        return self
 
     def as_dict(self) -> dict[str, str | float | bool | None]:
         """The fields as plain values, for ``run.json``."""

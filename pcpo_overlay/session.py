@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pcpo_overlay import losses
-from pcpo_overlay.config import SAMPLERS, HookError, PCPOConfig
+from pcpo_overlay.config import HookError, PCPOConfig
 from pcpo_overlay.ddim import DDIMTable
 from pcpo_overlay.flow import FlowTable, SigmaTable
 from pcpo_overlay.messages import say
@@ -22,6 +22,7 @@ from pcpo_overlay.record import run_folder
 from pcpo_overlay.record.metrics import PADDING, GradientMetrics, Samples, StepMetrics, mean
 from pcpo_overlay.record.run_folder import RunFolder
 from pcpo_overlay.tape import INDEX, Matched, Tape
+from pcpo_overlay.trainers import TRAINERS, Trainer
 from pcpo_overlay.unrounded import UnroundedGuidance, seen_latents
 
 
@@ -35,7 +36,7 @@ class Session:
         self.rolling_out = False
         self._table: tuple[tuple[Any, ...], Any, DDIMTable | FlowTable | SigmaTable] | None = None
         self._rollouts: list[Tensor] = []  # their places on the tape, until the trainer collects its samples
-        self._is_flow_grpo = False
+        self._entry: Trainer | None = None
         self._trained_steps: int | None = None
         self._unrounded: UnroundedGuidance | None = None
         self._resolved_written = False
@@ -72,12 +73,8 @@ class Session:
         self.config = self.config.on(upstream)
         self._trainer = trainer
         self._accelerator = accelerator
-        self._is_flow_grpo = upstream == "flow_grpo"
-        if self._is_flow_grpo:  # it trains the first steps of every sample, in order
-            self._trained_steps = int(trainer["sample"]["num_steps"] * trainer["train"]["timestep_fraction"])
-        elif upstream.startswith("dancegrpo_"):  # any but the last, drawn anew for every sample
-            steps = trainer["sample"]["num_steps"] if "sample" in trainer else trainer["sampling_steps"]
-            self._trained_steps = int(steps) - 1
+        self._entry = TRAINERS[upstream]
+        self._trained_steps = self._entry.trained_steps(trainer)
         self.clip_range = clip_range
         self._device = accelerator.device
         self._is_main = bool(accelerator.is_main_process)
@@ -107,7 +104,7 @@ class Session:
         commit = clone["commit"][:12] if clone else "unknown commit"
         tree = clone["patched_tree"][:12] + (" (edited)" if clone["modified"] else "") if clone else "unknown"
         say(f"{upstream} at {commit}, patched tree {tree}; mode {self.config}")
-        if self.config.weights == "uniform" and SAMPLERS[upstream] == "ddim":
+        if self.config.weights == "uniform" and self._entry.sampler == "ddim":
             say(
                 "weights=uniform equals the default on DDIM: equal intervals make proportional credit uniform"
             )
@@ -157,7 +154,12 @@ class Session:
     @property
     def _rounds_in_sampling(self) -> bool:
         """Whether prediction matching has to undo what Flow-GRPO's sampler rounds and its training does not."""
-        return self.config.matching and self._is_flow_grpo and self._accelerator.mixed_precision != "no"
+        return (
+            self.config.matching
+            and self._entry is not None
+            and self._entry.rounds_sampling
+            and self._accelerator.mixed_precision != "no"
+        )
 
     def end_rollout(self, sample: dict[str, Any]) -> None:
         """The rollout is sampled: give its samples their place on the tape."""

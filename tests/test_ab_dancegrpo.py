@@ -15,7 +15,7 @@ from PIL import Image
 from pcpo_overlay.__main__ import main
 from pcpo_overlay.tools.ab import ABError
 from pcpo_overlay.tools.ab.launch_script import read_launch_script
-from pcpo_overlay.tools.ab.upstreams import PACKAGE, PORT, TRAINERS
+from pcpo_overlay.tools.ab.upstreams import DANCEGRPO, PACKAGE, PORT
 from pcpo_overlay.tools.ab.workplace import Workplace, readable
 from pcpo_overlay.tools.launch import placeholders
 from pcpo_overlay.tools.miniature import PROMPTS, flux_path
@@ -38,7 +38,7 @@ torchrun --nproc_per_node=8 --master_port 19002 \\
 def clone(tmp_path: Path) -> Path:
     """The shape of a patched clone, with a launch script and what it reads."""
     folder = tmp_path / "vendor" / "DanceGRPO"
-    for upstream in TRAINERS.values():
+    for upstream in DANCEGRPO.values():
         script = folder / upstream.script
         script.parent.mkdir(parents=True, exist_ok=True)
         script.write_text("# stands for a script that calls pcpo_overlay's hooks\n")
@@ -71,7 +71,7 @@ def commands(printed: str) -> list[list[str]]:
 # --- the plan ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("trainer", TRAINERS)
+@pytest.mark.parametrize("trainer", DANCEGRPO)
 def test_the_miniature_runs_upstreams_script_by_torchrun(
     clone: Path, trainer: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

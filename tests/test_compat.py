@@ -155,9 +155,10 @@ def test_an_adapter_that_nothing_wraps_is_its_own_module():
 @pytest.mark.parametrize(
     ("script", "upstream"),
     [
-        ("scripts/train.py", "ddpo"),
+        ("scripts/train.py", "ddpo-pytorch"),
         ("scripts/train_sd3.py", "flow_grpo"),
-        ("fastvideo/train_grpo_flux.py", "dancegrpo"),
+        ("fastvideo/train_grpo_flux.py", "DanceGRPO"),
+        ("scripts/train_sd3_sft.py", "flow_grpo"),
     ],
 )
 def test_the_runner_supplies_what_the_script_needs(script, upstream, tmp_path, monkeypatch):
@@ -165,7 +166,7 @@ def test_the_runner_supplies_what_the_script_needs(script, upstream, tmp_path, m
     path.parent.mkdir()
     path.write_text("")
     asked = []
-    monkeypatch.setattr(compat, "install", asked.append)
+    monkeypatch.setattr(compat, "install_for", asked.append)
     monkeypatch.setattr(sys, "argv", list(sys.argv))
     monkeypatch.setattr(sys, "path", list(sys.path))
     compat.main([str(path)])

@@ -13,7 +13,7 @@ from pcpo_overlay.tools.ab.plan import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent
-MINIATURE = ROOT / "pcpo_overlay" / "miniature"
+MINIATURE = ROOT / "pcpo_overlay" / "tools" / "miniature"
 TIMEOUT_S = 600
 
 

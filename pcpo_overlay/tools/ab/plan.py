@@ -129,8 +129,8 @@ def check_overrides(upstream: Upstream, overrides: Sequence[str]) -> None:
         ABError: names the override and the option to use in its place.
     """
     taken = {
-        upstream.flags["seed"]: "--seeds",
-        upstream.flags["epochs"]: "--epochs",
+        upstream.trainer.flags["seed"]: "--seeds",
+        upstream.trainer.flags["epochs"]: "--epochs",
         **dict.fromkeys(upstream.folders, "--out"),
         "--config": "--config before the --",
         "--pcpo": "--modes",
@@ -205,11 +205,11 @@ def _workplace(request: Request, folder: Path) -> Workplace | None:
 
 def script_arguments(request: Request, seed: int, folder: Path) -> list[str]:
     """The training script's arguments of one run."""
-    flags = request.upstream.flags
+    flags = request.upstream.trainer.flags
     given = ["--config", request.config] if request.script_arguments is None else request.script_arguments
     arguments = [*given, f"{flags['seed']}={seed}"]
     if request.epochs is not None:
-        arguments.append(f"{flags['epochs']}={request.epochs - request.upstream.more_epochs}")
+        arguments.append(f"{flags['epochs']}={request.epochs - request.upstream.trainer.more_epochs}")
     arguments += [f"{flag}={folder / name}" for flag, name in request.upstream.folders.items()]
     if not any(override.partition("=")[0] == flags["save_freq"] for override in request.overrides):
         arguments.append(f"{flags['save_freq']}={NEVER_SAVE}")

@@ -12,7 +12,7 @@ from typing import Any
 from pcpo_overlay.record.run_folder import METRICS, utc_now
 from pcpo_overlay.tools.ab import ABError
 from pcpo_overlay.tools.ab.plan import Planned
-from pcpo_overlay.trainer_config import planned_epochs
+from pcpo_overlay.tools.runs.settings import planned_epochs
 
 RECORD = "ab.json"
 LOG = "output.log"

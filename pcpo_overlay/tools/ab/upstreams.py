@@ -1,4 +1,4 @@
-"""What the A/B command has to know about an upstream's training script."""
+"""How ``ab`` starts an upstream's training script, on the miniature or on the user's own model."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pcpo_overlay
+from pcpo_overlay.trainers import TRAINERS, Trainer
 
 #: The package's own folder; the miniatures' config files are in it.
 PACKAGE = Path(pcpo_overlay.__file__).resolve().parent
@@ -19,15 +20,12 @@ PORT = "{port}"
 
 @dataclass(frozen=True)
 class Upstream:
-    """One upstream as ``ab`` runs it.
+    """One training script as ``ab`` starts it.
 
     Attributes:
-        name: short name, as on the command line and in ``run.json``.
-        clone: its name in ``vendor.lock``, and of its folder in ``vendor/``.
-        script: the training script, relative to the clone.
+        trainer: the script.
         config: the miniature's config file, used unless the user brings one. Where it ends in ``.sh`` the script takes
             none: it is a launch script, and so is the user's, whose ``torchrun`` line has the arguments.
-        flags: the script's flags that ``ab`` sets itself: seed, number of epochs, checkpoint interval.
         folders: the script's flags that name a folder to write to, with the place below the run folder.
         launch: options of the launcher, from the clone's folder; :data:`PORT` for a port.
         launcher: the arguments of Python that start it.
@@ -35,27 +33,37 @@ class Upstream:
         cpu_environment: variables for the launcher and the script where there is no CUDA.
         wrapper: for a script whose loop is endless: the config file that wraps the user's, as ``WRAPPER:FILE[:NAME]``,
             and gives it a number of epochs. None where the script takes one by itself.
-        more_epochs: how many more than its flag says the script runs.
         in_workplace: whether the script reads and writes at paths relative to where it runs, so that each run needs a
             folder of its own.
         runner: a file that takes the script and its arguments, and starts it on the miniature. None where the script
             itself does.
     """
 
-    name: str
-    clone: str
-    script: str
+    trainer: Trainer
     config: Path
-    flags: Mapping[str, str]
     folders: Mapping[str, str]
     launch: tuple[str, ...] = ()
     launcher: tuple[str, ...] = ACCELERATE
     cpu_launch: tuple[str, ...] = ()
     cpu_environment: Mapping[str, str] = field(default_factory=dict)
     wrapper: Path | None = None
-    more_epochs: int = 0
     in_workplace: bool = False
     runner: Path | None = None
+
+    @property
+    def name(self) -> str:
+        """Short name of the trainer, in ``run.json``."""
+        return self.trainer.name
+
+    @property
+    def clone(self) -> str:
+        """Name of its upstream in ``vendor.lock``, and of its folder in ``vendor/``."""
+        return self.trainer.upstream
+
+    @property
+    def script(self) -> str:
+        """The training script, relative to the clone."""
+        return self.trainer.script
 
     @property
     def has_launch_script(self) -> bool:
@@ -63,16 +71,10 @@ class Upstream:
         return self.config.suffix == ".sh"
 
 
+_MINIATURE = PACKAGE / "tools" / "miniature"
 _DDPO = Upstream(
-    name="ddpo",
-    clone="ddpo-pytorch",
-    script="scripts/train.py",
-    config=PACKAGE / "tools" / "miniature" / "ddpo_config.py",
-    flags={
-        "seed": "--config.seed",
-        "epochs": "--config.num_epochs",
-        "save_freq": "--config.save_freq",
-    },
+    trainer=TRAINERS["ddpo"],
+    config=_MINIATURE / "ddpo_config.py",
     folders={"--config.logdir": "logs"},
     # One process, said in full so that the launcher does not warn. The mixed precision is only the launcher's
     # default: upstream's config names its own.
@@ -82,15 +84,8 @@ _DDPO = Upstream(
     cpu_launch=("--cpu",),
 )  # fmt: skip
 _FLOW_GRPO = Upstream(
-    name="flow_grpo",
-    clone="flow_grpo",
-    script="scripts/train_sd3.py",
-    config=PACKAGE / "tools" / "miniature" / "flow_grpo_config.py",
-    flags={
-        "seed": "--config.seed",
-        "epochs": "--config.num_epochs",
-        "save_freq": "--config.save_freq",
-    },
+    trainer=TRAINERS["flow_grpo"],
+    config=_MINIATURE / "flow_grpo_config.py",
     # upstream adds "checkpoints" to save_dir itself
     folders={"--config.save_dir": "", "--config.logdir": "logs"},
     # as upstream's own scripts/single_node/grpo.sh has it
@@ -102,47 +97,30 @@ _FLOW_GRPO = Upstream(
     cpu_environment={"ACCELERATE_USE_CPU": "true"},
     wrapper=PACKAGE / "tools" / "launch" / "flow_grpo.py",
 )  # fmt: skip
-
-
-_DANCEGRPO = PACKAGE / "tools" / "miniature" / "dancegrpo"
 _SD = Upstream(
-    name="dancegrpo_sd",
-    clone="DanceGRPO",
-    script="fastvideo/train_grpo_sd.py",
-    config=_DANCEGRPO / "sd_config.py",
-    flags={
-        "seed": "--config.seed",
-        "epochs": "--config.num_epochs",
-        "save_freq": "--config.save_freq",
-    },
+    trainer=TRAINERS["dancegrpo_sd"],
+    config=_MINIATURE / "dancegrpo" / "sd_config.py",
     folders={"--config.logdir": "logs"},
     launch=("--standalone", "--nproc_per_node=1"),
     launcher=TORCHRUN,
-    more_epochs=1,
     in_workplace=True,
-    runner=_DANCEGRPO / "run.py",
+    runner=_MINIATURE / "dancegrpo" / "run.py",
 )
 _FLUX = Upstream(
-    name="dancegrpo_flux",
-    clone="DanceGRPO",
-    script="fastvideo/train_grpo_flux.py",
-    config=_DANCEGRPO / "flux.sh",
-    flags={"seed": "--seed", "epochs": "--max_train_steps", "save_freq": "--checkpointing_steps"},
+    trainer=TRAINERS["dancegrpo_flux"],
+    config=_MINIATURE / "dancegrpo" / "flux.sh",
     folders={"--output_dir": "checkpoints"},
     launcher=TORCHRUN,
     in_workplace=True,
-    runner=_DANCEGRPO / "run.py",
+    runner=_MINIATURE / "dancegrpo" / "run.py",
 )
 _FLUX_LORA = replace(
-    _FLUX,
-    name="dancegrpo_flux_lora",
-    script="fastvideo/train_grpo_flux_lora.py",
-    config=_DANCEGRPO / "flux_lora.sh",
+    _FLUX, trainer=TRAINERS["dancegrpo_flux_lora"], config=_MINIATURE / "dancegrpo" / "flux_lora.sh"
 )
 
-#: By name: as on the command line, but for DanceGRPO's trainers, of which each is an upstream by itself.
+#: By the trainer's name.
 UPSTREAMS = {upstream.name: upstream for upstream in (_DDPO, _FLOW_GRPO, _SD, _FLUX, _FLUX_LORA)}
-#: DanceGRPO's trainers by what ``--trainer`` calls them.
-TRAINERS = {upstream.name.removeprefix("dancegrpo_"): upstream for upstream in (_SD, _FLUX, _FLUX_LORA)}
+#: DanceGRPO's trainers by what ``--trainer`` calls them; on the command line the others are upstreams by themselves.
+DANCEGRPO = {upstream.name.removeprefix("dancegrpo_"): upstream for upstream in (_SD, _FLUX, _FLUX_LORA)}
 #: What the command line calls an upstream.
 NAMES = (_DDPO.name, _FLOW_GRPO.name, "dancegrpo")

@@ -12,7 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pcpo_overlay.tools.ab.upstreams import NAMES, PACKAGE, PORT, TRAINERS, UPSTREAMS, Upstream
+from pcpo_overlay.tools.ab.upstreams import DANCEGRPO, NAMES, PACKAGE, PORT, UPSTREAMS, Upstream
 from pcpo_overlay.tools.cli.arguments import at_least, seeds, thresholds
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
         usage=f"%(prog)s {{{','.join(NAMES)}}} [options] [-- OVERRIDE ...]",
     )
     parser.add_argument("upstream", choices=NAMES, help="which upstream to run")
-    parser.add_argument("--trainer", choices=list(TRAINERS), help="which of dancegrpo's trainers to run")
+    parser.add_argument("--trainer", choices=list(DANCEGRPO), help="which of dancegrpo's trainers to run")
     parser.add_argument(
         "--modes",
         metavar="LIST",
@@ -229,8 +229,8 @@ def _find_upstream(name: str, trainer: str | None) -> Upstream:
             raise WrongArgument(f"--trainer is for dancegrpo; {name} has one trainer")
         return UPSTREAMS[name]
     if trainer is None:
-        raise WrongArgument(f"{name} has several trainers; give --trainer {'|'.join(TRAINERS)}")
-    return TRAINERS[trainer]
+        raise WrongArgument(f"{name} has several trainers; give --trainer {'|'.join(DANCEGRPO)}")
+    return DANCEGRPO[trainer]
 
 
 #: Of a launch script's arguments those that name what has to be there, with what makes it.

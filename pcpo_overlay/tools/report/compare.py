@@ -12,7 +12,7 @@ from pcpo_overlay.config import MODES
 from pcpo_overlay.tools.report import mixed_model, quality, stats, validation
 from pcpo_overlay.tools.report.runs import Run, is_number
 from pcpo_overlay.tools.report.stats import Series
-from pcpo_overlay.trainer_config import planned_epochs, samples_per_epoch
+from pcpo_overlay.tools.runs.settings import planned_epochs, samples_per_epoch
 
 #: Curves by epoch that the document holds for every group.
 CURVES = (

@@ -16,7 +16,7 @@ from typing import Any
 
 from pcpo_overlay.tools.report import quality
 from pcpo_overlay.tools.report.runs import Run
-from pcpo_overlay.trainer_config import samples_per_epoch
+from pcpo_overlay.tools.runs.settings import samples_per_epoch
 
 EFFECTS = ("algorithm", "batch size", "interaction")
 #: The last does without gradients, which vanish where the intercepts' variance is estimated at its boundary of 0.

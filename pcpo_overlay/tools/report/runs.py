@@ -12,7 +12,7 @@ from typing import Any
 
 from pcpo_overlay.tools.report.stats import Series
 from pcpo_overlay.tools.runs.labels import label
-from pcpo_overlay.trainer_config import planned_epochs
+from pcpo_overlay.tools.runs.settings import planned_epochs
 
 FORMAT = 1
 #: How deep below a folder given on the command line run folders are looked for.

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 ROOT = Path(__file__).resolve().parents[3]
-MINIATURE = ROOT / "pcpo_overlay" / "miniature" / "weights"
+MINIATURE = ROOT / "pcpo_overlay" / "tools" / "miniature" / "weights"
 
 
 def save(model: Any, folder: Path, spread: float = 0.0) -> None:

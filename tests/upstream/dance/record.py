@@ -227,7 +227,7 @@ def main() -> None:
     if script.name == "train_grpo_sd.py":
         from pcpo_overlay import compat
 
-        compat.install("DanceGRPO")
+        compat.install_for("DanceGRPO")
         wrap_accelerate()
     try:
         run(script)

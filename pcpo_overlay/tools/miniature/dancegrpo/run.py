@@ -39,7 +39,7 @@ def main() -> None:
     if not torch.cuda.is_available():
         without_cuda.install()
         os.environ.setdefault("ACCELERATE_USE_CPU", "true")
-    compat.install("dancegrpo")
+    compat.install_for("DanceGRPO")
     if script.name == "train_grpo_sd.py":
         _draw_small_latents()
     runpy.run_path(str(script), run_name="__main__")

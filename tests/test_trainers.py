@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pcpo_overlay.trainer_config import planned_epochs, samples_per_epoch
+from pcpo_overlay.tools.runs.settings import planned_epochs, samples_per_epoch
 
 
 @pytest.mark.parametrize(

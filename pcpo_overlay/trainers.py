@@ -1,0 +1,174 @@
+"""The training scripts that PCPO is patched into, one entry each; what differs between them is asked for here.
+
+Adding a trainer is one entry here and one patch. The names are those that the patches give to
+:func:`pcpo_overlay.hooks.start`, and that ``run.json`` keeps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import PurePath
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """One training script of an upstream. Settings are the trainer's own, as ``run.json`` keeps them.
+
+    A setting is named by its path in them, ``sample.num_steps`` for ``settings["sample"]["num_steps"]``.
+
+    Attributes:
+        name: short name, in ``run.json`` and in the patch.
+        title: what people call it.
+        upstream: its name in ``vendor.lock``.
+        script: path in the clone.
+        sampler: ``ddim`` or ``flow``; options that concern one of them are refused on the other.
+        steps: setting with the number of sampling steps.
+        trains: which of them it trains: ``all``, ``all but last`` (drawn anew for every sample), or the ``first`` ones,
+            as many as ``fraction`` says.
+        fraction: setting with the share of the steps that is trained, where the first ones are.
+        epochs: setting with the number of epochs (iterations) asked for.
+        passes, more_epochs: it runs ``passes * (asked + more_epochs)``.
+        endless: whether its loop has no end, so that a number of epochs is this project's to keep.
+        batch: settings whose product is the number of samples of a rank in an epoch.
+        clip_range: setting with the PPO clip range; None where the script keeps it to itself, to give it with the loss.
+        resume: setting that says whether a run goes on from a checkpoint; None where it cannot.
+        flags: its command line's flags for ``seed``, ``epochs`` and ``save_freq``.
+        draws_prompts: whether an epoch's prompts can be drawn without repetition (``unique_prompts``).
+        rounds_sampling: whether in half precision its sampler rounds latents and guidance, and its training does not.
+    """
+
+    name: str
+    title: str
+    upstream: str
+    script: str
+    sampler: Literal["ddim", "flow"]
+    steps: str = "sample.num_steps"
+    trains: Literal["all", "all but last", "first"] = "all"
+    fraction: str | None = None
+    epochs: str = "num_epochs"
+    passes: int = 1
+    more_epochs: int = 0
+    endless: bool = False
+    batch: tuple[str, str] = ("sample.batch_size", "sample.num_batches_per_epoch")
+    clip_range: str | None = "train.clip_range"
+    resume: str | None = "resume_from"
+    flags: Mapping[str, str] = field(
+        default_factory=lambda: {
+            "seed": "--config.seed",
+            "epochs": "--config.num_epochs",
+            "save_freq": "--config.save_freq",
+        }
+    )
+    draws_prompts: bool = False
+    rounds_sampling: bool = False
+
+    def trained_steps(self, settings: Mapping[str, Any]) -> int | None:
+        """Number of steps of the schedule that can be trained, the first ones; None for all of them."""
+        if self.trains == "all":
+            return None
+        steps = setting(settings, self.steps)
+        return int(steps * setting(settings, self.fraction)) if self.fraction else int(steps) - 1
+
+    def planned_epochs(self, settings: Mapping[str, Any]) -> int | None:
+        """Epochs that a run will take; None where the settings do not say, or say no end."""
+        asked = setting(settings, self.epochs)
+        if not isinstance(asked, int) or isinstance(asked, bool):
+            return None
+        planned = self.passes * (asked + self.more_epochs)
+        return planned if planned > 0 else None
+
+    def samples_per_epoch(self, settings: Mapping[str, Any], ranks: int = 1) -> int | None:
+        """The batch size as the paper means it: samples of all ranks in an epoch; None where not said."""
+        counts = [setting(settings, path) for path in self.batch]
+        if not all(isinstance(count, int) for count in counts):
+            return None
+        return int(counts[0] * counts[1] * ranks)
+
+
+def setting(settings: Mapping[str, Any], path: str) -> Any:
+    """The value at a path such as ``sample.num_steps``; None where there is none."""
+    value: Any = settings
+    for name in path.split("."):
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value
+
+
+_DDPO = Trainer("ddpo", "DDPO", "ddpo-pytorch", "scripts/train.py", "ddim")
+_FLOW_GRPO = Trainer(
+    "flow_grpo",
+    "Flow-GRPO, SD3",
+    "flow_grpo",
+    "scripts/train_sd3.py",
+    "flow",
+    trains="first",
+    fraction="train.timestep_fraction",
+    endless=True,
+    batch=("sample.train_batch_size", "sample.num_batches_per_epoch"),
+    draws_prompts=True,
+    rounds_sampling=True,
+)
+# It counts epochs from 0 to the number asked for and includes it; its number of batches is a setting it never reads.
+_DANCE_SD = replace(
+    _DDPO,
+    name="dancegrpo_sd",
+    title="DanceGRPO, SD",
+    upstream="DanceGRPO",
+    script="fastvideo/train_grpo_sd.py",
+    trains="all but last",
+    more_epochs=1,
+    batch=("sample.batch_size", "num_generations"),
+)
+_DANCE_FLUX = Trainer(
+    "dancegrpo_flux",
+    "DanceGRPO, FLUX",
+    "DanceGRPO",
+    "fastvideo/train_grpo_flux.py",
+    "flow",
+    steps="sampling_steps",
+    trains="all but last",
+    epochs="max_train_steps",
+    batch=("train_batch_size", "num_generations"),
+    clip_range="clip_range",
+    resume=None,
+    flags={"seed": "--seed", "epochs": "--max_train_steps", "save_freq": "--checkpointing_steps"},
+)
+
+
+def _dance(name: str, title: str, **differs: Any) -> Trainer:
+    return replace(
+        _DANCE_FLUX,
+        name=f"dancegrpo_{name}",
+        title=f"DanceGRPO, {title}",
+        script=f"fastvideo/train_grpo_{name}.py",
+        **differs,
+    )
+
+
+#: Every trainer by its name.
+TRAINERS: Mapping[str, Trainer] = {
+    trainer.name: trainer
+    for trainer in (
+        _DDPO,
+        _FLOW_GRPO,
+        _DANCE_SD,
+        _DANCE_FLUX,
+        _dance("flux_lora", "FLUX with LoRA"),
+        _dance("hunyuan", "HunyuanVideo", clip_range=None),
+        _dance("qwenimage", "Qwen-Image", more_epochs=2),
+        _dance("qwenimage_edit", "Qwen-Image-Edit", passes=3, more_epochs=2),
+        _dance("skyreels_i2v", "SkyReels-I2V", clip_range=None),
+        _dance("wan_2_1", "Wan 2.1", more_epochs=1),
+    )
+}
+
+
+def of_script(path: str | PurePath) -> Trainer | None:
+    """The trainer whose script this is, by the end of its path; None for another script."""
+    parts = PurePath(path).parts
+    for trainer in TRAINERS.values():
+        script = PurePath(trainer.script).parts
+        if parts[-len(script) :] == script:
+            return trainer
+    return None
