@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from pcpo_overlay.config import PCPOConfig, PCPOError, resolve
-from pcpo_overlay.ddim import DDIMTable
 from pcpo_overlay.messages import say
 from pcpo_overlay.ranks import TorchRanks
 from pcpo_overlay.session import Session
@@ -174,9 +173,7 @@ def ddim_std(std: Tensor, scheduler: Any, timestep: Tensor, eta: float) -> Tenso
     """
     if not config().reshapes_variance:
         return std
-    table = _current().table(scheduler, eta, std.device)
-    assert isinstance(table, DDIMTable)
-    return table.std(timestep, std)
+    return _current().table(scheduler, eta, std.device).std(timestep, std)
 
 
 @_checks_settings

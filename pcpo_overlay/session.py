@@ -13,14 +13,13 @@ from torch import Tensor
 
 from pcpo_overlay import losses
 from pcpo_overlay.config import HookError, PCPOConfig
-from pcpo_overlay.ddim import DDIMTable
-from pcpo_overlay.flow import FlowTable, SigmaTable
 from pcpo_overlay.messages import say
 from pcpo_overlay.prompts import UniquePrompts
 from pcpo_overlay.ranks import is_sharded, sum_over_ranks
 from pcpo_overlay.record import run_folder
 from pcpo_overlay.record.metrics import PADDING, GradientMetrics, Samples, StepMetrics, mean
 from pcpo_overlay.record.run_folder import RunFolder
+from pcpo_overlay.steps import StepTable, dancegrpo_steps, read_scheduler
 from pcpo_overlay.tape import INDEX, Matched, Tape
 from pcpo_overlay.trainers import TRAINERS, Trainer
 from pcpo_overlay.unrounded import UnroundedGuidance, seen_latents
@@ -34,7 +33,7 @@ class Session:
         self.tape = Tape(on_cpu=config.tape == "cpu")
         self.folder: RunFolder | None = None
         self.rolling_out = False
-        self._table: tuple[tuple[Any, ...], Any, DDIMTable | FlowTable | SigmaTable] | None = None
+        self._table: tuple[tuple[Any, ...], Any, StepTable] | None = None
         self._rollouts: list[Tensor] = []  # their places on the tape, until the trainer collects its samples
         self._entry: Trainer | None = None
         self._trained_steps: int | None = None
@@ -172,7 +171,7 @@ class Session:
             self._unrounded = None
         if self._table is not None and self.folder and not self._resolved_written:
             self._resolved_written = True
-            schedule = self._table[2].schedule
+            schedule = self._table[2].steps
             self.folder.write_run(resolved=schedule.as_dict())
             say(schedule.describe(self.config))
         if self._rounds_in_sampling:
@@ -224,7 +223,7 @@ class Session:
         if not self.config.matching or self.tape.open_steps == self._trained_steps:
             return  # a step that is never trained needs no place on the tape
         timestep, batch = timestep.to(pred.device), pred.shape[0]
-        if self._unrounded and isinstance(table, FlowTable):
+        if self._unrounded:
             pred, z = self._unrounded.as_trained(pred, z, table.native_weight(timestep, batch))
         self.tape.record(pred, z, table.weight(timestep, batch))
 
@@ -236,17 +235,16 @@ class Session:
             return
         key = (float(eta), pred.device)
         if self._table is None or self._table[0] != key or self._table[1] is not sigmas:
-            made = SigmaTable(sigmas, eta, self.config, pred.device, self._trained_steps)
-            self._table = (key, sigmas, made)
+            made = dancegrpo_steps(sigmas, eta, self.config, self._trained_steps)
+            self._table = (key, sigmas, StepTable(made, pred.device))
         table = self._table[2]
-        assert isinstance(table, SigmaTable)
         if not self.config.matching or index == self._trained_steps:
             return
         if index == 0 and self.tape.open_steps:  # the trainer samples one by one
             self._rollouts.append(self.tape.close_rollout())
         self.tape.record(pred, (sample - mean) / std, table.weight(index, pred.shape[0]))
 
-    def table(self, scheduler: Any, scale: float, device: torch.device) -> DDIMTable | FlowTable:
+    def table(self, scheduler: Any, scale: float, device: torch.device) -> StepTable:
         """The tables of the schedule in use, made once per schedule.
 
         Args:
@@ -261,15 +259,9 @@ class Session:
         # with every set_timesteps, so its table is read anew for each rollout.
         values = scheduler.sigmas if flow else scheduler.alphas_cumprod
         if self._table is None or self._table[0] != key or self._table[1] is not values:
-            table = (
-                FlowTable(scheduler, scale, self.config, device, self._trained_steps)
-                if flow
-                else DDIMTable(scheduler, float(scale), self.config, device)
-            )
-            self._table = (key, values, table)
-        found = self._table[2]
-        assert not isinstance(found, SigmaTable)
-        return found
+            steps = read_scheduler(scheduler, scale, self.config, self._trained_steps)
+            self._table = (key, values, StepTable(steps, device))
+        return self._table[2]
 
     def prompts(self, dataloader: Any, dataset: Any) -> Any:
         """The trainer's batches of prompts: as given, or drawn without repetition within an epoch."""

@@ -18,14 +18,19 @@ from pcpo_overlay.tools.weights.table import dancegrpo_table, ddim_table, flow_g
 Capture = pytest.CaptureFixture[str]
 
 COLUMNS = {
-    "ddim": ["timestep", "dt", "native", "proportional", "std", "std_native"],
-    "dancegrpo": ["sigma", "dt", "native", "proportional", "std"],
-    "flow-grpo": ["sigma", "dt", "native", "proportional", "std"],
+    "ddim": ["timestep", "dt", "weight_native", "weight", "std", "std_native"],
+    "dancegrpo": ["sigma", "dt", "weight_native", "weight", "std"],
+    "flow-grpo": ["sigma", "dt", "weight_native", "weight", "std"],
+}
+PARAMETERS = {
+    "ddim": {"steps", "eta"},
+    "dancegrpo": {"steps", "shift", "eta"},
+    "flow-grpo": {"steps", "shift", "noise_level"},
 }
 SCALARS = {
-    "ddim": {"sampler", "steps", "eta", "w_star", "mean_native"},
-    "dancegrpo": {"sampler", "steps", "shift", "eta", "zeta"},
-    "flow-grpo": {"sampler", "steps", "shift", "noise_level", "zeta"},
+    "ddim": {"w_star", "mean_native"},
+    "dancegrpo": {"zeta", "mean_native"},
+    "flow-grpo": {"zeta", "mean_native"},
 }
 
 
@@ -54,16 +59,18 @@ def run_json(capsys: Capture, *argv: str) -> dict[str, Any]:
 @pytest.mark.parametrize("steps", [None, 1, 2, 7, 999])
 def test_json_has_every_key_and_one_value_per_step(capsys: Capture, sampler: str, steps: int | None) -> None:
     result = run_json(capsys, sampler, *(["--steps", str(steps)] if steps else []))
-    assert set(result) == SCALARS[sampler] | set(COLUMNS[sampler])
+    assert set(result) == {"sampler", "mode", "resolved"} | PARAMETERS[sampler]
+    resolved = result["resolved"]
+    assert set(resolved) == SCALARS[sampler] | set(COLUMNS[sampler]) | {"timestep", "std_native", "trained"}
     assert result["sampler"] == sampler
     assert result["steps"] == (steps or {"ddim": 50, "dancegrpo": 12, "flow-grpo": 10}[sampler])
     for name in COLUMNS[sampler]:
-        column = result[name]
+        column = resolved[name]
         assert len(column) == result["steps"]
         assert all(type(x) is (int if name == "timestep" else float) and math.isfinite(x) for x in column)
-    position = result[COLUMNS[sampler][0]]
+    position = resolved[COLUMNS[sampler][0]]
     assert position == sorted(position, reverse=True)
-    assert all(x > 0 for x in result["dt"] + result["native"] + result["std"])
+    assert all(x > 0 for x in resolved["dt"] + resolved["weight_native"] + resolved["std"])
 
 
 def test_json_carries_the_defaults(capsys: Capture) -> None:
@@ -73,8 +80,9 @@ def test_json_carries_the_defaults(capsys: Capture) -> None:
 
 
 def test_every_option_reaches_the_table(capsys: Capture) -> None:
-    result = run_json(capsys, "ddim", "--steps", "20", "--eta", "0.5", "--w-star", "6")
-    assert result == ddim_table(20, eta=0.5, w_star=6.0).as_dict()
+    result = run_json(capsys, "ddim", "--steps", "20", "--eta", "0.5", "--mode", "full,w_star=6")
+    assert result == ddim_table(20, eta=0.5, mode="full,w_star=6").as_dict()
+    assert result["resolved"]["w_star"] == 6
     result = run_json(capsys, "dancegrpo", "--steps", "16", "--shift", "5", "--eta", "0.25")
     assert result == dancegrpo_table(16, shift=5.0, eta=0.25).as_dict()
     result = run_json(capsys, "flow-grpo", "--steps", "40", "--shift", "2", "--noise-level", "0.9")
@@ -82,14 +90,14 @@ def test_every_option_reaches_the_table(capsys: Capture) -> None:
 
 
 def test_json_has_the_published_numbers(capsys: Capture) -> None:
-    ddim = run_json(capsys, "ddim")
+    ddim = run_json(capsys, "ddim")["resolved"]
     assert ddim["timestep"][0] == 981 and ddim["timestep"][-1] == 1
-    assert ddim["native"][0] == pytest.approx(0.512551, abs=5.1e-7)
-    assert ddim["proportional"] == pytest.approx([0.516900] * 50, abs=5.1e-7)
+    assert ddim["weight_native"][0] == pytest.approx(0.512551, abs=5.1e-7)
+    assert ddim["weight"] == pytest.approx([0.516900] * 50, abs=5.1e-7)
     assert ddim["mean_native"] == pytest.approx(0.516900, abs=5.1e-7)
     assert ddim["w_star"] == 4.5
-    assert run_json(capsys, "dancegrpo")["zeta"] == pytest.approx(11.484157, abs=5.1e-7)
-    assert run_json(capsys, "flow-grpo")["zeta"] == pytest.approx(5.705396, abs=5.1e-7)
+    assert run_json(capsys, "dancegrpo")["resolved"]["zeta"] == pytest.approx(11.484157, abs=5.1e-7)
+    assert run_json(capsys, "flow-grpo")["resolved"]["zeta"] == pytest.approx(5.705396, abs=5.1e-7)
 
 
 @pytest.mark.parametrize("sampler", COLUMNS)
@@ -98,15 +106,15 @@ def test_table_is_aligned_and_holds_the_json(capsys: Capture, sampler: str) -> N
     code, out, err = run(capsys, sampler)
     assert (code, err) == (0, "")
     headline, header, *rows = out.splitlines()
-    assert headline.split()[0] == sampler
-    assert {part.split("=")[0] for part in headline.split()[1:]} == SCALARS[sampler] - {"sampler"}
+    assert headline.split()[:2] == [sampler, numbers["mode"]]
+    assert {part.split("=")[0] for part in headline.split()[2:]} == PARAMETERS[sampler] | SCALARS[sampler]
     assert header.split() == ["step", *COLUMNS[sampler]]
     assert len(rows) == numbers["steps"]
     assert {len(row) for row in rows} == {len(header)}
     for i, row in enumerate(rows):
         cells = row.split()
         assert int(cells[0]) == i
-        expected = [numbers[name][i] for name in COLUMNS[sampler]]
+        expected = [numbers["resolved"][name][i] for name in COLUMNS[sampler]]
         assert [float(cell) for cell in cells[1:]] == pytest.approx(expected, rel=1e-5)
 
 
@@ -123,13 +131,13 @@ BAD = [
     "ddim --eta nan",
     "ddim --eta inf",
     "ddim --eta x",
-    "ddim --w-star 3",
-    "ddim --steps 10 --w-star 8.3",
-    "ddim --w-star 0",
-    "ddim --w-star -5",
-    "ddim --w-star nan",
-    "ddim --w-star inf",
-    "ddim --w-star 1e308 --eta 1e-300",
+    "ddim --mode full,w_star=3",
+    "ddim --steps 10 --mode full,w_star=8.3",
+    "ddim --mode full,w_star=0",
+    "ddim --mode full,w_star=-5",
+    "ddim --mode full,w_star=nan",
+    "ddim --mode full,w_star=inf",
+    "ddim --mode full,w_star=1e308 --eta 1e-300",
     "ddim --shift 3",
     "ddim --noise-level 0.7",
     "ddim --step 10",
@@ -146,7 +154,7 @@ BAD = [
     "dancegrpo --eta -1",
     "dancegrpo --eta inf",
     "dancegrpo --eta 1e-320",
-    "dancegrpo --w-star 5",
+    "dancegrpo --mode full,w_star=5",
     "dancegrpo --noise-level 0.7",
     "flow-grpo --steps 0",
     "flow-grpo --steps 1001",
@@ -159,7 +167,20 @@ BAD = [
     "flow-grpo --noise-level nan",
     "flow-grpo --noise-level inf",
     "flow-grpo --eta 1",
-    "flow-grpo --w-star 5",
+    "flow-grpo --mode full,w_star=5",
+    "ddim --mode fast",
+    "ddim --mode full,speed=2",
+    "ddim --mode full,unique_prompts=true",
+    "ddim --mode full,zeta=trained",
+    "ddim --mode match,weights=uniform",
+    "ddim --trained 0",
+    "ddim --mu 1",
+    "ddim --scheduler no/such/scheduler_config.json",
+    "dancegrpo --mode full,variance=native,w_star=5",
+    "dancegrpo --scheduler scheduler_config.json",
+    "flow-grpo --mode full,variance=paper",
+    "flow-grpo --mu 1",
+    "flow-grpo --shift 3 --scheduler scheduler_config.json",
     "sd3",
     "",
 ]
@@ -182,15 +203,15 @@ def test_a_wrong_argument_is_one_line_and_exit_code_2(capsys: Capture, arguments
         ("ddim --steps 0", "steps must be between 1 and 1000, got 0"),
         ("ddim --steps 10.5", "argument --steps: expected a whole number, got '10.5'"),
         ("ddim --eta 0", "eta must be a positive number, got 0.0"),
-        ("ddim --eta 1.5", "eta of ddim must be at most 1, got 1.5"),
+        ("ddim --eta 1.5", "eta is 1.5: PCPO needs a stochastic DDIM sampler, with eta in (0, 1]"),
         (
-            "ddim --steps 10 --w-star 8.3",
+            "ddim --steps 10 --mode full,w_star=8.3",
             "w_star=8.3 has no real root on this schedule of 10 steps; the smallest that has is 8.319436",
         ),
         ("ddim --shift 3", "unrecognized arguments: --shift 3"),
         ("flow-grpo --shift -3", "shift must be a positive number, got -3.0"),
         ("flow-grpo --noise-level 0", "noise_level must be a positive number, got 0.0"),
-        ("dancegrpo --shift 1e30", "choose less extreme values"),
+        ("dancegrpo --shift 1e30", "sigmas do not fall from step to step"),
     ],
 )
 def test_a_wrong_argument_is_explained(capsys: Capture, arguments: str, text: str) -> None:
@@ -198,16 +219,21 @@ def test_a_wrong_argument_is_explained(capsys: Capture, arguments: str, text: st
 
 
 def test_the_smallest_w_star_that_the_error_names_is_accepted(capsys: Capture) -> None:
-    err = run(capsys, "ddim", "--steps", "10", "--w-star", "5")[2]
+    err = run(capsys, "ddim", "--steps", "10", "--mode", "full,w_star=5")[2]
     named = err.split("the smallest that has is ")[1].split()[0]
-    assert run_json(capsys, "ddim", "--steps", "10", "--w-star", named)["w_star"] == float(named)
+    result = run_json(capsys, "ddim", "--steps", "10", "--mode", f"full,w_star={named}")
+    assert result["resolved"]["w_star"] == float(named)
 
 
 def test_1000_steps_come_with_a_note(capsys: Capture) -> None:
     code, out, err = run(capsys, "ddim", "--steps", "1000", "--json")
     assert code == 0
-    assert json.loads(out)["timestep"][:3] == [999, 999, 998]
-    assert err.startswith("note: ") and "clipped from 1000 to 999" in err and err.count("\n") == 1
+    assert json.loads(out)["resolved"]["timestep"][:3] == [999, 999, 998]
+    assert (
+        err.startswith("note: upstream cannot run 1000 steps")
+        and "clipped from 1000 to 999" in err
+        and err.count("\n") == 1
+    )
 
 
 @pytest.mark.parametrize(

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 from pcpo_overlay.config import parse
-from pcpo_overlay.ddim import DDIMSchedule, ddim_schedule
 from pcpo_overlay.schedules import ddim_timesteps, sd_alphas_cumprod
+from pcpo_overlay.steps import Steps, ddim_steps
 
 
-def schedule(steps: int, mode: str, eta: float = 1.0) -> DDIMSchedule:
-    return ddim_schedule(sd_alphas_cumprod(), ddim_timesteps(steps), steps, eta, parse(mode).on("ddpo"))
+def schedule(steps: int, mode: str, eta: float = 1.0) -> Steps:
+    return ddim_steps(sd_alphas_cumprod(), ddim_timesteps(steps), steps, eta, parse(mode).on("ddpo"))
 
 
 @pytest.mark.parametrize(("steps", "share"), [(10, 0.40), (20, 0.68), (25, 0.82), (30, 0.93), (50, 1.12)])

@@ -6,15 +6,15 @@ import pytest
 import torch
 
 from pcpo_overlay.config import PCPOError, parse
-from pcpo_overlay.flow import FlowTable, flow_grpo_schedule
 from pcpo_overlay.schedules import sd3_sigmas
+from pcpo_overlay.steps import StepTable, flow_grpo_steps, read_scheduler
 
 FULL = parse("full").on("flow_grpo")
 
 
 def resolve(text="full", steps=10, noise_level=0.7, trained=9):
     sigmas = sd3_sigmas(steps)
-    return flow_grpo_schedule(sigmas, sigmas[:-1] * 1000, noise_level, parse(text).on("flow_grpo"), trained)
+    return flow_grpo_steps(sigmas, sigmas[:-1] * 1000, noise_level, parse(text).on("flow_grpo"), trained)
 
 
 def scheduler(steps=10, **config):
@@ -69,24 +69,24 @@ def test_the_first_step_takes_the_second_sigma_in_its_noise_scale():
 
 
 def test_tables_from_the_schedulers_own_sigmas():
-    table = FlowTable(scheduler(), 0.7, FULL, torch.device("cpu"), 9)
-    assert table.schedule.zeta == pytest.approx(5.705396, abs=2e-6)
-    t = table.schedule.timestep
-    torch.testing.assert_close(table.weight(t, 10), table.schedule.weight.float(), rtol=0, atol=0)
-    assert table.weight(t[3], 4).tolist() == [pytest.approx(float(table.schedule.weight[3]))] * 4
-    torch.testing.assert_close(table.native_weight(t, 10), table.schedule.weight_native.float())
+    table = StepTable(read_scheduler(scheduler(), 0.7, FULL, 9), torch.device("cpu"))
+    assert table.steps.zeta == pytest.approx(5.705396, abs=2e-6)
+    t = table.steps.timestep
+    torch.testing.assert_close(table.weight(t, 10), table.steps.weight.float(), rtol=0, atol=0)
+    assert table.weight(t[3], 4).tolist() == [pytest.approx(float(table.steps.weight[3]))] * 4
+    torch.testing.assert_close(table.native_weight(t, 10), table.steps.weight_native.float())
 
 
 def test_dynamic_shifting_has_its_own_weights():
-    dynamic = FlowTable(scheduler(use_dynamic_shifting=True), 0.7, FULL, torch.device("cpu")).schedule
-    static = FlowTable(scheduler(), 0.7, FULL, torch.device("cpu")).schedule
+    dynamic = read_scheduler(scheduler(use_dynamic_shifting=True), 0.7, FULL)
+    static = read_scheduler(scheduler(), 0.7, FULL)
     assert dynamic.zeta != pytest.approx(static.zeta, rel=1e-3)
     torch.testing.assert_close(dynamic.weight, dynamic.zeta * dynamic.dt)
     assert float(dynamic.weight.mean()) == pytest.approx(float(dynamic.weight_native.mean()))
 
 
 def test_a_timestep_outside_the_schedule_is_not_a_value():
-    table = FlowTable(scheduler(), 0.7, FULL, torch.device("cpu"))
+    table = StepTable(read_scheduler(scheduler(), 0.7, FULL), torch.device("cpu"))
     found = table.weight(torch.tensor([1000.0, 3.0]), 2)
     assert found.isnan().tolist() == [False, True]
 
@@ -99,7 +99,7 @@ def test_a_deterministic_sampler_is_refused(noise_level):
 
 def test_a_schedule_that_does_not_fall_is_refused():
     with pytest.raises(PCPOError, match="do not fall"):
-        flow_grpo_schedule(torch.tensor([1.0, 1.0, 0.0]), torch.tensor([1.0, 0.5]), 0.7, FULL)
+        flow_grpo_steps(torch.tensor([1.0, 1.0, 0.0]), torch.tensor([1.0, 0.5]), 0.7, FULL)
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,9 @@ import torch
 
 from pcpo_overlay import hooks
 from pcpo_overlay.config import HookError, parse
-from pcpo_overlay.ddim import DDIMTable, ddim_schedule
 from pcpo_overlay.schedules import ddim_timesteps, sd_alphas_cumprod
 from pcpo_overlay.session import Session
+from pcpo_overlay.steps import StepTable, ddim_steps, read_scheduler
 
 
 @pytest.fixture
@@ -62,9 +62,7 @@ def test_off_returns_what_it_was_given(session):
 
 def test_paper_std_by_timestep(session):
     session("full")
-    schedule = ddim_schedule(
-        scheduler().alphas_cumprod, ddim_timesteps(50), 50, 0.5, parse("full"), "epsilon"
-    )
+    schedule = ddim_steps(scheduler().alphas_cumprod, ddim_timesteps(50), 50, 0.5, parse("full"), "epsilon")
     like = torch.ones(2, 4, 8, 8)
     # The sampler gives one timestep for the batch, the trainer one per sample.
     one = hooks.ddim_std(like, scheduler(), torch.tensor(21), 0.5)
@@ -82,11 +80,11 @@ def test_another_schedule_gets_its_own_table(session):
     table = made.table(fifty, 1.0, torch.device("cpu"))
     assert made.table(fifty, 1.0, torch.device("cpu")) is table
     assert made.table(fifty, 0.5, torch.device("cpu")) is not table
-    assert len(made.table(ten, 1.0, torch.device("cpu")).schedule.std) == 10
+    assert len(made.table(ten, 1.0, torch.device("cpu")).steps.std) == 10
 
 
 def test_a_timestep_outside_the_schedule_is_not_a_value():
-    table = DDIMTable(scheduler(50), 1.0, parse("full"), torch.device("cpu"))
+    table = StepTable(read_scheduler(scheduler(50), 1.0, parse("full")), torch.device("cpu"))
     assert torch.isnan(table.weight(torch.tensor([22]), 1)).all()
 
 
@@ -178,7 +176,7 @@ def test_log_ratio_of_a_flow_step_through_the_hooks(session):
     returned, log_rho, *kept = hooks.match_step(pred + 1e-3, pred, *rest)
     assert returned is pred
     assert all(a is b for a, b in zip(kept, rest, strict=True))
-    w = float(made.table(sched, 0.7, torch.device("cpu")).schedule.weight[2])
+    w = float(made.table(sched, 0.7, torch.device("cpu")).steps.weight[2])
     expected = [-(w * 1e-3 * float(row.mean()) + 0.5 * (w * 1e-3) ** 2) for row in z]
     assert log_rho.tolist() == pytest.approx(expected, rel=1e-3)
 

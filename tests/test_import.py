@@ -102,7 +102,7 @@ def test_losses_work_with_torch_alone(seen: dict[str, Any]) -> None:
 
 
 def test_the_command_line_works_with_torch_alone(seen: dict[str, Any]) -> None:
-    assert {sampler: len(table["native"]) for sampler, table in seen["tables"].items()} == {
+    assert {sampler: len(table["resolved"]["weight"]) for sampler, table in seen["tables"].items()} == {
         "ddim": 5,
         "dancegrpo": 5,
         "flow-grpo": 5,

@@ -12,11 +12,11 @@ import torch
 
 from pcpo_overlay import hooks
 from pcpo_overlay.config import PCPOError, parse
-from pcpo_overlay.flow import SigmaTable
 from pcpo_overlay.ranks import TorchRanks, is_sharded
 from pcpo_overlay.record.metrics import GradientMetrics
 from pcpo_overlay.schedules import dancegrpo_sigmas
 from pcpo_overlay.session import Session
+from pcpo_overlay.steps import StepTable, dancegrpo_steps
 
 
 def test_alone():
@@ -90,19 +90,19 @@ def test_a_parameter_in_no_module_is_a_layer_of_its_own():
 
 @pytest.mark.parametrize(("steps", "shift", "total"), [(12, 3.0, 11.484157), (16, 3.0, 13.343191)])
 def test_native_weights_of_dancegrpo(steps, shift, total):
-    table = SigmaTable(dancegrpo_sigmas(steps, shift), 0.3, parse("match"), torch.device("cpu"), steps - 1)
-    assert float(table.schedule.weight.sum()) == pytest.approx(total, abs=5e-7)
-    assert table.weight(3, 2).tolist() == pytest.approx([float(table.schedule.weight[3])] * 2)
-    ours = SigmaTable(
-        dancegrpo_sigmas(steps, shift), 0.3, parse("full"), torch.device("cpu"), steps - 1
-    ).schedule
+    table = StepTable(
+        dancegrpo_steps(dancegrpo_sigmas(steps, shift), 0.3, parse("match"), steps - 1), torch.device("cpu")
+    )
+    assert float(table.steps.weight.sum()) == pytest.approx(total, abs=5e-7)
+    assert table.weight(3, 2).tolist() == pytest.approx([float(table.steps.weight[3])] * 2)
+    ours = dancegrpo_steps(dancegrpo_sigmas(steps, shift), 0.3, parse("full"), steps - 1)
     assert float(ours.weight.sum()) == pytest.approx(total, abs=5e-7)  # zeta over the untrained last step too
     assert ours.zeta == pytest.approx(total, abs=5e-7)
 
 
 def test_a_deterministic_sampler_is_refused():
     with pytest.raises(PCPOError, match=r"eta is 0\.0"):
-        SigmaTable(dancegrpo_sigmas(4), 0.0, parse("full"), torch.device("cpu"))
+        dancegrpo_steps(dancegrpo_sigmas(4), 0.0, parse("full"))
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from pcpo_overlay.config import parse
-from pcpo_overlay.flow import flow_grpo_schedule
 from pcpo_overlay.losses import expand_to
 from pcpo_overlay.schedules import sd3_sigmas
+from pcpo_overlay.steps import flow_grpo_steps
 from pcpo_overlay.unrounded import UnroundedGuidance, seen_latents
 
 SCALE = 4.5
@@ -42,7 +42,7 @@ def step():
 def test_prediction_in_trainings_precision_and_the_noise_that_fits_it(step):
     network, output, used, z = step
     sigmas = sd3_sigmas(10)
-    schedule = flow_grpo_schedule(sigmas, sigmas[:-1] * 1000, 0.7, parse("match"))
+    schedule = flow_grpo_steps(sigmas, sigmas[:-1] * 1000, 0.7, parse("match"))
     i = 4
     w, std = schedule.weight_native[i].expand(3), schedule.std[i]
     guidance = UnroundedGuidance(network, SCALE)

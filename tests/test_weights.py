@@ -194,50 +194,48 @@ def test_prediction_type_names_its_choices() -> None:
     "table", [dancegrpo_table(), flow_grpo_table(), dancegrpo_table(steps=1), ddim_table()]
 )
 def test_proportional_and_uniform_weights_keep_the_mean(table) -> None:
-    proportional, zeta = proportional_weights(table.native, table.dt)
+    table = table.steps
+    proportional, zeta = proportional_weights(table.weight_native, table.dt)
     assert torch.allclose(proportional / table.dt, torch.full_like(table.dt, zeta), rtol=1e-12)
-    assert float(proportional.mean()) == pytest.approx(float(table.native.mean()), rel=1e-12)
-    uniform = uniform_weights(table.native)
+    assert float(proportional.mean()) == pytest.approx(float(table.weight_native.mean()), rel=1e-12)
+    uniform = uniform_weights(table.weight_native)
     assert uniform.unique().numel() == 1
-    assert float(uniform[0]) == pytest.approx(float(table.native.mean()), rel=1e-12)
+    assert float(uniform[0]) == pytest.approx(float(table.weight_native.mean()), rel=1e-12)
 
 
 def test_ddim_table_columns() -> None:
-    table = ddim_table(50, eta=0.5, w_star=5.0)
+    table = ddim_table(50, eta=0.5, mode="full,w_star=5").steps
     t, abar_t, abar_prev = alphas(50)
-    assert table.position.tolist() == t.tolist()
+    assert table.timestep.tolist() == t.tolist()
     assert table.dt.tolist() == [0.02] * 50
     sigma = ddim_sigma(abar_t, abar_prev)
-    assert table.std_native is not None
     assert torch.equal(table.std_native, 0.5 * sigma)
     assert torch.equal(table.std, 0.5 * paper_sigma(abar_t, abar_prev, 5.0))
-    assert torch.equal(table.native, ddim_weight(abar_t, abar_prev, 0.5 * sigma))
-    assert table.scalars["w_star"] == 5.0
-    assert torch.allclose(
-        table.proportional, torch.full((50,), table.scalars["mean_native"], dtype=torch.float64)
-    )
-    assert table.proportional.unique().numel() == 1
+    assert torch.equal(table.weight_native, ddim_weight(abar_t, abar_prev, 0.5 * sigma))
+    assert table.w_star == 5.0
+    assert torch.allclose(table.weight, torch.full((50,), table.mean_native, dtype=torch.float64))
+    assert table.weight.unique().numel() == 1
 
 
 def test_flow_table_columns() -> None:
-    table = dancegrpo_table(12, shift=3.0, eta=0.3)
+    table = dancegrpo_table(12, shift=3.0, eta=0.3).steps
     assert float(table.dt.sum()) == pytest.approx(1, abs=1e-12)
     assert torch.allclose(table.std, 0.3 * torch.sqrt(table.dt))
-    assert table.scalars["zeta"] == pytest.approx(11.484157, abs=SIX_DECIMALS)
-    assert table.std_native is None
+    assert table.zeta == pytest.approx(11.484157, abs=SIX_DECIMALS)
+    assert torch.equal(table.std_native, table.std)
 
-    table = flow_grpo_table(10, shift=3.0, noise_level=0.7)
-    sigma = table.position
+    table = flow_grpo_table(10, shift=3.0, noise_level=0.7).steps
+    sigma = table.sigma
     expected = 0.7 * math.sqrt(1 / (1 - sigma[1])) * torch.sqrt(table.dt[0])
     assert float(table.std[0]) == pytest.approx(float(expected), rel=1e-12)
     assert torch.allclose(
         table.std[1:], 0.7 * torch.sqrt(sigma[1:] / (1 - sigma[1:])) * torch.sqrt(table.dt[1:])
     )
-    assert table.scalars["zeta"] == pytest.approx(5.705396, abs=SIX_DECIMALS)
+    assert table.zeta == pytest.approx(5.705396, abs=SIX_DECIMALS)
 
 
 @pytest.mark.parametrize("shift", [0.01, 0.1, 0.3, 1.0, 3.0, 6.93, 20.0])
 @pytest.mark.parametrize("steps", [1, 2, 10, 1000])
 def test_flow_tables_exist_for_every_shift(steps: int, shift: float) -> None:
     for table in (dancegrpo_table(steps, shift), flow_grpo_table(steps, shift)):
-        assert bool((table.native > 0).all()) and bool((table.std > 0).all())
+        assert bool((table.steps.weight_native > 0).all()) and bool((table.steps.std > 0).all())

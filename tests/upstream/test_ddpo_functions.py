@@ -9,7 +9,7 @@ from source import load
 
 from pcpo_overlay import compat, losses
 from pcpo_overlay.config import parse
-from pcpo_overlay.ddim import DDIMTable, ddim_schedule
+from pcpo_overlay.steps import StepTable, ddim_steps, read_scheduler
 
 pytestmark = pytest.mark.upstream
 
@@ -53,7 +53,7 @@ def rollout_step(upstream, sched, t, eta, pred, x, seed=0):
 @pytest.mark.parametrize("eta", [0.2, 1.0])
 def test_std_of_every_step(upstream, steps, eta):
     sched = scheduler(steps)
-    schedule = ddim_schedule(sched.alphas_cumprod, sched.timesteps, steps, eta, parse("match"))
+    schedule = ddim_steps(sched.alphas_cumprod, sched.timesteps, steps, eta, parse("match"))
     prev = (sched.timesteps - 1000 // steps).clamp(0, 999)
     theirs = eta * upstream._get_variance(sched, sched.timesteps, prev) ** 0.5
     torch.testing.assert_close(schedule.std, theirs, rtol=1e-10, atol=0)
@@ -64,10 +64,8 @@ def log_ratios(upstream, steps, eta, prediction_type, dtype, scale):
     """(by matching, by upstream's difference) at every step of a schedule, each (steps, B), for predictions ``scale``
     apart. Samples stay in at least float32, so that what is compared is the formula and not the latents' rounding."""
     sched = scheduler(steps, prediction_type, torch.float64 if dtype == torch.float64 else torch.float32)
-    table = DDIMTable(sched, eta, parse("match"), torch.device("cpu"))
-    if dtype == torch.float64:
-        table._weight = torch.full((1000,), float("nan"), dtype=dtype)
-        table._weight[table.schedule.timestep] = table.schedule.weight
+    precision = torch.float64 if dtype == torch.float64 else torch.float32
+    table = StepTable(read_scheduler(sched, eta, parse("match")), torch.device("cpu"), precision)
     generator = torch.Generator().manual_seed(steps)
     ours, theirs = [], []
     for t in sched.timesteps:

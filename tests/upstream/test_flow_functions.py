@@ -11,8 +11,8 @@ from source import load, ppo_loss
 
 from pcpo_overlay import hooks, losses
 from pcpo_overlay.config import parse
-from pcpo_overlay.flow import FlowTable
 from pcpo_overlay.session import Session
+from pcpo_overlay.steps import StepTable, read_scheduler
 
 pytestmark = pytest.mark.upstream("flow_grpo")
 
@@ -50,7 +50,7 @@ def scheduler(steps, dtype=torch.float64, dynamic=False):
 @pytest.mark.parametrize("noise_level", [0.3, 0.7])
 def test_std_of_every_step(upstream64, steps, noise_level, dynamic):
     sched = scheduler(steps, dynamic=dynamic)
-    schedule = FlowTable(sched, noise_level, parse("match"), CPU).schedule
+    schedule = read_scheduler(sched, noise_level, parse("match"))
     x = torch.zeros(steps, 1, 1, 1, dtype=torch.float64)
     *_, scale = upstream64.sde_step_with_logprob(sched, x, sched.timesteps, x, noise_level, prev_sample=x)
     theirs = scale.flatten() * torch.sqrt(-torch.diff(sched.sigmas))
@@ -62,9 +62,8 @@ def log_ratios(upstream, steps, noise_level, dtype, scale, dynamic=False):
     apart. Samples stay in at least float32, so that what is compared is the formula and not the latents' rounding."""
     double = dtype == torch.float64
     sched = scheduler(steps, torch.float64 if double else torch.float32, dynamic)
-    table = FlowTable(sched, noise_level, parse("match"), CPU)
-    if double:
-        table._weight = table.schedule.weight
+    precision = torch.float64 if double else torch.float32
+    table = StepTable(read_scheduler(sched, noise_level, parse("match")), CPU, precision)
     generator = torch.Generator().manual_seed(steps)
     ours, theirs = [], []
     for t in sched.timesteps:
@@ -128,7 +127,7 @@ def test_the_patched_step_keeps_mean_and_std_for_the_kl_term(upstream, upstream_
     assert torch.equal(std, their_std)
     z, w = (
         session.tape.lookup(sample["pcpo_index"][:, 0]).z,
-        session.table(sched, 0.7, CPU).schedule.weight[3],
+        session.table(sched, 0.7, CPU).steps.weight[3],
     )
     expected = -(w * 1e-3 * z.double()).flatten(1).mean(1) - 0.5 * (w * 1e-3) ** 2
     torch.testing.assert_close(log_rho.double(), expected, rtol=1e-3, atol=1e-9)

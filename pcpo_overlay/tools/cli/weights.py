@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pcpo_overlay.tools.cli.arguments import whole_number
+from pcpo_overlay.tools.cli.arguments import at_least, whole_number
 from pcpo_overlay.tools.cli.parser import OneLineParser
 from pcpo_overlay.tools.weights.table import WeightTable, dancegrpo_table, ddim_table, flow_grpo_table
 
@@ -19,7 +19,8 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "weights",
         help="timestep weights and standard deviations of a sampler",
-        description="Timestep weights and standard deviations of a sampler under full PCPO, in rollout order.",
+        description="Timestep weights and standard deviations of a sampler as a mode resolves them, in rollout "
+        'order: the values that run.json keeps under "resolved".',
         epilog="Exit codes: 0 done; 1 the plot could not be written; 2 a wrong argument.",
     )
     samplers = parser.add_subparsers(
@@ -28,21 +29,26 @@ def add_parser(subparsers: Any) -> None:
 
     ddim = _add_sampler(samplers, "ddim", ddim_table, 50, "DDIM on the schedule of Stable Diffusion 1.x")
     ddim.add_argument("--eta", type=_number, default=1.0, help="noise of the sampler, in (0, 1] (default: 1)")
-    ddim.add_argument(
-        "--w-star",
-        type=_number,
-        metavar="W",
-        help="target weight of the paper's variance schedule (default: 4.5, or the smallest with a real root)",
-    )
+    _add_scheduler(ddim)
 
     dancegrpo = _add_sampler(samplers, "dancegrpo", dancegrpo_table, 12, "DanceGRPO's flow SDE")
     dancegrpo.add_argument("--shift", type=_number, default=3.0, help="resolution shift (default: 3)")
     dancegrpo.add_argument("--eta", type=_number, default=0.3, help="SDE noise scale (default: 0.3)")
 
     flow_grpo = _add_sampler(samplers, "flow-grpo", flow_grpo_table, 10, "Flow-GRPO's SDE on SD3's scheduler")
-    flow_grpo.add_argument("--shift", type=_number, default=3.0, help="resolution shift (default: 3)")
+    flow_grpo.add_argument("--shift", type=_number, help="resolution shift (default: 3)")
     flow_grpo.add_argument(
         "--noise-level", type=_number, default=0.7, metavar="A", help="SDE noise level (default: 0.7)"
+    )
+    _add_scheduler(flow_grpo)
+    flow_grpo.add_argument(
+        "--mu", type=_number, help="what a scheduler with dynamic shifting takes for the picture's size"
+    )
+
+
+def _add_scheduler(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--scheduler", type=Path, metavar="FILE", help="a model's own scheduler_config.json (needs diffusers)"
     )
 
 
@@ -55,6 +61,19 @@ def _add_sampler(
     parser.add_argument(
         "--steps", type=whole_number, default=steps, metavar="N", help=f"1 to 1000 (default: {steps})"
     )
+    parser.add_argument(
+        "--mode",
+        default="full",
+        metavar="MODE",
+        help="mode and options as after PCPO=, e.g. full,variance=native (default: full)",
+    )
+    parser.add_argument(
+        "--trained",
+        type=at_least(1),
+        metavar="N",
+        help="number of steps, the first ones, that the trainer trains (default: "
+        f"{'all' if name == 'ddim' else 'all but the last'}); for zeta=trained",
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object instead of the table")
     parser.add_argument(
         "--plot", type=_png, metavar="FILE.png", help="draw the paper's Figure 2 into FILE.png"
@@ -65,7 +84,7 @@ def _add_sampler(
 
 def run(args: argparse.Namespace) -> int:
     """Print one table; 0 done, 1 the plot could not be written, 2 a wrong value (by exit)."""
-    names = ("steps", "shift", "eta", "noise_level", "w_star")
+    names = ("steps", "shift", "eta", "noise_level", "mode", "trained", "scheduler", "mu")
     try:
         table: WeightTable = args.table(
             **{name: value for name, value in vars(args).items() if name in names}
@@ -94,8 +113,8 @@ def run(args: argparse.Namespace) -> int:
 def format_table(table: WeightTable) -> str:
     """The table as aligned text: a line with the parameters and scalars, the column names, one line per step."""
     values = {**table.parameters, **{name: f"{value:#.6g}" for name, value in table.scalars.items()}}
-    headline = "  ".join([table.sampler, *(f"{name}={value}" for name, value in values.items())])
-    columns = [("step", [str(i) for i in range(table.position.numel())])]
+    headline = "  ".join([table.sampler, str(table.config), *(f"{n}={v}" for n, v in values.items())])
+    columns = [("step", [str(i) for i in range(table.steps.dt.numel())])]
     for name, column in table.columns():
         pattern = "#.6g" if column.is_floating_point() else "d"
         columns.append((name, [format(value, pattern) for value in column.tolist()]))

@@ -14,6 +14,11 @@ NATIVE, PCPO, INTERVAL = "#D55E00", "#0072B2", "#999999"
 _TITLES = {"ddim": "DDIM, Stable Diffusion 1.x", "dancegrpo": "DanceGRPO", "flow-grpo": "Flow-GRPO"}
 
 
+def _title(table: WeightTable) -> str:
+    scheduler = table.parameters.get("scheduler")
+    return f"{table.sampler} of {scheduler}" if scheduler else _TITLES[table.sampler]
+
+
 def save_weights_plot(table: WeightTable, path: Path) -> None:
     """Draw a table as a PNG file.
 
@@ -32,7 +37,7 @@ def save_weights_plot(table: WeightTable, path: Path) -> None:
         ) from None
 
     # A bare Figure draws with Agg: no display, and nothing global is changed.
-    ddim = table.std_native is not None
+    ddim = table.steps.sigma is None
     figure = Figure(figsize=(11, 4) if ddim else (6.5, 4.2), dpi=150, layout="constrained")
     if ddim:
         left, right = figure.subplots(1, 2)
@@ -40,8 +45,9 @@ def save_weights_plot(table: WeightTable, path: Path) -> None:
         _draw_ddim_variance(right, table)
     else:
         _draw_flow_weights(figure.subplots(), table)
-    parameters = (f"{name.replace('_', ' ')} {value:g}" for name, value in table.parameters.items())
-    figure.suptitle(f"{_TITLES[table.sampler]}: {', '.join(parameters)}")
+    numbers = {name: value for name, value in table.parameters.items() if isinstance(value, int | float)}
+    parameters = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in numbers.items())
+    figure.suptitle(f"{_title(table)}: {parameters}")
     # Drawn aside first: a failure half-way leaves no broken file.
     image = io.BytesIO()
     figure.savefig(image, format="png")
@@ -49,11 +55,11 @@ def save_weights_plot(table: WeightTable, path: Path) -> None:
 
 
 def _draw_ddim_weights(axes: Any, table: WeightTable) -> None:
-    t = table.position.tolist()
-    axes.plot(t, table.native.tolist(), color=NATIVE, marker="o", markersize=3, label="native")
-    mean = f"proportional: {table.scalars['mean_native']:.4g}"
+    t = table.steps.timestep.tolist()
+    axes.plot(t, table.steps.weight_native.tolist(), color=NATIVE, marker="o", markersize=3, label="native")
+    mean = f"{table.config.weights}, mean {float(table.steps.weight.mean()):.4g}"
     axes.plot(
-        t, table.proportional.tolist(), color=PCPO, linestyle="--", marker="s", markersize=3, label=mean
+        t, table.steps.weight.tolist(), color=PCPO, linestyle="--", marker="s", markersize=3, label=mean
     )
     axes.set_title("(a) weight of each step", loc="left", fontsize="medium")
     axes.set_ylabel("weight $w$")
@@ -61,11 +67,13 @@ def _draw_ddim_weights(axes: Any, table: WeightTable) -> None:
 
 
 def _draw_ddim_variance(axes: Any, table: WeightTable) -> None:
-    assert table.std_native is not None
-    t = table.position.tolist()
-    axes.plot(t, table.std_native.tolist(), color=NATIVE, marker="o", markersize=3, label="native")
-    paper = f"paper's, $w^*$ = {table.scalars['w_star']:.4g}"
-    axes.plot(t, table.std.tolist(), color=PCPO, linestyle="--", marker="s", markersize=3, label=paper)
+    t = table.steps.timestep.tolist()
+    axes.plot(t, table.steps.std_native.tolist(), color=NATIVE, marker="o", markersize=3, label="native")
+    w_star = table.steps.w_star
+    sampled = "as sampled: native" if w_star is None else f"paper's, $w^*$ = {w_star:.4g}"
+    axes.plot(
+        t, table.steps.std.tolist(), color=PCPO, linestyle="--", marker="s", markersize=3, label=sampled
+    )
     axes.set_title("(b) standard deviation of each step", loc="left", fontsize="medium")
     axes.set_ylabel(r"standard deviation $\sigma$")
     _finish_timestep_axis(axes)
@@ -81,17 +89,26 @@ def _finish_timestep_axis(axes: Any) -> None:
 
 
 def _draw_flow_weights(axes: Any, table: WeightTable) -> None:
-    steps = list(range(table.dt.numel()))
-    axes.plot(steps, table.native.tolist(), color=NATIVE, marker="o", markersize=4, label="native", zorder=3)
-    proportional = rf"proportional, $\zeta$ = {table.scalars['zeta']:.4g}"
+    steps = list(range(table.steps.dt.numel()))
     axes.plot(
         steps,
-        table.proportional.tolist(),
+        table.steps.weight_native.tolist(),
+        color=NATIVE,
+        marker="o",
+        markersize=4,
+        label="native",
+        zorder=3,
+    )
+    zeta = table.steps.zeta
+    weights = table.config.weights if zeta is None else rf"{table.config.weights}, $\zeta$ = {zeta:.4g}"
+    axes.plot(
+        steps,
+        table.steps.weight.tolist(),
         color=PCPO,
         linestyle="--",
         marker="s",
         markersize=4,
-        label=proportional,
+        label=weights,
         zorder=3,
     )
     axes.set_ylim(bottom=0)
@@ -102,9 +119,9 @@ def _draw_flow_weights(axes: Any, table: WeightTable) -> None:
 
     # zeta*dt and dt share their shape, so the interval is drawn on a scale of its own, behind the lines.
     interval = axes.twinx()
-    interval.bar(steps, table.dt.tolist(), color=INTERVAL, alpha=0.35, width=0.8, label="interval $dt$")
+    interval.bar(steps, table.steps.dt.tolist(), color=INTERVAL, alpha=0.35, width=0.8, label="interval $dt$")
     interval.set_ylabel("interval $dt$")
-    interval.set_ylim(bottom=0, top=1.35 * float(table.dt.max()))
+    interval.set_ylim(bottom=0, top=1.35 * float(table.steps.dt.max()))
     axes.set_zorder(interval.get_zorder() + 1)
     axes.patch.set_visible(False)
     handles = [*axes.get_legend_handles_labels()[0], *interval.get_legend_handles_labels()[0]]

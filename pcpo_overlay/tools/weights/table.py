@@ -1,192 +1,212 @@
-"""The resolved schedule of a sampler, step by step: position, interval, weights and standard deviation."""
+"""What ``pcpo weights`` shows: a sampler's schedule as a mode resolves it, from where the runs take it too."""
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-import torch
 from torch import Tensor
 
-from pcpo_overlay.config import PCPOError
-from pcpo_overlay.schedules import (
-    dancegrpo_sigmas,
-    ddim_previous,
-    ddim_timesteps,
-    sd3_sigmas,
-    sd_alphas_cumprod,
-)
-from pcpo_overlay.variance import ddim_sigma, flow_grpo_scale, paper_sigma, resolve_w_star
-from pcpo_overlay.weights import ddim_weight, flow_weight, proportional_weights
+from pcpo_overlay.config import PCPOConfig, PCPOError, parse
+from pcpo_overlay.schedules import dancegrpo_sigmas, ddim_timesteps, sd3_sigmas, sd_alphas_cumprod
+from pcpo_overlay.steps import Steps, dancegrpo_steps, ddim_steps, flow_grpo_steps, read_scheduler
 
 _TRAIN_TIMESTEPS = 1000
 
 
 @dataclass(frozen=True)
 class WeightTable:
-    """A sampler's schedule under full PCPO. Every tensor is (steps,), float64 and in rollout order.
+    """A schedule and where it came from.
 
     Attributes:
         sampler: ``ddim``, ``dancegrpo`` or ``flow-grpo``.
         parameters: what the schedule was computed from, by name.
-        scalars: ``w_star`` and ``mean_native`` (ddim) or ``zeta`` (flow).
-        position_name: ``timestep`` (ddim) or ``sigma`` (flow).
-        position: where each step starts: the timestep (int64), or the sigma-schedule value.
-        dt: the interval of the step, as a fraction of the whole range.
-        native: native weights (Eq. 4, 8).
-        proportional: weights proportional to the interval (Prop. 2), whose mean is the native one.
-        std: standard deviation of the step as full PCPO samples it.
-        std_native: as upstream samples it; None where PCPO never changes it (flow).
+        config: the mode and its options.
+        steps: the resolved schedule.
         note: what a reader should know about this schedule, or None.
     """
 
     sampler: str
-    parameters: dict[str, int | float]
-    scalars: dict[str, float]
-    position_name: str
-    position: Tensor
-    dt: Tensor
-    native: Tensor
-    proportional: Tensor
-    std: Tensor
-    std_native: Tensor | None = None
+    parameters: dict[str, str | int | float]
+    config: PCPOConfig
+    steps: Steps
     note: str | None = None
-
-    def __post_init__(self) -> None:
-        """Raise :class:`PCPOError` where extreme parameters leave the range of double precision."""
-        finite = all(bool(column.isfinite().all()) for _, column in self.columns())
-        if not (finite and all(map(math.isfinite, self.scalars.values())) and bool((self.std > 0).all())):
-            raise PCPOError(
-                f"{self._echo()} give weights beyond double precision; choose less extreme values"
-            )
-        if not bool((self.dt > 0).all()):
-            raise PCPOError(f"{self._echo()} leave steps without an interval; choose less extreme values")
-
-    def _echo(self) -> str:
-        return ", ".join(f"{name}={value}" for name, value in self.parameters.items())
 
     def columns(self) -> Iterator[tuple[str, Tensor]]:
         """The columns in reading order, as ``(name, (steps,) tensor)``."""
-        yield self.position_name, self.position
-        yield "dt", self.dt
-        yield "native", self.native
-        yield "proportional", self.proportional
-        yield "std", self.std
-        if self.std_native is not None:
-            yield "std_native", self.std_native
+        steps = self.steps
+        yield ("timestep", steps.timestep) if steps.sigma is None else ("sigma", steps.sigma)
+        yield "dt", steps.dt
+        yield "weight_native", steps.weight_native
+        yield "weight", steps.weight
+        yield "std", steps.std
+        if steps.sigma is None:
+            yield "std_native", steps.std_native
 
-    def as_dict(self) -> dict[str, str | int | float | list[int] | list[float]]:
-        """Parameters, scalars and columns as plain values, every number finite."""
+    @property
+    def scalars(self) -> dict[str, float]:
+        """What the columns have in common."""
+        values = {"mean_native": self.steps.mean_native, "zeta": self.steps.zeta, "w_star": self.steps.w_star}
+        return {name: value for name, value in values.items() if value is not None}
+
+    def as_dict(self) -> dict[str, Any]:
+        """Parameters, mode and what ``run.json`` keeps under ``resolved``, as plain values."""
         return {
             "sampler": self.sampler,
             **self.parameters,
-            **self.scalars,
-            **{name: column.tolist() for name, column in self.columns()},
+            "mode": str(self.config),
+            "resolved": self.steps.as_dict(),
         }
 
 
-def ddim_table(steps: int = 50, eta: float = 1.0, w_star: float | None = None) -> WeightTable:
-    """DDIM on the schedule of Stable Diffusion 1.x, as DDPO and DanceGRPO sample it (noise prediction).
-
-    The interval is the stride of the timestep grid, ``1000//steps`` of 1000, the same for every step; so the
-    proportional weights are the mean of the native ones.
+def ddim_table(
+    steps: int = 50,
+    eta: float = 1.0,
+    mode: str = "full",
+    trained: int | None = None,
+    scheduler: Path | None = None,
+) -> WeightTable:
+    """DDIM as DDPO and DanceGRPO sample it, on the schedule of Stable Diffusion 1.x or on a model's own.
 
     Args:
         steps: 1 to 1000.
-        eta: in (0, 1]; scales the native and the paper's standard deviation alike.
-        w_star: target weight of the paper's variance schedule, judged at eta 1; None as in
-            :func:`~pcpo_overlay.variance.resolve_w_star`.
+        eta: in (0, 1].
+        mode: as after ``PCPO=``.
+        trained: number of steps, the first ones, that a trainer trains; None for all (``zeta=trained`` needs it).
+        scheduler: a model's ``scheduler_config.json``.
 
     Raises:
-        ValueError: a value outside its range.
-        PCPOError: a ``w_star`` with no real root; the message names the smallest that has one.
+        PCPOError: a value outside its range, an option that changes nothing here, or a file that cannot be used.
     """
     _check_positive("eta", eta)
-    if eta > 1:
-        raise PCPOError(
-            f"eta of ddim must be at most 1, got {eta}: no direction is left for the noise beyond"
-        )
-    if w_star is not None:
-        _check_positive("w_star", w_star)
+    config = parse(mode, "--mode").on("ddpo" if trained is None else "dancegrpo_sd")
     timestep = ddim_timesteps(steps)
-    alphas_cumprod = sd_alphas_cumprod()
-    abar_t, abar_prev = alphas_cumprod[timestep], alphas_cumprod[ddim_previous(timestep, steps)]
-
-    resolved = resolve_w_star(abar_t, abar_prev, w_star)
-    std_native = eta * ddim_sigma(abar_t, abar_prev)
-    native = ddim_weight(abar_t, abar_prev, std_native)
-    dt = torch.full_like(native, (_TRAIN_TIMESTEPS // steps) / _TRAIN_TIMESTEPS)
-    clipped = steps == _TRAIN_TIMESTEPS
-    return WeightTable(
-        sampler="ddim",
-        parameters={"steps": steps, "eta": eta},
-        scalars={"w_star": resolved, "mean_native": float(native.mean())},
-        position_name="timestep",
-        position=timestep,
-        dt=dt,
-        native=native,
-        proportional=proportional_weights(native, dt)[0],
-        std=eta * paper_sigma(abar_t, abar_prev, resolved),
-        std_native=std_native,
-        note="the timestep offset of 1 leads past the trained range at 1000 steps; "
-        "the first timestep is clipped from 1000 to 999"
-        if clipped
-        else None,
-    )
+    parameters: dict[str, Any] = {"steps": steps, "eta": eta}
+    if scheduler is not None:
+        made = _from_file(scheduler, "DDIMScheduler")
+        made.set_timesteps(steps)
+        parameters["scheduler"] = str(scheduler)
+        return WeightTable("ddim", parameters, config, read_scheduler(made, eta, config, trained))
+    note = None
+    if steps == _TRAIN_TIMESTEPS:
+        note = (
+            "upstream cannot run 1000 steps: the timestep offset of 1 leads past the trained range; "
+            "the first timestep is clipped from 1000 to 999 here"
+        )
+    resolved = ddim_steps(sd_alphas_cumprod(), timestep, steps, eta, config, trained=trained)
+    return WeightTable("ddim", parameters, config, resolved, note)
 
 
-def dancegrpo_table(steps: int = 12, shift: float = 3.0, eta: float = 0.3) -> WeightTable:
+def dancegrpo_table(
+    steps: int = 12, shift: float = 3.0, eta: float = 0.3, mode: str = "full", trained: int | None = None
+) -> WeightTable:
     """DanceGRPO's flow SDE: sigmas ``shift(linspace(1, 0, steps + 1))``, noise scale ``eta``.
 
     Args:
         steps: 1 to 1000.
         shift, eta: positive.
+        mode: as after ``PCPO=``.
+        trained: number of steps, the first ones, that can be trained; None for all but the last.
 
     Raises:
-        ValueError: a value outside its range.
+        PCPOError, ValueError: as :func:`ddim_table`.
     """
     _check_positive("shift", shift)
     _check_positive("eta", eta)
-    sigmas = dancegrpo_sigmas(steps, shift)
-    scale = torch.full_like(sigmas[:-1], eta)
-    return _flow_table("dancegrpo", {"steps": steps, "shift": shift, "eta": eta}, sigmas, scale)
+    config = parse(mode, "--mode").on("dancegrpo_flux")
+    resolved = dancegrpo_steps(dancegrpo_sigmas(steps, shift), eta, config, _or_all_but_last(trained, steps))
+    return WeightTable("dancegrpo", {"steps": steps, "shift": shift, "eta": eta}, config, resolved)
 
 
-def flow_grpo_table(steps: int = 10, shift: float = 3.0, noise_level: float = 0.7) -> WeightTable:
-    """Flow-GRPO's SDE on the sigmas of SD3's scheduler, whose shift acts twice.
+def flow_grpo_table(
+    steps: int = 10,
+    shift: float | None = None,
+    noise_level: float = 0.7,
+    mode: str = "full",
+    trained: int | None = None,
+    scheduler: Path | None = None,
+    mu: float | None = None,
+) -> WeightTable:
+    """Flow-GRPO's SDE on the sigmas of SD3's scheduler, whose shift acts twice, or on those of a model's own.
 
     Args:
         steps: 1 to 1000.
-        shift, noise_level: positive.
+        shift: positive; None for SD3's 3.
+        noise_level: positive.
+        mode: as after ``PCPO=``.
+        trained: number of steps, the first ones, that are trained; None for all but the last.
+        scheduler: a model's ``scheduler_config.json``.
+        mu: what a scheduler with dynamic shifting takes for the picture's size.
 
     Raises:
-        ValueError: a value outside its range.
+        PCPOError, ValueError: as :func:`ddim_table`.
     """
-    _check_positive("shift", shift)
     _check_positive("noise_level", noise_level)
+    config = parse(mode, "--mode").on("flow_grpo")
+    trained = _or_all_but_last(trained, steps)
+    parameters: dict[str, Any] = {"steps": steps}
+    if scheduler is not None:
+        if shift is not None:
+            raise PCPOError("--shift and --scheduler exclude each other: the file has the shift")
+        made = _from_file(scheduler, "FlowMatchEulerDiscreteScheduler")
+        if made.config.use_dynamic_shifting != (mu is not None):
+            needs = (
+                "needs --mu, which the trainer computes from the picture's size"
+                if mu is None
+                else "takes no --mu"
+            )
+            raise PCPOError(
+                f"{scheduler} has use_dynamic_shifting={made.config.use_dynamic_shifting}, so it {needs}"
+            )
+        made.set_timesteps(steps, **({} if mu is None else {"mu": mu}))
+        parameters.update({"noise_level": noise_level, "scheduler": str(scheduler)})
+        parameters.update({} if mu is None else {"mu": mu})
+        return WeightTable(
+            "flow-grpo", parameters, config, read_scheduler(made, noise_level, config, trained)
+        )
+    if mu is not None:
+        raise PCPOError("--mu is for a --scheduler with dynamic shifting")
+    shift = 3.0 if shift is None else shift
+    _check_positive("shift", shift)
     sigmas = sd3_sigmas(steps, shift)
-    parameters = {"steps": steps, "shift": shift, "noise_level": noise_level}
-    return _flow_table("flow-grpo", parameters, sigmas, flow_grpo_scale(sigmas, noise_level))
+    parameters.update({"shift": shift, "noise_level": noise_level})
+    resolved = flow_grpo_steps(sigmas, sigmas[:-1] * _TRAIN_TIMESTEPS, noise_level, config, trained)
+    return WeightTable("flow-grpo", parameters, config, resolved)
 
 
-def _flow_table(
-    sampler: str, parameters: dict[str, int | float], sigmas: Tensor, scale: Tensor
-) -> WeightTable:
-    t, dt = sigmas[:-1], sigmas[:-1] - sigmas[1:]
-    native = flow_weight(t, dt, scale)
-    proportional, zeta = proportional_weights(native, dt)
-    return WeightTable(
-        sampler=sampler,
-        parameters=parameters,
-        scalars={"zeta": zeta},
-        position_name="sigma",
-        position=t,
-        dt=dt,
-        native=native,
-        proportional=proportional,
-        std=scale * torch.sqrt(dt),
-    )
+def _or_all_but_last(trained: int | None, steps: int) -> int:
+    return steps - 1 if trained is None else trained
+
+
+def _from_file(path: Path, kind: str) -> Any:
+    """The diffusers scheduler of a ``scheduler_config.json``.
+
+    Raises:
+        PCPOError: diffusers is missing, the file cannot be read, or it is another scheduler's.
+    """
+    try:
+        import diffusers
+    except ImportError:
+        raise PCPOError(
+            '--scheduler needs diffusers; install it with: pip install "pcpo-overlay[ddpo]"'
+        ) from None
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise PCPOError(f"{path} cannot be read as a scheduler's JSON: {error}") from None
+    named = settings.get("_class_name") if isinstance(settings, dict) else None
+    flow = kind.startswith("Flow")
+    # The trainers make a DDIMScheduler of whatever scheduler of that family a model comes with.
+    if not isinstance(named, str) or named.startswith("FlowMatch") != flow or (flow and named != kind):
+        raise PCPOError(f"{path} is of {named or 'no scheduler'}, where this sampler needs {kind}")
+    try:
+        return getattr(diffusers, kind).from_config(settings)
+    except Exception as error:  # whatever a value in the file makes diffusers raise
+        raise PCPOError(f"diffusers cannot make a {kind} of {path}: {error}") from None
 
 
 def _check_positive(name: str, value: float) -> None:

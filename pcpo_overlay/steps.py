@@ -1,0 +1,305 @@
+"""A sampler's schedule in use, resolved once: what every step is sampled with and what it counts for.
+
+:func:`ddim_steps` and :func:`flow_steps` compute it in float64; the hooks look it up through a :class:`StepTable`,
+``run.json`` keeps :meth:`Steps.as_dict`, and ``pcpo weights`` prints the same.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pcpo_overlay.config import PCPOConfig, PCPOError
+from pcpo_overlay.schedules import ddim_previous
+from pcpo_overlay.variance import ddim_sigma, flow_grpo_scale, paper_sigma, resolve_w_star
+from pcpo_overlay.weights import (
+    ddim_weight,
+    flow_weight,
+    prediction_scale,
+    proportional_weights,
+    uniform_weights,
+)
+
+#: Below this share of DDIM's std a user is told: 30 steps have 0.93, 25 have 0.82, 20 have 0.68 and 10 have 0.40.
+LITTLE_NOISE = 0.75
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Every step of a rollout, in rollout order. Tensors are (steps,), float64 but for the timesteps, on the CPU.
+
+    Attributes:
+        timestep: what the network is told of each step, as the scheduler has it.
+        sigma: schedule value where each step starts; None for DDIM.
+        dt: interval of the step, positive, as a share of the whole range.
+        std_native: upstream's std of the step.
+        std: the std that is sampled with; only DDIM's is ever another.
+        weight_native: native weights (Eq. 4, 8) under ``std_native``; of DDIM on the noise estimate.
+        weight: the weights on the network's output that the objective uses.
+        w_star: target weight of the paper's variance, None where it is not used.
+        zeta: ``weight/dt`` of proportional weights (Eq. 9) on a flow, None where the weights are others.
+        trained: number of steps, the first ones, that can be trained.
+        mean_native: mean of ``weight_native`` over the steps that the weights' mean is taken over.
+    """
+
+    timestep: Tensor
+    sigma: Tensor | None
+    dt: Tensor
+    std_native: Tensor
+    std: Tensor
+    weight_native: Tensor
+    weight: Tensor
+    w_star: float | None
+    zeta: float | None
+    trained: int
+    mean_native: float
+
+    def __post_init__(self) -> None:
+        """Refuse what no step can be sampled or trained with.
+
+        Raises:
+            PCPOError: a step without an interval, or a weight or std that is not finite.
+        """
+        if not bool((self.dt > 0).all()):
+            raise PCPOError(f"the schedule leaves steps without an interval: {self.timestep.tolist()}")
+        for name in ("std_native", "std", "weight_native", "weight"):
+            finite = getattr(self, name).isfinite()
+            if not bool(finite.all()):
+                at = self.timestep[~finite][0].item()
+                raise PCPOError(f"{name} is not a finite number at timestep {at:g} of this schedule")
+        if not bool((self.std > 0).logical_or(self.std_native == 0).all()):
+            raise PCPOError("a step's std falls below double precision; choose less extreme values")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for ``run.json`` and ``pcpo weights --json``; what this sampler has nothing of is left out."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {
+            name: value.tolist() if isinstance(value, Tensor) else value
+            for name, value in values.items()
+            if not (value is None and name in ("sigma", "w_star" if self.sigma is not None else "zeta"))
+        }
+
+    @property
+    def std_share(self) -> float:
+        """What is sampled with in proportion to upstream's std, both as root mean squares over the rollout."""
+        return float(self.std.norm() / self.std_native.norm())
+
+    def describe(self, config: PCPOConfig) -> str:
+        """One line for the banner."""
+        steps, weight = self.weight.numel(), self.weight
+        which = "" if self.trained == steps else f" of which the first {self.trained} trained"
+        says = (
+            f"{steps} steps{which}, {config.weights} weights {weight.min():.6g} to {weight.max():.6g} "
+            f"(native mean {self.mean_native:.6g})"
+        )
+        if self.zeta is not None:
+            says += f", zeta {self.zeta:.6g} over the {config.zeta} steps"
+        if self.sigma is None:
+            says += f", {config.variance} variance"
+        if self.w_star is not None:
+            says += f", w_star {self.w_star:g}, {self.std_share:.2f} of DDIM's std"
+            if self.std_share < LITTLE_NOISE:
+                says += ": with so few steps it explores less, which variance=native does not"
+        return says
+
+
+def ddim_steps(
+    alphas_cumprod: Tensor,
+    timestep: Tensor,
+    steps: int,
+    eta: float,
+    config: PCPOConfig,
+    prediction_type: str = "epsilon",
+    trained: int | None = None,
+) -> Steps:
+    """Resolve a configuration on a DDIM schedule.
+
+    Args:
+        alphas_cumprod: (train_timesteps,) cumulative alphas of the scheduler.
+        timestep: (steps,) timesteps of the rollout, highest noise first.
+        steps: number of inference steps the sampler was set to.
+        eta: noise scale in (0, 1].
+        config: mode and options.
+        prediction_type: what the network predicts.
+        trained: number of steps, the first ones, that the trainer can train; None for all.
+
+    Raises:
+        PCPOError: eta outside (0, 1], or a ``w_star`` with no real root.
+    """
+    if not 0 < eta <= 1:
+        raise PCPOError(f"eta is {eta}: PCPO needs a stochastic DDIM sampler, with eta in (0, 1]")
+    abar = alphas_cumprod.detach().cpu().double()
+    timestep = timestep.detach().cpu()
+    abar_t, abar_prev = abar[timestep], abar[ddim_previous(timestep, steps, abar.numel())]
+
+    std_native = eta * ddim_sigma(abar_t, abar_prev)
+    native = ddim_weight(abar_t, abar_prev, std_native)
+    w_star, std = None, std_native
+    if config.reshapes_variance:
+        w_star = resolve_w_star(abar_t, abar_prev, config.w_star)
+        std = eta * paper_sigma(abar_t, abar_prev, w_star)
+    trained, over = _trained(trained, native.numel(), config)
+    # The intervals of a DDIM rollout are equal, so proportional credit is the uniform one.
+    on_noise = (
+        ddim_weight(abar_t, abar_prev, std)
+        if config.weights == "native"
+        else uniform_weights(native[over])[:1].expand(native.shape)
+    )
+    return Steps(
+        timestep=timestep,
+        sigma=None,
+        dt=torch.full_like(native, (abar.numel() // steps) / abar.numel()),
+        std_native=std_native,
+        std=std,
+        weight_native=native,
+        weight=on_noise * prediction_scale(abar_t, prediction_type),
+        w_star=w_star,
+        zeta=None,
+        trained=trained,
+        mean_native=float(native[over].mean()),
+    )
+
+
+def flow_steps(
+    sigmas: Tensor, timestep: Tensor, scale: Tensor, config: PCPOConfig, trained: int | None = None
+) -> Steps:
+    """Resolve a configuration on the schedule of a flow sampler.
+
+    Args:
+        sigmas: (steps + 1,) the sampler's schedule, shifted as it shifts, ending in 0.
+        timestep: (steps,) what the network is told of each step.
+        scale: (steps,) SDE noise scale ``s_t`` of each step.
+        config: mode and options. ``zeta`` says over which steps the mean weight equals the native one: all of the
+            ``schedule`` (Proposition 2), or the ``trained`` ones.
+        trained: number of steps, the first ones, that the trainer trains; None for all.
+
+    Raises:
+        PCPOError: a schedule that does not fall.
+    """
+    sigmas, scale = sigmas.detach().cpu().double(), scale.detach().cpu().double()
+    t, dt = sigmas[:-1], sigmas[:-1] - sigmas[1:]
+    if not bool((dt > 0).all()):
+        raise PCPOError(f"the sampler's sigmas do not fall from step to step: {sigmas.tolist()}")
+    native = flow_weight(t, dt, scale)
+    trained, over = _trained(trained, t.numel(), config)
+    zeta = None
+    if config.weights == "native":
+        weight = native
+    elif config.weights == "uniform":
+        weight = uniform_weights(native[over])[:1].expand(native.shape)
+    else:
+        _, zeta = proportional_weights(native[over], dt[over])
+        weight = zeta * dt
+    std = scale * torch.sqrt(dt)
+    return Steps(
+        timestep=timestep.detach().cpu(),
+        sigma=t,
+        dt=dt,
+        std_native=std,
+        std=std,
+        weight_native=native,
+        weight=weight,
+        w_star=None,
+        zeta=zeta,
+        trained=trained,
+        mean_native=float(native[over].mean()),
+    )
+
+
+def _trained(trained: int | None, steps: int, config: PCPOConfig) -> tuple[int, slice]:
+    """How many steps can be trained, and those that the mean weight is taken over."""
+    trained = steps if trained is None else min(trained, steps)
+    return trained, slice(None) if config.zeta == "schedule" else slice(max(trained, 1))
+
+
+def flow_grpo_steps(
+    sigmas: Tensor, timestep: Tensor, noise_level: float, config: PCPOConfig, trained: int | None = None
+) -> Steps:
+    """:func:`flow_steps` under Flow-GRPO's noise scale, whose ``noise_level`` must be positive."""
+    _check_noise("sample.noise_level", noise_level)
+    scale = flow_grpo_scale(sigmas.detach().cpu().double(), noise_level)
+    return flow_steps(sigmas, timestep, scale, config, trained)
+
+
+def dancegrpo_steps(sigmas: Tensor, eta: float, config: PCPOConfig, trained: int | None = None) -> Steps:
+    """:func:`flow_steps` of DanceGRPO's samplers: one noise scale ``eta``, which must be positive, for all steps."""
+    _check_noise("eta", eta)
+    # What these trainers tell the network, and file a step under.
+    timestep = (sigmas[:-1].detach().cpu() * 1000).int()
+    scale = torch.full((sigmas.numel() - 1,), float(eta), dtype=torch.float64)
+    return flow_steps(sigmas, timestep, scale, config, trained)
+
+
+def _check_noise(name: str, value: float) -> None:
+    if not (math.isfinite(value) and value > 0):
+        raise PCPOError(f"{name} is {value}: PCPO needs a stochastic sampler; set a positive {name}")
+
+
+def read_scheduler(scheduler: Any, scale: float, config: PCPOConfig, trained: int | None = None) -> Steps:
+    """Resolve a configuration on a diffusers scheduler whose timesteps are set.
+
+    Args:
+        scheduler: a DDIMScheduler or a FlowMatchEulerDiscreteScheduler.
+        scale: of the noise: DDIM's eta, Flow-GRPO's noise level.
+        trained: number of steps, the first ones, that the trainer can train; None for all.
+
+    Raises:
+        PCPOError: a sampler whose mean is not linear in the prediction (clipped or thresholded x0), for which the log
+            ratio by prediction matching does not hold; or as :func:`ddim_steps` and :func:`flow_grpo_steps`.
+    """
+    if not hasattr(scheduler, "alphas_cumprod"):
+        return flow_grpo_steps(scheduler.sigmas, scheduler.timesteps, float(scale), config, trained)
+    settings = scheduler.config
+    for name in ("clip_sample", "thresholding"):
+        if config.matching and settings.get(name):
+            raise PCPOError(
+                f"the scheduler has {name}=true: its step is not linear in the prediction, so prediction "
+                f"matching does not hold; set {name}=false in the model's scheduler config or use PCPO=log"
+            )
+    return ddim_steps(
+        scheduler.alphas_cumprod,
+        scheduler.timesteps,
+        scheduler.num_inference_steps,
+        float(scale),
+        config,
+        settings.get("prediction_type", "epsilon"),
+        trained,
+    )
+
+
+class StepTable:
+    """:class:`Steps` on the sampler's device, in float32 unless asked otherwise, looked up without a host sync.
+
+    A step is named by its timestep or by its index; a timestep that is not of the schedule gives NaN, which must not
+    pass for a value.
+    """
+
+    def __init__(self, steps: Steps, device: torch.device, dtype: torch.dtype = torch.float32) -> None:
+        self.steps = steps
+        self._timestep = steps.timestep.to(device)
+        columns = torch.stack([steps.weight, steps.weight_native, steps.std])
+        columns = torch.cat([columns, columns.new_full((3, 1), math.nan)], dim=1)
+        self._weight, self._native, self._std = columns.to(device, dtype).unbind()
+
+    def _row(self, step: Tensor | int) -> Tensor | int:
+        if isinstance(step, int):
+            return step
+        here = step.reshape(-1, 1) == self._timestep
+        return torch.where(here.any(1), here.int().argmax(1), self._timestep.numel())
+
+    def weight(self, step: Tensor | int, batch: int) -> Tensor:
+        """(batch,) weights of a step: its index, or its timestep () or (1,) or (batch,)."""
+        return self._weight[self._row(step)].expand(batch)
+
+    def native_weight(self, step: Tensor | int, batch: int) -> Tensor:
+        """(batch,) native weights, whatever the mode's weights are."""
+        return self._native[self._row(step)].expand(batch)
+
+    def std(self, timestep: Tensor, like: Tensor) -> Tensor:
+        """Std of the step at ``timestep``, () or (B,), in the shape and dtype of ``like``, (B, ...)."""
+        std = self._std[self._row(timestep)].to(like.dtype)
+        return std.reshape(std.shape + (1,) * (like.ndim - std.ndim)).expand(like.shape)
