@@ -1,6 +1,6 @@
 """Does PCPO learn faster, and what of it: several seeds of every mode on a miniature, a smaller batch, other settings.
 
-    python benchmarks/learning.py STUDY [options]
+    python -m benchmarks.learning STUDY [options]
 
 Runs `ab` for each part of the study, `evaluate` on the checkpoints, and writes benchmarks/learning/STUDY.md with its
 figures. Needs a patched clone (`python apply.py`). Hours on a CPU; what is finished is not repeated, so type the same
@@ -20,12 +20,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
-
-from measuring import machine, study_page  # noqa: E402
-from measuring.arguments import some_of  # noqa: E402
-from measuring.study import (  # noqa: E402
+from benchmarks import ROOT
+from benchmarks.measuring import machine, study_page
+from benchmarks.measuring.arguments import some_of
+from benchmarks.measuring.study import (
     KINDS,
     LADDER,
     SEEDS,
@@ -39,12 +37,11 @@ from measuring.study import (  # noqa: E402
     parts,
     python,
 )
-
-from pcpo_overlay.config import parse  # noqa: E402
-from pcpo_overlay.tools.cli.arguments import at_least, seeds  # noqa: E402
-from pcpo_overlay.tools.report.build import build  # noqa: E402
-from pcpo_overlay.tools.report.runs import Run, find, load  # noqa: E402
-from pcpo_overlay.tools.runs.labels import label_of  # noqa: E402
+from pcpo_overlay.config import parse
+from pcpo_overlay.tools.cli.arguments import at_least, seeds
+from pcpo_overlay.tools.report.build import build
+from pcpo_overlay.tools.report.runs import Run, find, load
+from pcpo_overlay.tools.runs.labels import label_of
 
 PAGES = ROOT / "benchmarks" / "learning"
 FIGURES = ROOT / "benchmarks" / "figures"
@@ -137,7 +134,7 @@ def write(study: Study, made: Sequence[Part], out: Path, pages: Path, figures: P
 
 def _own_command(study: Study, middle: Part, kinds: Sequence[str]) -> list[str]:
     """The command that runs these parts of a study, without what it does by itself."""
-    typed = ["python", "benchmarks/learning.py", study.name]
+    typed = ["python", "-m", "benchmarks.learning", study.name]
     if middle.seeds != parts(study, kinds=kinds)[0].seeds:
         typed += ["--seeds", ",".join(map(str, middle.seeds))]
     if tuple(kinds) != study.kinds:

@@ -1,6 +1,6 @@
 """The policy ratio before the first update, where it should be 1: every trainer and precision, baseline and PCPO.
 
-    python benchmarks/on_policy.py [UPSTREAM ...] [options]
+    python -m benchmarks.on_policy [UPSTREAM ...] [options]
 
 Runs each trainer on its miniature up to its first optimizer step. Needs patched clones (`python apply.py`), the
 trainers' libraries and matplotlib. RESULTS.md says how to read the tables.
@@ -14,16 +14,13 @@ import sys
 import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
-
-from measuring import machine, ratio_figure, ratios  # noqa: E402
-from measuring.arguments import one_of, some_of  # noqa: E402
-from measuring.clones import MissingClone  # noqa: E402
-from measuring.miniature_run import Miniatures, RunFailed  # noqa: E402
-
-from pcpo_overlay.tools.ab.runner import stoppable  # noqa: E402
-from pcpo_overlay.tools.cli.arguments import at_least  # noqa: E402
+from benchmarks import ROOT
+from benchmarks.measuring import machine, ratio_figure, ratios
+from benchmarks.measuring.arguments import one_of, some_of
+from benchmarks.measuring.clones import MissingClone
+from benchmarks.measuring.miniature_run import Miniatures, RunFailed
+from pcpo_overlay.tools.ab.runner import stoppable
+from pcpo_overlay.tools.cli.arguments import at_least
 
 FIGURE = ROOT / "benchmarks" / "figures" / "on-policy.png"
 DTYPES = ("fp32", "bf16", "fp16")

@@ -1,6 +1,6 @@
 """What PCPO costs: baseline and PCPO side by side in one run, alternating, as medians of ratios.
 
-    python benchmarks/overhead.py [loss] [training] [memory] [startup] [options]
+    python -m benchmarks.overhead [loss] [training] [memory] [startup] [options]
 
 Needs patched clones (`python apply.py`) and the trainers' libraries. RESULTS.md says how to read the tables.
 """
@@ -15,18 +15,15 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
-
-from measuring import loss_step, machine, startup, training  # noqa: E402
-from measuring.arguments import one_of, some_of  # noqa: E402
-from measuring.clones import MissingClone  # noqa: E402
-from measuring.miniature_run import RunFailed  # noqa: E402
-from measuring.tables import Section  # noqa: E402
-
-from pcpo_overlay.tools.ab.runner import stoppable  # noqa: E402
-from pcpo_overlay.tools.ab.upstreams import UPSTREAMS  # noqa: E402
-from pcpo_overlay.tools.cli.arguments import at_least  # noqa: E402
+from benchmarks import ROOT
+from benchmarks.measuring import loss_step, machine, startup, training
+from benchmarks.measuring.arguments import one_of, some_of
+from benchmarks.measuring.clones import MissingClone
+from benchmarks.measuring.miniature_run import RunFailed
+from benchmarks.measuring.tables import Section
+from pcpo_overlay.tools.ab.runner import stoppable
+from pcpo_overlay.tools.ab.upstreams import UPSTREAMS
+from pcpo_overlay.tools.cli.arguments import at_least
 
 SECTIONS = ("loss", "training", "memory", "startup")
 CLOCKS = {"wall": time.perf_counter, "process": time.process_time}

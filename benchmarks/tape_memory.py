@@ -1,6 +1,6 @@
 """What PCPO keeps of a rollout, in bytes, beside the model's own training state.
 
-    python benchmarks/tape_memory.py
+    python -m benchmarks.tape_memory
 
 Fills a tape with tensors of each trainer's real shapes and asks it for its size; needs torch alone and some hundred
 megabytes of memory. The training state is 16 bytes a parameter (float32 weights, gradients and two Adam moments), over

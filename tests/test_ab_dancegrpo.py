@@ -17,6 +17,7 @@ from pcpo_overlay.tools.ab import ABError
 from pcpo_overlay.tools.ab.launch_script import read_launch_script
 from pcpo_overlay.tools.ab.upstreams import DANCEGRPO, PACKAGE, PORT
 from pcpo_overlay.tools.ab.workplace import Workplace, readable
+from pcpo_overlay.tools.folders import MARKER, FolderError
 from pcpo_overlay.tools.launch import placeholders
 from pcpo_overlay.tools.miniature import PROMPTS, flux_path
 from pcpo_overlay.tools.miniature.classifier import load_classifier
@@ -223,9 +224,10 @@ def test_the_prepared_folder_has_what_the_trainers_read(
     (folder / "assets" / "prompts.txt").write_text("mine\n")
     prepare(folder)  # what is complete is left alone
     assert (folder / "assets" / "prompts.txt").read_text() == "mine\n"
-    (folder / "complete").unlink()
-    prepare(folder)
-    assert (folder / "assets" / "prompts.txt").read_text() != "mine\n"
+    (folder / MARKER).unlink()  # then it is no one's, and kept
+    with pytest.raises(FolderError, match="is there already"):
+        prepare(folder)
+    assert (folder / "assets" / "prompts.txt").read_text() == "mine\n"
 
 
 # --- the reward and what is missing -----------------------------------------------------------------------------

@@ -11,22 +11,16 @@ import pytest
 import torch
 from synthetic_runs import learning_curve, write_quality, write_run
 
+from benchmarks import learning, on_policy, overhead
+from benchmarks.measuring import clones, in_turn, loss_step, machine, ratios, study, tables, training
+from benchmarks.measuring.miniature_run import Miniatures, RunFailed
+from benchmarks.measuring.pairs import Ratio, alternate, interval_ranks, ratio_of
+from benchmarks.measuring.turns import Laps, race
 from pcpo_overlay import hooks
 from pcpo_overlay.config import HookError, parse
 from pcpo_overlay.session import Session
 from pcpo_overlay.tools.ab.arms import Arm
 from pcpo_overlay.tools.ab.plan import Planned
-
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.append(str(ROOT / "benchmarks"))
-
-import learning  # noqa: E402
-import on_policy  # noqa: E402
-import overhead  # noqa: E402
-from measuring import clones, in_turn, loss_step, machine, ratios, study, tables, training  # noqa: E402
-from measuring.miniature_run import Miniatures, RunFailed  # noqa: E402
-from measuring.pairs import Ratio, alternate, interval_ranks, ratio_of  # noqa: E402
-from measuring.turns import Laps, race  # noqa: E402
 
 # ------------------------------------------------------------------ statistics
 
@@ -506,7 +500,7 @@ def test_the_page_of_a_study_has_its_tables_figures_and_sweep(tmp_path: Path) ->
         assert heading in text, heading
     assert text.count("### Gradients") == 1  # the smaller batch is there for the mixed model
     assert str(tmp_path) not in text and "pcpo_ab/learning" in text
-    assert "- `python benchmarks/learning.py ddpo-digit --seeds 0,1,2`, which runs:" in text
+    assert "- `python -m benchmarks.learning ddpo-digit --seeds 0,1,2`, which runs:" in text
     sweep = text.split("## Other learning rates")[1].split("##")[0]
     assert sweep.count("observe") == sweep.count("| full ") == sweep.count("| full,variance=native") == 3
     slower, fastest = sweep.split("| 0.001", 1)
@@ -524,7 +518,7 @@ def test_a_page_of_the_ladder_alone_says_so(tmp_path: Path) -> None:
             write_run(folder, mode, seed=seed, rewards=learning_curve(seed, 2.0))
     page = learning.write(studied, [ladder], tmp_path / "runs", tmp_path / "pages", tmp_path / "figures")
     text = page.read_text()
-    assert "- `python benchmarks/learning.py ddpo-jpeg --parts ladder`, which runs:" in text
+    assert "- `python -m benchmarks.learning ddpo-jpeg --parts ladder`, which runs:" in text
     assert "## Other" not in text and "### Gradients" in text
 
 
@@ -543,7 +537,7 @@ def test_a_sweep_without_the_ladder_runs_its_arms_at_the_ladders_setting(tmp_pat
     page = learning.write(studied, made, tmp_path / "runs", tmp_path / "pages", tmp_path / "figures")
     text = page.read_text()
     assert page.name == "ddpo-digit-rates.md" and not (tmp_path / "figures").exists()
-    assert "- `python benchmarks/learning.py ddpo-digit --parts rates`, which runs:" in text
+    assert "- `python -m benchmarks.learning ddpo-digit --parts rates`, which runs:" in text
     sweep = text.split("## Other learning rates")[1].split("##")[0]
     assert sweep.count("| observe") == 3 and "## Other clip ranges" not in text
 

@@ -17,6 +17,7 @@ import torch
 from synthetic_runs import write_run
 from torch import Tensor
 
+from benchmarks.miniatures import model_sd
 from pcpo_overlay.tools.cli import evaluate as cli
 from pcpo_overlay.tools.evaluate import EvaluationError, records, rewards, samples
 from pcpo_overlay.tools.evaluate.loaders import LOADERS, Checkpoint
@@ -498,6 +499,17 @@ def with_a_flux_lora_to_begin_with(path: Path) -> Path:
     return flux_lora_run(path / "run", resume_from_lora_checkpoint="somewhere")
 
 
+def of_a_model_with_code(path: Path) -> Path:
+    """diffusers alone would import the module that its index names; evaluating it would run it."""
+    model = shutil.copytree(sd_path(), path / "run-of" / "sd")
+    (model / "unet" / "evil.py").write_text("raise SystemExit('this code was run')")
+    index = json.loads((model / "model_index.json").read_text())
+    (model / "model_index.json").write_text(json.dumps({**index, "unet": ["evil", "Evil"]}))
+    run = ddpo_run(path / "run", pretrained={"model": str(model)})
+    save_unet(run, 0, 0.1)
+    return run
+
+
 def with_damaged_records(path: Path) -> Path:
     run = ddpo_run(path / "run")
     (run / records.FILE).write_text('{"epoch": 0}\n')
@@ -518,6 +530,7 @@ def with_damaged_records(path: Path) -> Path:
         (cut_short, "holds neither a whole network nor LoRA weights; was it cut short by a kill?"),
         (with_a_lora_to_begin_with, "began with a LoRA of its own (config.train.lora_path)"),
         (with_a_flux_lora_to_begin_with, "began with a LoRA of its own (--resume_from_lora_checkpoint)"),
+        (of_a_model_with_code, "unet is ['evil', 'Evil'], which is not one of the classes of diffusers and tra"),
         (with_damaged_records, "line 1 of evaluation.jsonl is damaged; move the file away"),
     ],
 )  # fmt: skip
@@ -541,7 +554,7 @@ def test_an_unreadable_checkpoint_is_named_and_the_others_are_evaluated(
     checkpoints = run / "logs" / "named" / "checkpoints"
     broken = checkpoints / "checkpoint_0" / "unet" / "diffusion_pytorch_model.safetensors"
     broken.write_bytes(broken.read_bytes()[:1000])
-    narrow = sd.build_unet().__class__(**{**sd.UNET, "block_out_channels": (8, 16)})
+    narrow = model_sd.build_unet().__class__(**{**model_sd.UNET, "block_out_channels": (8, 16)})
     narrow.save_pretrained(checkpoints / "checkpoint_1" / "unet")
 
     assert command(run, "--samples", 2) == 1

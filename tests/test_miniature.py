@@ -14,20 +14,16 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks.miniatures import model_sd
+from benchmarks.miniatures.augment import augment
+from benchmarks.miniatures.tokenizer import MAX_LENGTH, learn_merges, vocabulary, write_tokenizer
+from benchmarks.miniatures.train_sd import Latents, Recipe, ddpm_alphas_cumprod, train_unet, train_vae
 from pcpo_overlay.__main__ import main
 from pcpo_overlay.tools import miniature
 from pcpo_overlay.tools.miniature import DIGIT_NAMES, PROMPTS, sd, sd_path
 from pcpo_overlay.tools.miniature.check import check, draw, grid_figure, nearest, prompted_digits, spread
 from pcpo_overlay.tools.miniature.classifier import accuracy, digit_probability, load_classifier
-from pcpo_overlay.tools.miniature.digits import augment, load_digits, render
-from pcpo_overlay.tools.miniature.tokenizer import MAX_LENGTH, learn_merges, vocabulary, write_tokenizer
-from pcpo_overlay.tools.miniature.train import (
-    Latents,
-    Recipe,
-    ddpm_alphas_cumprod,
-    train_unet,
-    train_vae,
-)
+from pcpo_overlay.tools.miniature.digits import load_digits, render
 
 pytestmark = pytest.mark.usefixtures("offline_on_one_thread")
 
@@ -266,7 +262,7 @@ def test_training_repeats_with_its_seed_and_learns(tmp_path: Path) -> None:
     assert len(losses) == recipe.unet_steps
     assert torch.equal(unet.conv_out.weight, again.conv_out.weight)
     assert not torch.equal(unet.conv_out.weight, other.conv_out.weight)
-    saved = sd.save_pipeline(tmp_path / "sd", unet=unet, vae=vae, text_encoder=text_encoder)
+    saved = model_sd.save_pipeline(tmp_path / "sd", unet=unet, vae=vae, text_encoder=text_encoder)
     loaded = sd.load_pipeline(saved)
     assert torch.equal(loaded.unet.conv_out.weight, unet.conv_out.weight)
     assert torch.equal(loaded.vae.quant_conv.bias, vae.quant_conv.bias)

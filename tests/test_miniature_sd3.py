@@ -14,6 +14,9 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks.miniatures import model_sd3
+from benchmarks.miniatures.train_sd import Latents
+from benchmarks.miniatures.train_sd3 import Recipe, learning_rate, train_transformer, train_vae
 from pcpo_overlay.__main__ import main
 from pcpo_overlay.schedules import sd3_sigmas
 from pcpo_overlay.tools import miniature
@@ -22,8 +25,6 @@ from pcpo_overlay.tools.miniature import PROMPTS, sd3, sd3_path
 from pcpo_overlay.tools.miniature.check import check, draw, prompted_digits
 from pcpo_overlay.tools.miniature.classifier import accuracy, load_classifier
 from pcpo_overlay.tools.miniature.digits import load_digits
-from pcpo_overlay.tools.miniature.train import Latents
-from pcpo_overlay.tools.miniature.train_sd3 import Recipe, learning_rate, train_transformer, train_vae
 from pcpo_overlay.variance import flow_grpo_scale
 
 TRAINING, EVALUATION = sd3.SETTINGS
@@ -71,7 +72,7 @@ def test_any_prompt_is_t5_tokens_without_unknown_ones(pipeline: Any, prompt: str
 
 
 def test_shipped_tokenizers_are_those_this_code_writes(tmp_path: Path) -> None:
-    for name, write in sd3.TOKENIZERS.items():
+    for name, write in model_sd3.TOKENIZERS.items():
         write(tmp_path / name)
         written = {path.name: path.read_text(encoding="utf-8") for path in (tmp_path / name).iterdir()}
         shipped = {path.name: path.read_text(encoding="utf-8") for path in (sd3_path() / name).iterdir()}
@@ -274,7 +275,7 @@ def test_training_repeats_with_its_seed_and_learns(tmp_path: Path) -> None:
     assert torch.equal(transformer.proj_out.weight, again.proj_out.weight)
     assert not torch.equal(transformer.proj_out.weight, other.proj_out.weight)
     loaded = sd3.load_pipeline(
-        sd3.save_pipeline(tmp_path / "sd3", transformer=transformer, vae=vae, text_encoders=encoders)
+        model_sd3.save_pipeline(tmp_path / "sd3", transformer=transformer, vae=vae, text_encoders=encoders)
     )
     for saved, read in zip(
         (transformer, vae, *encoders), (loaded.transformer, loaded.vae, *text_encoders(loaded)), strict=True
@@ -341,5 +342,5 @@ def test_wrong_arguments_get_one_line(
 
 def test_weights_that_are_missing_are_said_to_be(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(miniature, "WEIGHTS", tmp_path)
-    with pytest.raises(FileNotFoundError, match="miniature train sd3"):
+    with pytest.raises(FileNotFoundError, match=r"benchmarks\.miniatures sd3"):
         sd3_path()

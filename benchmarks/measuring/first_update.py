@@ -8,7 +8,6 @@ own metrics collected them: nothing of upstream is touched, and nothing of what 
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import runpy
 import sys
@@ -19,8 +18,7 @@ import torch
 
 from pcpo_overlay.losses import clip_statistics
 from pcpo_overlay.record.metrics import Samples, StepMetrics
-
-TESTS = Path(__file__).resolve().parents[2] / "tests" / "upstream"
+from pcpo_overlay.tools.launch import without_cuda
 
 
 def columns(samples: Samples) -> dict[str, list[Any]]:
@@ -50,22 +48,13 @@ def stop_after_first(out: Path) -> None:
     StepMetrics.reduce = keep  # type: ignore[method-assign]
 
 
-def allow_fp16_on_cpu() -> None:
-    """accelerate refuses float16 on a CPU, torch does not; the tests know how."""
-    spec = importlib.util.spec_from_file_location("record", TESTS / "record.py")
-    assert spec is not None and spec.loader is not None
-    record = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(record)
-    record.allow_fp16_on_cpu()
-
-
 def main() -> None:
     out, script = Path(sys.argv[1]), sys.argv[2]
     sys.argv = sys.argv[2:]
     sys.path[0] = str(Path(script).resolve().parent)  # as Python has it for a script
     stop_after_first(out)
     if not torch.cuda.is_available():
-        allow_fp16_on_cpu()
+        without_cuda.float16()
     runpy.run_path(script, run_name="__main__")
 
 

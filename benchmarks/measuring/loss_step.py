@@ -26,9 +26,9 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from measuring.clones import Clone, Code
-from measuring.pairs import alternate, ratio_of
-from measuring.tables import Section, judge, seconds
+from benchmarks.measuring.clones import Clone, Code
+from benchmarks.measuring.pairs import alternate, ratio_of
+from benchmarks.measuring.tables import Section, judge, seconds
 from pcpo_overlay import compat, hooks
 from pcpo_overlay.config import parse
 from pcpo_overlay.ranks import TorchRanks

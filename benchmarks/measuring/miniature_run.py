@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from measuring.clones import Clone
+from benchmarks.measuring.clones import Clone
 from pcpo_overlay.config import parse
 from pcpo_overlay.tools.ab.arms import Arm
 from pcpo_overlay.tools.ab.launch_script import read_launch_script

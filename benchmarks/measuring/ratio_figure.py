@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from measuring.ratios import BASELINE, MATCHED, Ratios, Setting
+from benchmarks.measuring.ratios import BASELINE, MATCHED, Ratios, Setting
 from pcpo_overlay.tools.weights.plot import INTERVAL, NATIVE, PCPO
 
 CLIP_RANGE = 1e-4

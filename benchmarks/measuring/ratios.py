@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 
-from measuring import first_update
-from measuring.miniature_run import Miniatures, Run
-from measuring.tables import Section
+from benchmarks.measuring import first_update
+from benchmarks.measuring.miniature_run import Miniatures, Run
+from benchmarks.measuring.tables import Section
 from pcpo_overlay.tools.ab.upstreams import UPSTREAMS
 
 BASELINE = "observe"

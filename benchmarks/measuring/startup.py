@@ -12,8 +12,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from measuring.pairs import alternate, ratio_of
-from measuring.tables import Section, seconds
+from benchmarks.measuring.pairs import alternate, ratio_of
+from benchmarks.measuring.tables import Section, seconds
 from pcpo_overlay.vendoring import lockfile
 
 IMPORTS = {"torch": "import torch", "with PCPO": "import torch, pcpo_overlay, pcpo_overlay.hooks"}

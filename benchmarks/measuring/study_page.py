@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from measuring.study import Study, Sweep
+from benchmarks.measuring.study import Study, Sweep
 from pcpo_overlay.tools.report import markdown, quality, quality_tables, stats
 from pcpo_overlay.tools.report.runs import Run
 from pcpo_overlay.tools.report.text import level_digits, number, reward, table

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from measuring.pairs import Ratio
+from benchmarks.measuring.pairs import Ratio
 
 
 @dataclass

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from measuring import in_turn
-from measuring.miniature_run import Miniatures
-from measuring.pairs import ratio_of
-from measuring.tables import Section, judge, mib, seconds
-from measuring.turns import Laps, race
+from benchmarks.measuring import in_turn
+from benchmarks.measuring.miniature_run import Miniatures
+from benchmarks.measuring.pairs import ratio_of
+from benchmarks.measuring.tables import Section, judge, mib, seconds
+from benchmarks.measuring.turns import Laps, race
 from pcpo_overlay.tools.ab.upstreams import UPSTREAMS, Upstream
 
 #: By name: the mode that runs. The second `off` says how far two runs of the same are apart.
@@ -180,7 +180,7 @@ def memory_section(memory: Sequence[Mapping[str, Any]], device: str) -> Section:
         ("upstream", "`off`", "`off` again", "`observe`", "`full`", "tape", "samples", "tape a sample"),
         notes=[
             f"Peak memory ({of}). The tape keeps prediction and noise of every step that can be trained, until the "
-            "next epoch: `python benchmarks/tape_memory.py` has it at the trainers' own sizes."
+            "next epoch: `python -m benchmarks.tape_memory` has it at the trainers' own sizes."
         ],
     )
     for row in memory:

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
-from measuring import in_turn
-from measuring.miniature_run import Run, RunFailed
+from benchmarks.measuring import in_turn
+from benchmarks.measuring.miniature_run import Run, RunFailed
 from pcpo_overlay.tools.ab.plan import Planned, free_port
 
 POLL_S = 0.5

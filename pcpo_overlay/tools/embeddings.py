@@ -7,15 +7,19 @@ the same files from any prompts, on any device.
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from pcpo_overlay.tools.folders import check_writable, written
+from pcpo_overlay.tools.models import load_pipeline
+
 #: Name of the list in its folder, as upstream's preprocessing writes it.
 LIST = "videos2caption.json"
+#: As the folder's marker names it.
+COMMAND = "pcpo embed flux"
 
 
 class EmbeddingError(Exception):
@@ -67,52 +71,43 @@ def write_flux_embeddings(
         (tokens, width), CLIP's pooled state (width,), and the position of text (3,), which is zero.
 
     Raises:
-        EmbeddingError: ``out`` is there already, ``model`` is no FLUX pipeline, or libraries are missing.
+        EmbeddingError: libraries are missing.
+        FolderError: ``out`` is there and not of this command's making.
+        FileNotFoundError, ModelError: ``model`` is no FLUX pipeline, or has classes of its own.
     """
+    check_writable(out, COMMAND)
     try:
-        from diffusers import FluxPipeline
+        pipeline = load_pipeline(model, "FluxPipeline", transformer=None, vae=None, torch_dtype=dtype).to(
+            device
+        )
     except ImportError:
         raise EmbeddingError(
             'diffusers is missing; install with: pip install "pcpo-overlay[miniature]"'
         ) from None
-    if out.exists() and any(out.iterdir()):
-        raise EmbeddingError(f"{out} is there already; move it away or choose another folder")
-    index = model / "model_index.json"
-    if not index.is_file() or json.loads(index.read_text()).get("_class_name") != "FluxPipeline":
-        raise EmbeddingError(
-            f"{model} is no folder of a FLUX pipeline: no model_index.json of a FluxPipeline"
-        )
-    pipeline = FluxPipeline.from_pretrained(
-        str(model), transformer=None, vae=None, torch_dtype=dtype, local_files_only=True
-    ).to(device)
 
-    scratch = out.with_name(out.name + ".new")
-    shutil.rmtree(scratch, ignore_errors=True)
-    for kind in ("prompt_embed", "pooled_prompt_embeds", "text_ids"):
-        (scratch / kind).mkdir(parents=True)
     entries: list[dict[str, Any]] = []
-    for start in range(0, len(prompts), batch):
-        some = list(prompts[start : start + batch])
-        states, pooled, text_ids = pipeline.encode_prompt(
-            prompt=some, prompt_2=some, max_sequence_length=max_length
-        )
-        for offset, prompt in enumerate(some):
-            name = f"{start + offset}.pt"
-            torch.save(states[offset].cpu().clone(), scratch / "prompt_embed" / name)
-            torch.save(pooled[offset].cpu().clone(), scratch / "pooled_prompt_embeds" / name)
-            torch.save(text_ids[0].cpu().clone(), scratch / "text_ids" / name)
-            entries.append(
-                {
-                    "prompt_embed_path": name,
-                    "pooled_prompt_embeds_path": name,
-                    "text_ids": name,
-                    "caption": prompt,
-                }
+    with written(out, COMMAND) as scratch:
+        for kind in ("prompt_embed", "pooled_prompt_embeds", "text_ids"):
+            (scratch / kind).mkdir()
+        for start in range(0, len(prompts), batch):
+            some = list(prompts[start : start + batch])
+            states, pooled, text_ids = pipeline.encode_prompt(
+                prompt=some, prompt_2=some, max_sequence_length=max_length
             )
-        if report is not None:
-            report(len(entries))
-    (scratch / LIST).write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
-    if out.exists():
-        out.rmdir()  # empty, or it would have been refused
-    scratch.rename(out)
+            for offset, prompt in enumerate(some):
+                name = f"{start + offset}.pt"
+                torch.save(states[offset].cpu().clone(), scratch / "prompt_embed" / name)
+                torch.save(pooled[offset].cpu().clone(), scratch / "pooled_prompt_embeds" / name)
+                torch.save(text_ids[0].cpu().clone(), scratch / "text_ids" / name)
+                entries.append(
+                    {
+                        "prompt_embed_path": name,
+                        "pooled_prompt_embeds_path": name,
+                        "text_ids": name,
+                        "caption": prompt,
+                    }
+                )
+            if report is not None:
+                report(len(entries))
+        (scratch / LIST).write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
     return out / LIST

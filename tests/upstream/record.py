@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from pcpo_overlay import compat
+from pcpo_overlay.tools.launch import without_cuda
 
 RECORD: dict[str, Any] = {"logs": [], "rollouts": [], "gradients": [], "weights": {}}
 _models: list[torch.nn.Module] = []
@@ -59,22 +60,7 @@ def wrap_accelerate() -> None:
     Accelerator.prepare = recording_prepare
     Accelerator.clip_grad_norm_ = recording_clip
     if os.environ.get("RECORD_ALLOW_FP16"):  # accelerate refuses float16 on a CPU, torch does not
-        allow_fp16_on_cpu()
-
-
-def allow_fp16_on_cpu() -> None:
-    """float16 autocast with torch's loss scaler for CPUs, so that upstream's default precision can run here."""
-    from accelerate import Accelerator
-
-    init = Accelerator.__init__
-
-    def init_fp16(self: Any, *args: Any, mixed_precision: str | None = None, **kw: Any) -> None:
-        init(self, *args, mixed_precision="bf16" if mixed_precision == "fp16" else mixed_precision, **kw)
-        if mixed_precision == "fp16":
-            self.state._mixed_precision = "fp16"
-            self.scaler = torch.amp.GradScaler("cpu")
-
-    Accelerator.__init__ = init_fp16
+        without_cuda.float16()
 
 
 def wrap_wandb() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,14 +11,11 @@ import pytest
 import torch
 from launch import ROOT
 
+from benchmarks.measuring import loss_step, ratios, startup, study, training
+from benchmarks.measuring.miniature_run import Miniatures
 from pcpo_overlay import hooks
 from pcpo_overlay.__main__ import main
 from pcpo_overlay.tools.ab.upstreams import UPSTREAMS
-
-sys.path.append(str(ROOT / "benchmarks"))
-
-from measuring import loss_step, ratios, startup, study, training
-from measuring.miniature_run import Miniatures
 
 CLONES = ("ddpo-pytorch", "flow_grpo", "DanceGRPO")
 #: One batch of two samples, two denoising steps.

@@ -37,7 +37,11 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="folder of the pipeline")
     parser.add_argument("--prompts", type=Path, required=True, metavar="FILE", help="prompts, one a line")
     parser.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="folder to write; must not be there yet"
+        "--out",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="folder to write; not one that holds anything else",
     )
     parser.add_argument(
         "--max-length",
@@ -64,6 +68,8 @@ def run(args: argparse.Namespace) -> int:
     import torch
 
     from pcpo_overlay.tools.embeddings import EmbeddingError, read_prompts, write_flux_embeddings
+    from pcpo_overlay.tools.folders import FolderError
+    from pcpo_overlay.tools.models import ModelError
 
     def report(done: int) -> None:
         print(f"{done}/{len(prompts)}", file=sys.stderr, flush=True)
@@ -80,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
             batch=args.batch,
             report=report,
         )
-    except (EmbeddingError, OSError) as error:
+    except (EmbeddingError, FolderError, ModelError, OSError) as error:
         print(f"pcpo embed: {error}", file=sys.stderr)
         return 1
     print(written)

@@ -17,6 +17,7 @@ from pcpo_overlay.tools.evaluate.loaders import LOADERS, Checkpoint, Loader
 from pcpo_overlay.tools.evaluate.rewards import Reward, weighted
 from pcpo_overlay.tools.evaluate.samples import Samples
 from pcpo_overlay.tools.miniature.classifier import classifier_path
+from pcpo_overlay.tools.models import INDEX, ModelError, read_index
 from pcpo_overlay.tools.report.runs import Run, load
 
 LOCK = ".evaluate.lock"
@@ -118,6 +119,10 @@ def _model(run: Run, loader: Loader, named: str, say: Callable[[str], None]) -> 
         raise EvaluationError(
             f"{run.path} began as {named}, which draws no 32x32 digits: evaluate is for runs of the miniatures"
         )
+    try:
+        read_index(path, json.loads((loader.shipped / INDEX).read_text())["_class_name"])
+    except (ModelError, FileNotFoundError) as error:
+        raise EvaluationError(f"{run.path} began as a model that is not loaded: {error}") from None
     return path
 
 

@@ -1,4 +1,4 @@
-"""Run DanceGRPO's training scripts where there is no CUDA device: each mapping stands alone and says what needs it.
+"""Run training scripts where there is no CUDA device: each mapping stands alone and says what needs it.
 
 Upstream's files stay as they are; torch is told from outside. :func:`install` goes before the script's first import. It
 changes where tensors live and nothing that is computed, and does so alike for an unpatched and a patched clone. For
@@ -101,6 +101,23 @@ def cuda_functions() -> None:
     cuda.set_device = lambda device: None
     cuda.current_device = lambda: CpuAsIndex("cpu")
     cuda.device_count = lambda: 1
+
+
+def float16() -> None:
+    """accelerate refuses float16 on a CPU, torch does not: autocast, with torch's own loss scaler for CPUs.
+
+    Not part of :func:`install`: it is for scripts that ask for it, where accelerate is installed.
+    """
+    from accelerate import Accelerator
+
+    @replaced(Accelerator, "__init__")
+    def init(
+        original: Callable[..., Any], self: Any, *args: Any, mixed_precision: str | None = None, **kw: Any
+    ) -> None:
+        original(self, *args, mixed_precision="bf16" if mixed_precision == "fp16" else mixed_precision, **kw)
+        if mixed_precision == "fp16":
+            self.state._mixed_precision = "fp16"
+            self.scaler = torch.amp.GradScaler("cpu")
 
 
 def pinned_batches() -> None:

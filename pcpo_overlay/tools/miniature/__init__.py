@@ -3,14 +3,12 @@
 ``digits``      real handwritten digits (scikit-learn), split and rendered at 32x32
 ``classifier``  a CNN that reads them, trained on real digits only
 ``rewards``     the probability of the prompted digit under it, as a reward for every upstream
-``tokenizer``   CLIP and T5 tokenizers with vocabularies of a few hundred tokens
-``text_encoders``  the CLIP and T5 models for them
-``sd``, ``sd3``, ``flux``  each pipeline's architecture, loading and sampling
-``layout``      writes a pipeline's folder as diffusers reads it
-``train``       trains autoencoder, text encoder and UNet of ``sd``; ``train_sd3`` and ``train_flux`` the others'
+``sd``, ``sd3``, ``flux``  loading and sampling of each
 ``check``       how many samples read as prompted, and how varied they are
 ``prompts``     the ten prompts as a dataset of flow_grpo
 ``ddpo_config``, ``flow_grpo_config``  files for ``--config`` of the upstreams' trainers
+
+They were trained by ``benchmarks/miniatures`` of the checkout.
 
 Importing this package needs torch alone; the rest is imported where it is used.
 """
@@ -19,6 +17,7 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 WEIGHTS = Path(__file__).resolve().parent / "weights"
 
@@ -73,9 +72,17 @@ def _pipeline_path(model: str) -> Path:
     if not (path / "model_index.json").is_file():
         raise FileNotFoundError(
             f"the miniature's weights are missing at {path}; "
-            f"reinstall pcpo-overlay, or train them: python -m pcpo_overlay miniature train {model}"
+            f"reinstall pcpo-overlay, or in a checkout train them: python -m benchmarks.miniatures {model} --out DIR"
         )
     return path
+
+
+def read_pipeline(path: Path, pipeline: str) -> Any:
+    """The pipeline in a folder, in float32; see :func:`pcpo_overlay.tools.models.load_pipeline`."""
+    require("diffusers", "transformers", "safetensors")
+    from pcpo_overlay.tools.models import load_pipeline
+
+    return load_pipeline(path, pipeline, use_safetensors=True)
 
 
 def require(*modules: str) -> None:

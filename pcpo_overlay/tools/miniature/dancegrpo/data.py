@@ -10,12 +10,14 @@ from pathlib import Path
 import torch
 
 from pcpo_overlay.tools.embeddings import write_flux_embeddings
+from pcpo_overlay.tools.folders import made_by, written
 from pcpo_overlay.tools.miniature import PROMPTS, flux, flux_path, sd_path
 from pcpo_overlay.tools.miniature.classifier import load_classifier
 
 #: How often the prompts stand in the SD trainer's file, of which it makes one pass.
 REPEATS = 1000
-_COMPLETE = "complete"
+#: As the folder's marker names it.
+COMMAND = "pcpo miniature prepare"
 
 
 def prepare(folder: Path) -> Path:
@@ -25,22 +27,25 @@ def prepare(folder: Path) -> Path:
 
     Returns:
         `folder`.
+
+    Raises:
+        FolderError: it holds what this command did not make.
     """
-    if (folder / _COMPLETE).exists():
+    if made_by(folder, COMMAND):
         return folder
-    shutil.rmtree(folder, ignore_errors=True)
-    data = folder / "data"
-    shutil.copytree(flux_path(), data / "flux")
-    shutil.copytree(sd_path(), data / "stable-diffusion-v1-4")
-    with _quiet():
-        write_flux_embeddings(
-            flux_path(), PROMPTS, data / "rl_embeddings", max_length=flux.T5_LENGTH, dtype=torch.float32
-        )
-    (folder / "assets").mkdir()
-    (folder / "assets" / "prompts.txt").write_text("\n".join(PROMPTS * REPEATS) + "\n", encoding="utf-8")
-    (folder / "hps_ckpt").mkdir()
-    torch.save({"state_dict": load_classifier().state_dict()}, folder / "hps_ckpt" / "HPS_v2.1_compressed.pt")
-    (folder / _COMPLETE).touch()
+    with written(folder, COMMAND) as scratch:
+        data = scratch / "data"
+        shutil.copytree(flux_path(), data / "flux")
+        shutil.copytree(sd_path(), data / "stable-diffusion-v1-4")
+        with _quiet():
+            write_flux_embeddings(
+                flux_path(), PROMPTS, data / "rl_embeddings", max_length=flux.T5_LENGTH, dtype=torch.float32
+            )
+        prompts, weights = scratch / "assets" / "prompts.txt", scratch / "hps_ckpt" / "HPS_v2.1_compressed.pt"
+        for file in (prompts, weights):
+            file.parent.mkdir()
+        prompts.write_text("\n".join(PROMPTS * REPEATS) + "\n", encoding="utf-8")
+        torch.save({"state_dict": load_classifier().state_dict()}, weights)
     return folder
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from benchmarks.miniatures.tokenizer import T5_END, T5_PAD, t5_vocabulary, vocabulary
 from pcpo_overlay.tools.miniature import require
-from pcpo_overlay.tools.miniature.tokenizer import T5_END, T5_PAD, t5_vocabulary, vocabulary
 
 
 def clip_config(

@@ -16,9 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from benchmarks.miniatures import model_flux, train_sd3
+from benchmarks.miniatures.train_sd import Latents, Report, average, cosine, evenly, optimize
 from pcpo_overlay.schedules import shift_sigmas
-from pcpo_overlay.tools.miniature import PROMPTS, flux, train_sd3
-from pcpo_overlay.tools.miniature.train import Latents, Report, average, cosine, evenly, optimize
+from pcpo_overlay.tools.miniature import PROMPTS, flux
 
 GUIDANCE = (1.0, 5.0)
 """Range of the embedded guidance in training."""
@@ -37,7 +38,7 @@ class Recipe(train_sd3.VAERecipe):
 
 def train_vae(recipe: Recipe, report: Report | None = None) -> Any:
     """An AutoencoderKL of the digits, in the way of the miniature SD3's, with FLUX's scale and shift."""
-    return train_sd3.train_vae(recipe, report, model=flux)
+    return train_sd3.train_vae(recipe, report, model=model_flux)
 
 
 def train_transformer(
@@ -52,9 +53,9 @@ def train_transformer(
     """
     generator = torch.Generator().manual_seed(recipe.seed + 3)
     torch.manual_seed(recipe.seed + 3)
-    transformer, encoders = flux.build_transformer().train(), flux.build_text_encoders()
+    transformer, encoders = model_flux.build_transformer().train(), model_flux.build_text_encoders()
     models = nn.ModuleList([transformer, *encoders]).train()
-    averages = nn.ModuleList([flux.build_transformer(), *flux.build_text_encoders()])
+    averages = nn.ModuleList([model_flux.build_transformer(), *model_flux.build_text_encoders()])
     averages.requires_grad_(False).eval().load_state_dict(models.state_dict())
 
     token_ids = _token_ids()
@@ -65,7 +66,7 @@ def train_transformer(
         mean, std = latents.means[index], latents.stds[index]
         clean = flux.pack(mean + std * torch.randn(mean.shape, generator=generator))
         noise = torch.randn(clean.shape, generator=generator)
-        t = shift_sigmas(evenly(recipe.batch, generator), flux.SCHEDULER["shift"])
+        t = shift_sigmas(evenly(recipe.batch, generator), model_flux.SCHEDULER["shift"])
         least, most = GUIDANCE
         guidance = least + (most - least) * torch.rand(recipe.batch, generator=generator)
         part = t.view(-1, 1, 1)
@@ -91,5 +92,5 @@ def train_transformer(
 def _token_ids() -> tuple[Tensor, Tensor]:
     """Of the ten prompts, padded."""
     with tempfile.TemporaryDirectory() as folder:
-        tokenizers = flux.build_tokenizers(Path(folder))
+        tokenizers = model_flux.build_tokenizers(Path(folder))
     return flux.tokenize(tokenizers, PROMPTS)

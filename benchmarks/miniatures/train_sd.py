@@ -18,8 +18,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pcpo_overlay.tools.miniature import PROMPTS, sd
-from pcpo_overlay.tools.miniature.digits import augment, load_digits
+from benchmarks.miniatures import model_sd
+from benchmarks.miniatures.augment import augment
+from pcpo_overlay.tools.miniature import PROMPTS
+from pcpo_overlay.tools.miniature.digits import load_digits
+from pcpo_overlay.tools.miniature.sd import LATENT_CHANNELS
 
 Report = Callable[[int, float], None]
 """Called after every step with the steps done and the loss."""
@@ -52,7 +55,7 @@ def train_vae(recipe: Recipe, report: Report | None = None) -> Any:
     generator = torch.Generator().manual_seed(recipe.seed + 1)
     digits = load_digits("train")
     torch.manual_seed(recipe.seed + 1)
-    vae = sd.build_vae().train()
+    vae = model_sd.build_vae().train()
     optimizer = torch.optim.AdamW(vae.parameters(), lr=recipe.vae_lr, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: cosine(step, recipe.vae_steps))
     for step in range(recipe.vae_steps):
@@ -78,12 +81,12 @@ def _fold(vae: Any, images: Tensor, noise: float) -> None:
     """
     means = torch.cat([vae.encode(2 * chunk - 1).latent_dist.mean for chunk in images.split(256)])
     mean, std = means.mean(dim=(0, 2, 3)), means.std(dim=(0, 2, 3))
-    n = sd.LATENT_CHANNELS
+    n = LATENT_CHANNELS
     weight, bias = vae.quant_conv.weight, vae.quant_conv.bias
-    weight[:n] /= (std * sd.SCALING_FACTOR)[:, None, None, None]
-    bias[:n] = (bias[:n] - mean) / (std * sd.SCALING_FACTOR)
-    weight[n:], bias[n:] = 0, 2 * math.log(noise / sd.SCALING_FACTOR)  # log variances
-    vae.post_quant_conv.weight *= sd.SCALING_FACTOR
+    weight[:n] /= (std * model_sd.SCALING_FACTOR)[:, None, None, None]
+    bias[:n] = (bias[:n] - mean) / (std * model_sd.SCALING_FACTOR)
+    weight[n:], bias[n:] = 0, 2 * math.log(noise / model_sd.SCALING_FACTOR)  # log variances
+    vae.post_quant_conv.weight *= model_sd.SCALING_FACTOR
 
 
 @dataclass(frozen=True)
@@ -123,9 +126,11 @@ def train_unet(
     """
     generator = torch.Generator().manual_seed(recipe.seed + 3)
     torch.manual_seed(recipe.seed + 3)
-    unet, text_encoder = sd.build_unet().train(), sd.build_text_encoder().train()
+    unet, text_encoder = model_sd.build_unet().train(), model_sd.build_text_encoder().train()
     models = nn.ModuleList([unet, text_encoder])
-    averages = nn.ModuleList([sd.build_unet(), sd.build_text_encoder()]).requires_grad_(False).eval()
+    averages = (
+        nn.ModuleList([model_sd.build_unet(), model_sd.build_text_encoder()]).requires_grad_(False).eval()
+    )
     averages.load_state_dict(models.state_dict())
 
     token_ids = tokenize([*PROMPTS, ""])
@@ -155,15 +160,17 @@ def train_unet(
 def tokenize(prompts: list[str]) -> Tensor:
     """Padded token ids (N, 16) int64."""
     with tempfile.TemporaryDirectory() as folder:
-        tokenizer = sd.build_tokenizer(Path(folder))
+        tokenizer = model_sd.build_tokenizer(Path(folder))
     ids: Tensor = tokenizer(prompts, padding="max_length", truncation=True, return_tensors="pt").input_ids
     return ids
 
 
 def ddpm_alphas_cumprod() -> Tensor:
     """The cumulative signal share (1000,) of SD 1.5's scaled linear schedule."""
-    start, end = math.sqrt(sd.SCHEDULER["beta_start"]), math.sqrt(sd.SCHEDULER["beta_end"])
-    betas = torch.linspace(start, end, sd.SCHEDULER["num_train_timesteps"], dtype=torch.float64).square()
+    start, end = math.sqrt(model_sd.SCHEDULER["beta_start"]), math.sqrt(model_sd.SCHEDULER["beta_end"])
+    betas = torch.linspace(
+        start, end, model_sd.SCHEDULER["num_train_timesteps"], dtype=torch.float64
+    ).square()
     return (1 - betas).cumprod(dim=0).float()
 
 

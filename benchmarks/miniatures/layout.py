@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pcpo_overlay.tools.miniature import require
+from pcpo_overlay.tools.folders import written
+
+#: As its folders' marker names it.
+COMMAND = "python -m benchmarks.miniatures"
 
 
 def write_pipeline(
@@ -20,7 +22,7 @@ def write_pipeline(
     scheduler: Mapping[str, Any],
     index: Mapping[str, Any],
 ) -> Path:
-    """Write a pipeline. An existing folder is replaced only once the new one is complete.
+    """Write a pipeline, complete or not at all.
 
     Args:
         folder: the pipeline's folder; parents are created.
@@ -30,50 +32,25 @@ def write_pipeline(
         tokenizers: a function for each that writes its files into a folder.
         scheduler: scheduler_config.json.
         index: model_index.json without the version.
-    """
-    scratch = folder.with_name(folder.name + ".new")
-    shutil.rmtree(scratch, ignore_errors=True)
-    for name, (model, own) in models.items():
-        model.save_pretrained(scratch / name, safe_serialization=True)
-        _portable_config(scratch / name / "config.json", own, diffusers_version)
-        for path in (scratch / name).iterdir():
-            path.chmod(0o644)  # safetensors leaves weights that only their owner may read
-    for name, write in tokenizers.items():
-        write(scratch / name)
-    (scratch / "scheduler").mkdir()
-    write_json(scratch / "scheduler" / "scheduler_config.json", scheduler)
-    write_json(
-        scratch / "model_index.json",
-        {"_class_name": index["_class_name"], "_diffusers_version": diffusers_version, **index},
-    )
-    shutil.rmtree(folder, ignore_errors=True)
-    scratch.rename(folder)
-    return folder
-
-
-def check_pipeline(path: Path) -> None:
-    """Raise a FileNotFoundError where there is no pipeline; diffusers would ask the hub for a model of that name."""
-    if not (path / "model_index.json").is_file():
-        raise FileNotFoundError(f"no pipeline at {path}: it has no model_index.json")
-
-
-def read_pipeline(path: Path, class_name: str) -> Any:
-    """The pipeline in a folder, in float32, without progress bars and without asking the hub.
-
-    Args:
-        path: the folder.
-        class_name: of diffusers.
 
     Raises:
-        FileNotFoundError: no pipeline in that folder.
+        FolderError: the folder is there, and not of this command's making.
     """
-    check_pipeline(path)
-    require("diffusers", "transformers")
-    import diffusers
-
-    pipeline = getattr(diffusers, class_name).from_pretrained(str(path), local_files_only=True)
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
+    with written(folder, COMMAND) as scratch:
+        for name, (model, own) in models.items():
+            model.save_pretrained(scratch / name, safe_serialization=True)
+            _portable_config(scratch / name / "config.json", own, diffusers_version)
+            for path in (scratch / name).iterdir():
+                path.chmod(0o644)  # safetensors leaves weights that only their owner may read
+        for name, write in tokenizers.items():
+            write(scratch / name)
+        (scratch / "scheduler").mkdir()
+        write_json(scratch / "scheduler" / "scheduler_config.json", scheduler)
+        write_json(
+            scratch / "model_index.json",
+            {"_class_name": index["_class_name"], "_diffusers_version": diffusers_version, **index},
+        )
+    return folder
 
 
 def _portable_config(path: Path, own: Mapping[str, Any] | None, diffusers_version: str) -> None:

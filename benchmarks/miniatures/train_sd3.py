@@ -18,10 +18,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from benchmarks.miniatures import model_sd3
+from benchmarks.miniatures.augment import augment
+from benchmarks.miniatures.train_sd import Latents, Report, average, cosine, evenly, optimize
 from pcpo_overlay.schedules import shift_sigmas
 from pcpo_overlay.tools.miniature import PROMPTS, sd3
-from pcpo_overlay.tools.miniature.digits import augment, load_digits
-from pcpo_overlay.tools.miniature.train import Latents, Report, average, cosine, evenly, optimize
+from pcpo_overlay.tools.miniature.digits import load_digits
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class Recipe(VAERecipe):
         return self.short_steps + self.full_steps
 
 
-def train_vae(recipe: VAERecipe, report: Report | None = None, model: ModuleType = sd3) -> Any:
+def train_vae(recipe: VAERecipe, report: Report | None = None, model: ModuleType = model_sd3) -> Any:
     """An AutoencoderKL of the digits whose scaled latents have mean 0 and std 1 in each channel.
 
     As in the miniature SD 1.x, every channel is normalized over the batch, which takes the place of a KL term.
@@ -121,9 +123,9 @@ def train_transformer(
     """
     generator = torch.Generator().manual_seed(recipe.seed + 3)
     torch.manual_seed(recipe.seed + 3)
-    transformer, encoders = sd3.build_transformer().train(), sd3.build_text_encoders()
+    transformer, encoders = model_sd3.build_transformer().train(), model_sd3.build_text_encoders()
     models = nn.ModuleList([transformer, *encoders]).train()
-    averages = nn.ModuleList([sd3.build_transformer(), *sd3.build_text_encoders()])
+    averages = nn.ModuleList([model_sd3.build_transformer(), *model_sd3.build_text_encoders()])
     averages.requires_grad_(False).eval().load_state_dict(models.state_dict())
 
     short_ids, full_ids = _token_ids(recipe.short_text, recipe.short_text), _token_ids()
@@ -137,7 +139,7 @@ def train_transformer(
         clean = mean + std * torch.randn(mean.shape, generator=generator)
         empty = torch.rand(batch, generator=generator) < recipe.unconditional
         prompt = torch.where(empty, len(PROMPTS), latents.labels[index])
-        t = shift_sigmas(evenly(batch, generator), sd3.SCHEDULER["shift"])
+        t = shift_sigmas(evenly(batch, generator), model_sd3.SCHEDULER["shift"])
         noise = torch.randn(clean.shape, generator=generator)
         part = t.view(-1, 1, 1, 1)
         text = sd3.encode(encoders, short_ids if short else full_ids)
@@ -145,7 +147,7 @@ def train_transformer(
             (1 - part) * clean + part * noise,
             text.states[prompt],
             text.pooled[prompt],
-            t * sd3.SCHEDULER["num_train_timesteps"],
+            t * model_sd3.SCHEDULER["num_train_timesteps"],
         ).sample
         loss = F.mse_loss(velocity, noise - clean)
         optimize(loss, optimizer, schedule, models.parameters())
@@ -169,5 +171,5 @@ def _token_ids(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Of the ten prompts and the empty one, padded."""
     with tempfile.TemporaryDirectory() as folder:
-        tokenizers = sd3.build_tokenizers(Path(folder))
+        tokenizers = model_sd3.build_tokenizers(Path(folder))
     return sd3.tokenize(tokenizers, [*PROMPTS, ""], clip_length=clip_length, t5_length=t5_length)
