@@ -1,14 +1,15 @@
 """The calls that patches insert into upstream's code; word for word alike across upstreams.
 
 With PCPO off every hook returns what it was given and does nothing else, so a patched run equals an unpatched one bit
-for bit. The logic is in :mod:`pcpo_overlay.session`; here is only the gate.
+for bit. The logic is in :mod:`pcpo_overlay.session`.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import torch
@@ -17,25 +18,35 @@ from torch import Tensor
 from pcpo_overlay.config import PCPOConfig, PCPOError, resolve
 from pcpo_overlay.messages import say
 from pcpo_overlay.ranks import TorchRanks
-from pcpo_overlay.session import Session
+from pcpo_overlay.session import Off, Session
 
 _FLAG = "pcpo"
 _FLAG_HELP = "PCPO mode and options, e.g. full,weights=uniform; wins over the PCPO variable."
 _flags: Any = None
-_session: Session | None = None
+_session: Session | Off | None = None
 
 
-def _current() -> Session:
+def _session_of(config: PCPOConfig) -> Session | Off:
+    return Session(config) if config.recording else Off()
+
+
+def current() -> Session | Off:
     """The session of this process; before ``start`` (inference with a patched sampler) the variable decides."""
     global _session
     if _session is None:
-        _session = Session(resolve())
+        _session = _session_of(resolve())
     return _session
 
 
-def config() -> PCPOConfig:
-    """The configuration in force."""
-    return _current().config
+@contextlib.contextmanager
+def using(session: Session | Off) -> Iterator[None]:
+    """While this lasts the hooks act on this session: for tests and measurements."""
+    global _session
+    before, _session = _session, session
+    try:
+        yield
+    finally:
+        _session = before
 
 
 _Hook = TypeVar("_Hook", bound=Callable[..., Any])
@@ -93,23 +104,14 @@ def start(upstream: str, accelerator: Any, trainer: Any) -> None:
     if plain:  # these trainers have no line for it before their imports, and need nothing that early
         compat(upstream)
     absl_flag = _flags[_FLAG].value if _flags is not None else None
-    _session = Session(resolve(getattr(trainer, _FLAG, None) if plain else absl_flag))
-    if not _session.config.recording:
+    _session = _session_of(resolve(getattr(trainer, _FLAG, None) if plain else absl_flag))
+    if isinstance(_session, Off):
         return
     if plain:
         settings = {name: value for name, value in vars(trainer).items() if name != _FLAG}
-        ranks, clip_range = TorchRanks(accelerator), settings.get("clip_range")
+        _session.start(upstream, TorchRanks(accelerator), settings)
     else:
-        settings = trainer.to_dict()
-        ranks, clip_range = accelerator, float(settings["train"]["clip_range"])
-    _session.start(
-        upstream,
-        ranks,
-        settings,
-        clip_range=clip_range,
-        seed=settings["seed"],
-        resume=bool(settings.get("resume_from")),
-    )
+        _session.start(upstream, accelerator, trainer.to_dict())
 
 
 @_checks_settings
@@ -120,27 +122,22 @@ def prompts(dataloader: Any, dataset: Any) -> Any:
         dataloader: upstream's, returned as it is where the option is off.
         dataset: upstream's, with ``prompts``, ``__getitem__`` and ``collate_fn``.
     """
-    if not config().recording:
-        return dataloader
-    return _current().prompts(dataloader, dataset)
+    return current().prompts(dataloader, dataset)
 
 
 def begin_epoch(epoch: int | None = None) -> None:
     """A new round of sampling and training begins; counted here where the trainer does not."""
-    if config().recording:
-        _current().begin_epoch(epoch)
+    current().begin_epoch(epoch)
 
 
 def end_epoch(epoch: int | None = None) -> None:
     """The round's training is done."""
-    if config().recording:
-        _current().end_epoch(epoch)
+    current().end_epoch(epoch)
 
 
 def finish() -> None:
     """The trainer is done."""
-    if config().recording:
-        _current().finish()
+    current().finish()
 
 
 # ------------------------------------------------------------------ rollout
@@ -151,14 +148,12 @@ def begin_rollout(accelerator: Any = None, network: torch.nn.Module | None = Non
 
     Trainers whose sampler computes as their training does name neither.
     """
-    if config().recording:
-        _current().begin_rollout(accelerator, network)
+    current().begin_rollout(accelerator, network)
 
 
 def end_rollout(sample: dict[str, Any]) -> None:
     """Sampling for training is done: ``sample`` gains ``pcpo_index`` (B, steps) where prediction matching needs it."""
-    if config().recording:
-        _current().end_rollout(sample)
+    current().end_rollout(sample)
 
 
 @_checks_settings
@@ -171,9 +166,7 @@ def ddim_std(std: Tensor, scheduler: Any, timestep: Tensor, eta: float) -> Tenso
         timestep: () or (B,) int64.
         eta: upstream's eta.
     """
-    if not config().reshapes_variance:
-        return std
-    return _current().table(scheduler, eta, std.device).std(timestep, std)
+    return current().ddim_std(std, scheduler, timestep, eta)
 
 
 @_checks_settings
@@ -187,7 +180,7 @@ def record_step(pred: Tensor, z: Tensor, scheduler: Any, timestep: Tensor, scale
         timestep: () or (1,) or (B,).
         scale: of the noise: DDIM's eta, Flow-GRPO's noise level.
     """
-    _current().record_step(pred, z, scheduler, timestep, scale)
+    current().record_step(pred, z, scheduler, timestep, scale)
 
 
 def record_drawn_step(
@@ -203,7 +196,7 @@ def record_drawn_step(
         index: of the step.
         eta: noise scale of the SDE.
     """
-    _current().record_drawn_step(pred, sample, mean, std, sigmas, index, eta)
+    current().record_drawn_step(pred, sample, mean, std, sigmas, index, eta)
 
 
 # ----------------------------------------------------------------- training
@@ -222,8 +215,7 @@ def permute(samples: dict[str, Any], perms: Tensor) -> None:
 
 def begin_step(sample: dict[str, Any], step: int, timestep: Tensor) -> None:
     """Column ``step`` of a batch is about to be trained; ``timestep`` (B,) is what the metrics file it under."""
-    if config().recording:
-        _current().begin_step(sample, step, timestep)
+    current().begin_step(sample, step, timestep)
 
 
 def match_step(pred: Tensor, prev_sample: Tensor | None, *rest: Tensor) -> tuple[Tensor, ...] | None:
@@ -238,9 +230,7 @@ def match_step(pred: Tensor, prev_sample: Tensor | None, *rest: Tensor) -> tuple
         prev_sample: (B, ...) the sample that the rollout drew.
         rest: what the step function returns beyond these two.
     """
-    if prev_sample is None or not config().matching or not torch.is_grad_enabled():
-        return None
-    return prev_sample, _current().match_step(pred), *rest
+    return current().match_step(pred, prev_sample, *rest)
 
 
 def loss(
@@ -260,36 +250,29 @@ def loss(
         clip_range: where the trainer has it here and not in its settings.
         divisor: what the trainer divides its loss by, to accumulate gradients.
     """
-    if not config().recording:
-        return loss
-    return _current().loss(loss, log_prob, log_prob_old, advantage, clip_range, divisor)
+    return current().loss(loss, log_prob, log_prob_old, advantage, clip_range, divisor)
 
 
 def gradients(accelerator: Any, model: torch.nn.Module) -> None:
     """Between backward and clipping: gradient statistics, where an optimizer step follows."""
-    if config().recording:
-        _current().gradients(accelerator, model)
+    current().gradients(accelerator, model)
 
 
 def log_kl(kl_loss: Tensor) -> None:
     """The () KL term of this backward pass, which stays as upstream computed it."""
-    if config().recording:
-        _current().log_kl(kl_loss)
+    current().log_kl(kl_loss)
 
 
 def log_eval(rewards: dict[str, Any], step: int) -> None:
     """The trainer evaluated: arrays (n,) of rewards by name, of all ranks, after ``step`` optimizer steps."""
-    if config().recording:
-        _current().log_eval(rewards, step)
+    current().log_eval(rewards, step)
 
 
 def log_rewards(rewards: Any) -> None:
     """The epoch's rewards of all ranks, any array of shape (n,)."""
-    if config().recording:
-        _current().log_rewards(rewards)
+    current().log_rewards(rewards)
 
 
 def log_step(epoch: int | None = None, inner_epoch: int = 0, step: int | None = None) -> None:
     """An optimizer step was taken; called on every rank. What the trainer does not count is counted here."""
-    if config().recording:
-        _current().log_step(epoch, inner_epoch, step)
+    current().log_step(epoch, inner_epoch, step)

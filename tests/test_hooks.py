@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -11,19 +12,23 @@ import torch
 
 from pcpo_overlay import hooks
 from pcpo_overlay.config import HookError, parse
+from pcpo_overlay.rollout import Rollout
 from pcpo_overlay.schedules import ddim_timesteps, sd_alphas_cumprod
-from pcpo_overlay.session import Session
+from pcpo_overlay.session import Off, Session
 from pcpo_overlay.steps import StepTable, ddim_steps, read_scheduler
 
 
 @pytest.fixture
-def session(monkeypatch):
-    def make(text):
-        made = Session(parse(text))
-        monkeypatch.setattr(hooks, "_session", made)
-        return made
+def session():
+    with contextlib.ExitStack() as stack:
 
-    return make
+        def make(text):
+            config = parse(text)
+            made = Session(config) if config.recording else Off()
+            stack.enter_context(hooks.using(made))
+            return made
+
+        yield make
 
 
 def scheduler(steps=50, **config):
@@ -77,10 +82,10 @@ def test_paper_std_by_timestep(session):
 def test_another_schedule_gets_its_own_table(session):
     made = session("full")
     fifty, ten = scheduler(50), scheduler(10)
-    table = made.table(fifty, 1.0, torch.device("cpu"))
-    assert made.table(fifty, 1.0, torch.device("cpu")) is table
-    assert made.table(fifty, 0.5, torch.device("cpu")) is not table
-    assert len(made.table(ten, 1.0, torch.device("cpu")).steps.std) == 10
+    table = made.rollout.table(fifty, 1.0, torch.device("cpu"))
+    assert made.rollout.table(fifty, 1.0, torch.device("cpu")) is table
+    assert made.rollout.table(fifty, 0.5, torch.device("cpu")) is not table
+    assert len(made.rollout.table(ten, 1.0, torch.device("cpu")).steps.std) == 10
 
 
 def test_a_timestep_outside_the_schedule_is_not_a_value():
@@ -141,7 +146,7 @@ def test_log_ratio_through_the_hooks(session):
     returned, log_rho = hooks.match_step(new, prev)
     assert returned is prev
     assert float(log_rho[0]) == 0
-    w = float(made.table(scheduler(), 1.0, torch.device("cpu")).weight(torch.tensor([21]), 1))
+    w = float(made.rollout.table(scheduler(), 1.0, torch.device("cpu")).weight(torch.tensor([21]), 1))
     expected = -(w * 1e-3 * float(z[1].mean()) + 0.5 * (w * 1e-3) ** 2)
     assert float(log_rho[1]) == pytest.approx(expected, rel=1e-3)
 
@@ -176,7 +181,7 @@ def test_log_ratio_of_a_flow_step_through_the_hooks(session):
     returned, log_rho, *kept = hooks.match_step(pred + 1e-3, pred, *rest)
     assert returned is pred
     assert all(a is b for a, b in zip(kept, rest, strict=True))
-    w = float(made.table(sched, 0.7, torch.device("cpu")).steps.weight[2])
+    w = float(made.rollout.table(sched, 0.7, torch.device("cpu")).steps.weight[2])
     expected = [-(w * 1e-3 * float(row.mean()) + 0.5 * (w * 1e-3) ** 2) for row in z]
     assert log_rho.tolist() == pytest.approx(expected, rel=1e-3)
 
@@ -184,15 +189,15 @@ def test_log_ratio_of_a_flow_step_through_the_hooks(session):
 def test_a_flow_schedule_is_read_anew_for_every_rollout(session):
     """Two schedules of equal length may differ in their shift, which the scheduler keeps to itself."""
     made, sched = session("match"), flow_scheduler()
-    table = made.table(sched, 0.7, torch.device("cpu"))
-    assert made.table(sched, 0.7, torch.device("cpu")) is table
+    table = made.rollout.table(sched, 0.7, torch.device("cpu"))
+    assert made.rollout.table(sched, 0.7, torch.device("cpu")) is table
     sched.set_timesteps(10)
-    assert made.table(sched, 0.7, torch.device("cpu")) is not table
+    assert made.rollout.table(sched, 0.7, torch.device("cpu")) is not table
 
 
 def test_steps_that_are_never_trained_stay_off_the_tape(session):
     made, sched = session("match"), flow_scheduler(3)
-    made._trained_steps = 2
+    made.rollout = Rollout(made.config, made.tape, trained_steps=2)
     hooks.begin_rollout(SimpleNamespace(mixed_precision="no"), None)
     for t in sched.timesteps:
         hooks.record_step(torch.ones(2, 4), torch.ones(2, 4), sched, t.unsqueeze(0), 0.7)

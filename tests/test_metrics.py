@@ -7,17 +7,25 @@ import math
 import pytest
 import torch
 
-from pcpo_overlay.record.metrics import PADDING, GradientMetrics, Samples, StepMetrics, first_layer, readable
+from pcpo_overlay.objective import Trained
+from pcpo_overlay.record.gradients import GradientMetrics, first_layer, readable
+from pcpo_overlay.record.metrics import PADDING, Samples, StepMetrics
+
+
+def trained(timestep, log_rho, advantage, loss, divisor=1):
+    return Trained(timestep, log_rho, advantage, loss, clip_range=0.1, divisor=divisor)
 
 
 def reduced(log_rho, advantage, timestep, *, log_objective=True, loss=0.5):
-    metrics = StepMetrics(clip_range=0.1, log_objective=log_objective)
+    metrics = StepMetrics(log_objective=log_objective)
     for i in range(0, len(log_rho), 2):  # two samples a backward pass
         metrics.add(
-            torch.tensor(timestep[i : i + 2]),
-            torch.tensor(log_rho[i : i + 2]),
-            torch.tensor(advantage[i : i + 2], dtype=torch.float64),
-            torch.tensor(loss),
+            trained(
+                torch.tensor(timestep[i : i + 2]),
+                torch.tensor(log_rho[i : i + 2]),
+                torch.tensor(advantage[i : i + 2], dtype=torch.float64),
+                torch.tensor(loss),
+            )
         )
     return metrics.reduce(lambda x: x)
 
@@ -71,16 +79,16 @@ def test_all_non_finite():
 
 
 def test_reduce_starts_anew_and_gathers():
-    metrics = StepMetrics(clip_range=0.1, log_objective=True)
+    metrics = StepMetrics(log_objective=True)
     for _ in range(2):
-        metrics.add(torch.tensor([1]), torch.tensor([0.0]), torch.tensor([1.0]), torch.tensor(0.0))
+        metrics.add(trained(torch.tensor([1]), torch.tensor([0.0]), torch.tensor([1.0]), torch.tensor(0.0)))
         both = metrics.reduce(lambda x: torch.cat([x, x]))  # two ranks
         assert both.summary()["samples"] == 2
 
 
 def test_ranks_with_fewer_samples_are_padded():
-    metrics = StepMetrics(clip_range=0.1, log_objective=True)
-    metrics.add(torch.tensor([1, 1]), torch.zeros(2), torch.ones(2), torch.tensor(0.0))
+    metrics = StepMetrics(log_objective=True)
+    metrics.add(trained(torch.tensor([1, 1]), torch.zeros(2), torch.ones(2), torch.tensor(0.0)))
 
     def gather(rows):  # the other rank had one sample fewer
         if rows.shape[1] < 3:
@@ -93,9 +101,9 @@ def test_ranks_with_fewer_samples_are_padded():
 
 
 def test_kl_is_averaged_over_the_backward_passes_of_all_ranks():
-    metrics = StepMetrics(clip_range=0.1, log_objective=True)
+    metrics = StepMetrics(log_objective=True)
     for kl in (0.1, 0.3):
-        metrics.add(torch.tensor([1]), torch.tensor([0.0]), torch.tensor([1.0]), torch.tensor(2.0))
+        metrics.add(trained(torch.tensor([1]), torch.tensor([0.0]), torch.tensor([1.0]), torch.tensor(2.0)))
         metrics.add_kl(torch.tensor(kl))
     samples = metrics.reduce(lambda x: torch.cat([x, x + 0.1 * (x.shape[1] == 2)]))
     assert samples.kl_loss.numel() == 4
@@ -105,12 +113,14 @@ def test_kl_is_averaged_over_the_backward_passes_of_all_ranks():
 
 def noted(*, on_cpu):
     """Metrics of three backward passes of several sizes and dtypes."""
-    metrics = StepMetrics(clip_range=0.1, log_objective=True, on_cpu=on_cpu)
+    metrics = StepMetrics(log_objective=True, on_cpu=on_cpu)
     generator = torch.Generator().manual_seed(0)
     for batch, dtype in ((3, torch.float32), (1, torch.float64), (2, torch.bfloat16)):
         log_rho, advantage = torch.randn(2, batch, generator=generator)
         metrics.add(
-            torch.arange(batch) * 20 + 1, log_rho.requires_grad_(), advantage.to(dtype), log_rho.mean()
+            trained(
+                torch.arange(batch) * 20 + 1, log_rho.requires_grad_(), advantage.to(dtype), log_rho.mean()
+            )
         )
         metrics.add_kl(log_rho.square().mean())
     return metrics
@@ -128,10 +138,10 @@ def test_numbers_and_tensors_reduce_to_the_same():
 
 @pytest.mark.parametrize("on_cpu", [True, False])
 def test_the_loss_is_that_before_its_division(on_cpu):
-    metrics = StepMetrics(clip_range=0.1, log_objective=True, on_cpu=on_cpu)
+    metrics = StepMetrics(log_objective=True, on_cpu=on_cpu)
     one = torch.ones(1)
     for divisor in (4, 1):
-        metrics.add(one, one, one, torch.tensor(0.25), divisor)
+        metrics.add(trained(one, one, one, torch.tensor(0.25), divisor))
         metrics.add_kl(torch.tensor(0.5))
     samples = metrics.reduce(lambda x: x)
     assert samples.loss.tolist() == [1.0, 0.25]

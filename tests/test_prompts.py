@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pcpo_overlay.config import PCPOError
-from pcpo_overlay.prompts import UniquePrompts, epoch_prompts
+from pcpo_overlay.flow_grpo import UniquePrompts, epoch_prompts
 
 
 def draw(texts, epoch=0, **changed):

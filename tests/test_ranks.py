@@ -13,7 +13,8 @@ import torch
 from pcpo_overlay import hooks
 from pcpo_overlay.config import PCPOError, parse
 from pcpo_overlay.ranks import TorchRanks, is_sharded
-from pcpo_overlay.record.metrics import GradientMetrics
+from pcpo_overlay.record.gradients import GradientMetrics
+from pcpo_overlay.rollout import Rollout
 from pcpo_overlay.schedules import dancegrpo_sigmas
 from pcpo_overlay.session import Session
 from pcpo_overlay.steps import StepTable, dancegrpo_steps
@@ -106,11 +107,11 @@ def test_a_deterministic_sampler_is_refused():
 
 
 @pytest.fixture
-def session(monkeypatch):
+def session():
     made = Session(parse("match").on("dancegrpo_flux"))
-    made._trained_steps = 2
-    monkeypatch.setattr(hooks, "_session", made)
-    return made
+    made.rollout = Rollout(made.config, made.tape, trained_steps=2)
+    with hooks.using(made):
+        yield made
 
 
 def test_samples_drawn_one_by_one_keep_their_places(session):

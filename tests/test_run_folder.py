@@ -11,7 +11,8 @@ import pytest
 
 from pcpo_overlay.config import PCPOError
 from pcpo_overlay.record import run_folder
-from pcpo_overlay.record.run_folder import RunFolder, clone_state, default_path, jsonable
+from pcpo_overlay.record.provenance import clone_state
+from pcpo_overlay.record.run_folder import RunFolder, default_path, jsonable
 
 
 def lines(path):

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from pcpo_overlay.config import parse
+from pcpo_overlay.flow_grpo import UnroundedGuidance, seen_latents
 from pcpo_overlay.losses import expand_to
 from pcpo_overlay.schedules import sd3_sigmas
 from pcpo_overlay.steps import flow_grpo_steps
-from pcpo_overlay.unrounded import UnroundedGuidance, seen_latents
 
 SCALE = 4.5
 

@@ -15,7 +15,7 @@ import random
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -31,10 +31,12 @@ from benchmarks.measuring.pairs import alternate, ratio_of
 from benchmarks.measuring.tables import Section, judge, seconds
 from pcpo_overlay import compat, hooks
 from pcpo_overlay.config import parse
+from pcpo_overlay.objective import Trained
 from pcpo_overlay.ranks import TorchRanks
-from pcpo_overlay.record.metrics import GradientMetrics
+from pcpo_overlay.record.gradients import GradientMetrics
+from pcpo_overlay.record.recorder import Recorder
 from pcpo_overlay.record.run_folder import VARIABLE as RUN_DIR
-from pcpo_overlay.session import Session
+from pcpo_overlay.session import Off, Session
 
 #: What tells seconds on a CPU: the wall's, or the process's own.
 Clock = Callable[[], float]
@@ -294,14 +296,9 @@ class Arm:
         self._pred = (old + (MOVED * randn().float()).to(dtype)).requires_grad_()
         self._trained, self._next = trained, 0
 
-    @contextlib.contextmanager
-    def armed(self) -> Iterator[None]:
+    def armed(self) -> contextlib.AbstractContextManager[None]:
         """While this arm's session is the one that the hooks act on; off for upstream's own code."""
-        before, hooks._session = hooks._session, self.session or Session(parse("off"))
-        try:
-            yield
-        finally:
-            hooks._session = before
+        return hooks.using(self.session or Off())
 
     def step(self) -> None:
         """One loss step, of the next column of the samples."""
@@ -337,13 +334,17 @@ class Arm:
     def put_away(self) -> None:
         """What follows an optimizer step: the metrics of its loss steps."""
         if self.session is not None:
-            self.session._gradients = None
             hooks.log_step(0, 0, 0)
-            self.session._epoch_steps.clear()
+            self._recorder.epoch_steps.clear()
+
+    @property
+    def _recorder(self) -> Recorder:
+        assert self.session is not None and self.session.recorder is not None
+        return self.session.recorder
 
     def waits(self) -> int:
         """Calls of a loss step that would wait for a GPU, with the metrics kept as on one."""
-        metrics = self.session and self.session._metrics
+        metrics = self._recorder.metrics if self.session else None
         if metrics:
             on_cpu, metrics.on_cpu = metrics.on_cpu, False
         with self.armed(), CountWaits() as count:
@@ -380,7 +381,13 @@ def _session(case: Case, mode: str, device: torch.device, folder: Path) -> Sessi
     settings = {
         "sampling_steps": case.steps,
         "sample": {"num_steps": case.steps},
-        "train": {"timestep_fraction": case.trainer.settings.get("timestep_fraction", 1.0), "cfg": False},
+        "train": {
+            "timestep_fraction": case.trainer.settings.get("timestep_fraction", 1.0),
+            "cfg": False,
+            "clip_range": CLIP_RANGE,
+        },
+        "clip_range": CLIP_RANGE,
+        "seed": 0,
     }
     session = Session(parse(mode))
     before = os.environ.get(RUN_DIR)
@@ -388,7 +395,7 @@ def _session(case: Case, mode: str, device: torch.device, folder: Path) -> Sessi
     try:
         with contextlib.redirect_stderr(io.StringIO()):
             ranks = TorchRanks(device)
-            session.start(case.trainer.upstream, ranks, settings, clip_range=CLIP_RANGE, seed=0, resume=False)
+            session.start(case.trainer.upstream, ranks, settings)
     finally:
         if before is None:
             del os.environ[RUN_DIR]
@@ -487,7 +494,7 @@ def metrics_cost(device: torch.device, repeats: int, rng: random.Random) -> Sect
     """What the metrics of ``observe`` and ``full`` cost, a backward pass and an optimizer step."""
     from pcpo_overlay.record.metrics import StepMetrics
 
-    metrics = StepMetrics(CLIP_RANGE, log_objective=True, on_cpu=device.type == "cpu")
+    metrics = StepMetrics(log_objective=True, on_cpu=device.type == "cpu")
     values = torch.randn(_BATCH, device=device) * CLIP_RANGE
     timesteps = torch.arange(50, device=device).repeat_interleave(_BATCH).reshape(50, _BATCH)
     loss = values.mean()
@@ -508,7 +515,7 @@ def metrics_cost(device: torch.device, repeats: int, rng: random.Random) -> Sect
 
     def add() -> None:
         for n in range(_PASSES):
-            metrics.add(timesteps[n % 50], values, values, loss)
+            metrics.add(Trained(timesteps[n % 50], values, values, loss, CLIP_RANGE, 1))
 
     def reduce() -> Any:
         return metrics.reduce(lambda rows: rows).summary()

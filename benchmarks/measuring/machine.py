@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from pcpo_overlay.record import run_folder
+from pcpo_overlay.record import provenance
+from pcpo_overlay.record.run_folder import utc_now
 
 
 def device() -> torch.device:
@@ -30,11 +31,11 @@ def describe(seed: int, clock: str = "wall") -> dict[str, Any]:
     on = device()
     return {
         "command": shlex.join(["python", *sys.argv]),
-        "date": run_folder.utc_now(),
-        **run_folder.hardware(on, 1),
+        "date": utc_now(),
+        **provenance.hardware(on, 1),
         "cores": cores(),
         "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
-        "versions": run_folder.versions(),
+        "versions": provenance.versions(),
         "seed": seed,
         "clock": clock,
     }

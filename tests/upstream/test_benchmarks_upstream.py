@@ -36,9 +36,9 @@ def test_loss_steps_of_every_trainer(upstream_clone: Any) -> None:
     (vendor,) = {upstream_clone(name, True).parent for name in CLONES}
     shapes = [(2, *(min(n, 4) for n in case.shape[1:])) for case in loss_step.CASES]
     cases = [replace(case, shape=s, steps=5) for case, s in zip(loss_step.CASES, shapes, strict=True)]
-    before = hooks._session
+    before = hooks.current()
     sections = loss_step.measure(vendor, torch.device("cpu"), 2, 1e-3, random.Random(0), cases)
-    assert hooks._session is before
+    assert hooks.current() is before
     assert len(sections[0].rows) == 2 * len(cases)
     for values in sections[0].values:
         assert all(len(times) == 2 and min(times) > 0 for times in values["seconds"].values())

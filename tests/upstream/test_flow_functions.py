@@ -105,11 +105,16 @@ def test_log_ratio_in_lower_precision(upstream, dtype):
     assert error < 4e-6
 
 
-def test_the_patched_step_keeps_mean_and_std_for_the_kl_term(upstream, upstream_clone, monkeypatch):
+@pytest.fixture
+def session():
+    made = Session(parse("full").on("flow_grpo"))
+    with hooks.using(made):
+        yield made
+
+
+def test_the_patched_step_keeps_mean_and_std_for_the_kl_term(upstream, upstream_clone, session):
     """In training under ``full``: log rho by matching, and mean and std as upstream computes them, bit for bit."""
     patched = load(upstream_clone("flow_grpo", True) / STEP_FILE)
-    session = Session(parse("full").on("flow_grpo"))
-    monkeypatch.setattr(hooks, "_session", session)
     sched = scheduler(10, torch.float32)
     x, pred = torch.randn(2, *SHAPE, generator=torch.Generator().manual_seed(0)).unbind(0)
     hooks.begin_rollout(SimpleNamespace(mixed_precision="no"), None)
@@ -127,7 +132,7 @@ def test_the_patched_step_keeps_mean_and_std_for_the_kl_term(upstream, upstream_
     assert torch.equal(std, their_std)
     z, w = (
         session.tape.lookup(sample["pcpo_index"][:, 0]).z,
-        session.table(sched, 0.7, CPU).steps.weight[3],
+        session.rollout.table(sched, 0.7, CPU).steps.weight[3],
     )
     expected = -(w * 1e-3 * z.double()).flatten(1).mean(1) - 0.5 * (w * 1e-3) ** 2
     torch.testing.assert_close(log_rho.double(), expected, rtol=1e-3, atol=1e-9)

@@ -15,8 +15,8 @@ from typing import Any
 
 import pcpo_overlay
 from pcpo_overlay.config import VARIABLE as PCPO
+from pcpo_overlay.record.provenance import clone_state
 from pcpo_overlay.record.run_folder import VARIABLE as RUN_DIR
-from pcpo_overlay.record.run_folder import clone_state
 from pcpo_overlay.tools.ab import ABError
 from pcpo_overlay.tools.ab.arms import Arm
 from pcpo_overlay.tools.ab.upstreams import PACKAGE, PORT, Upstream

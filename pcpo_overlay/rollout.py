@@ -1,0 +1,205 @@
+"""What happens while a trainer samples: the steps' std, the tape, and sampling in the precision of training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pcpo_overlay import losses
+from pcpo_overlay.config import PCPOConfig
+from pcpo_overlay.flow_grpo import UnroundedGuidance, seen_latents
+from pcpo_overlay.messages import say
+from pcpo_overlay.steps import Steps, StepTable, dancegrpo_steps, read_scheduler
+from pcpo_overlay.tape import INDEX, Tape
+
+
+class Rollout:
+    """The rollouts of a run, one after another.
+
+    Args:
+        config: mode and options.
+        tape: what the steps are recorded on.
+        trained_steps: number of steps of the schedule that can be trained, the first ones; None for all.
+        rounds: whether the sampler rounds latents and guidance and the training does not, so that matching undoes it.
+        guidance_scale: that of a sampler that guides; None where it does not.
+        speaks: whether this process is the one that talks to the user.
+    """
+
+    def __init__(
+        self,
+        config: PCPOConfig,
+        tape: Tape,
+        trained_steps: int | None = None,
+        rounds: bool = False,
+        guidance_scale: float | None = None,
+        speaks: bool = False,
+    ) -> None:
+        self.is_open = False
+        self._config = config
+        self._tape = tape
+        self._trained_steps = trained_steps
+        self._rounds = rounds and config.matching
+        self._guidance_scale = guidance_scale
+        self._speaks = speaks
+        self._table: tuple[tuple[Any, ...], Any, StepTable] | None = None
+        self._indices: list[Tensor] = []  # places on the tape, until the trainer collects its samples
+        self._guidance: UnroundedGuidance | None = None
+        self._restore_sampler: Callable[[], None] | None = None
+
+    def begin(self, accelerator: Any, network: torch.nn.Module | None) -> None:
+        """The sampler is about to draw what will be trained on."""
+        self.is_open = True
+        if self._tape.open_steps:  # the trainer samples in batches and collects them at the end
+            self._indices.append(self._tape.close_rollout())
+        if self._config.precision == "match":
+            if self._restore_sampler is None:
+                self._sample_in_training_precision(accelerator, network)
+        elif self._config.matching and not _why_alike(accelerator, network):
+            self._say_once(
+                "this trainer samples outside the autocast that it trains under, so on-policy ratios are not exactly "
+                "1; precision=match makes them so"
+            )
+        if self._rounds and network is not None and self._guidance_scale is not None:
+            self._guidance = UnroundedGuidance(network, self._guidance_scale)
+
+    def end(self, sample: dict[str, Any]) -> None:
+        """The rollout is sampled: give its samples their place on the tape."""
+        self.is_open = False
+        if self._restore_sampler:
+            self._restore_sampler()
+            self._restore_sampler = None
+        if self._guidance:
+            self._guidance.close()
+            self._guidance = None
+        if self._rounds:
+            sample["latents"] = seen_latents(sample)
+        if self._config.matching:
+            sample[INDEX] = torch.cat([*self._indices, self._tape.close_rollout()])
+            self._indices.clear()
+            # The step function returns log rho itself in these modes, so the reference it is compared with is zero.
+            sample["log_probs"] = torch.zeros_like(sample["log_probs"], dtype=torch.float32)
+
+    def std(self, std: Tensor, scheduler: Any, timestep: Tensor, eta: float) -> Tensor:
+        """Std of a DDIM step, (B, ...): the mode's in place of upstream's, or upstream's as it is."""
+        if not self._config.reshapes_variance:
+            return std
+        return self.table(scheduler, eta, std.device).std(timestep, std)
+
+    def record(self, pred: Tensor, z: Tensor, scheduler: Any, timestep: Tensor, scale: float) -> None:
+        """One step was drawn; outside a training rollout it is not recorded."""
+        if not self.is_open:
+            return
+        table = self.table(scheduler, scale, pred.device)
+        if not self._config.matching or self._tape.open_steps == self._trained_steps:
+            return  # a step that is never trained needs no place on the tape
+        timestep, batch = timestep.to(pred.device), pred.shape[0]
+        if self._guidance:
+            pred, z = self._guidance.as_trained(pred, z, table.native_weight(timestep, batch))
+        self._tape.record(pred, z, table.weight(timestep, batch))
+
+    def record_drawn(
+        self, pred: Tensor, sample: Tensor, mean: Tensor, std: float, sigmas: Tensor, index: int, eta: float
+    ) -> None:
+        """One step was drawn, whose noise the sampler did not keep."""
+        if not self.is_open:
+            return
+        table = self._cached(
+            (float(eta), pred.device),
+            sigmas,
+            lambda: dancegrpo_steps(sigmas, eta, self._config, self._trained_steps),
+            pred.device,
+        )
+        if not self._config.matching or index == self._trained_steps:
+            return
+        if index == 0 and self._tape.open_steps:  # the trainer samples one by one
+            self._indices.append(self._tape.close_rollout())
+        self._tape.record(pred, (sample - mean) / std, table.weight(index, pred.shape[0]))
+
+    @property
+    def steps(self) -> Steps | None:
+        """The schedule in use; None before the first step."""
+        return self._table[2].steps if self._table else None
+
+    def table(self, scheduler: Any, scale: float, device: torch.device) -> StepTable:
+        """The schedule of a sampler, resolved once.
+
+        Args:
+            scheduler: diffusers' DDIMScheduler or FlowMatchEulerDiscreteScheduler with its timesteps set.
+            scale: of the noise: DDIM's eta, Flow-GRPO's noise level.
+            device: where it is looked up.
+        """
+        # The scheduler's tensors are compared by identity. DDIM's set_timesteps makes the same timesteps for the same
+        # number of steps, and alphas_cumprod tells one scheduler from another; a flow scheduler's sigmas are new
+        # with every set_timesteps, so its table is read anew for each rollout.
+        values = getattr(scheduler, "alphas_cumprod", None)
+        return self._cached(
+            (scheduler.num_inference_steps, float(scale), device),
+            scheduler.sigmas if values is None else values,
+            lambda: read_scheduler(scheduler, scale, self._config, self._trained_steps),
+            device,
+        )
+
+    def _cached(
+        self, key: tuple[Any, ...], values: Any, resolve: Callable[[], Steps], device: torch.device
+    ) -> StepTable:
+        if self._table is None or self._table[0] != key or self._table[1] is not values:
+            self._table = (key, values, StepTable(resolve(), device))
+        return self._table[2]
+
+    def _sample_in_training_precision(self, accelerator: Any, network: torch.nn.Module | None) -> None:
+        """Run the sampler's network as training runs it: under autocast, with float32 outputs.
+
+        Upstream's LoRA training wraps the network so, its sampling does not; in half precision the two differ.
+        """
+        reason = _why_alike(accelerator, network)
+        if reason or network is None:
+            self._say_once(
+                f"precision=match changes nothing here: {reason}, so it samples as it trains already"
+            )
+            return
+        forward = network.forward
+        overridden = "forward" in vars(network)
+
+        def in_training_precision(*args: Any, **kwargs: Any) -> Any:
+            with accelerator.autocast():
+                return _to_float32(forward(*args, **kwargs))
+
+        def restore() -> None:
+            if overridden:
+                network.forward = forward
+            else:
+                del network.forward
+
+        network.forward = in_training_precision
+        self._restore_sampler = restore
+
+    def _say_once(self, text: str) -> None:
+        """Once a run, on the main rank."""
+        if self._speaks:
+            say(text)
+        self._speaks = False
+
+
+def _why_alike(accelerator: Any, network: torch.nn.Module | None) -> str | None:
+    """Why a trainer computes its network alike in sampling and training; None where it does not."""
+    if network is None:
+        return "this trainer samples under the autocast that it trains under"
+    if accelerator.mixed_precision == "no":
+        return "this run is not in half precision"
+    if hasattr(network, "_original_forward"):  # prepared in place, as in full fine-tuning
+        return "the sampler calls the network that accelerate prepared for training"
+    return None
+
+
+def _to_float32(output: Any) -> Any:
+    """Half-precision tensors of a network's output in float32, as accelerate converts a prepared model's."""
+    if isinstance(output, Tensor):
+        return losses.at_least_float32(output)
+    if isinstance(output, tuple):
+        return tuple(_to_float32(o) for o in output)
+    for name, value in vars(output).items():  # a diffusers output object
+        setattr(output, name, _to_float32(value))
+    return output
