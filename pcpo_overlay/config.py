@@ -12,10 +12,10 @@ from pcpo_overlay.trainers import TRAINERS
 #: The ablation ladder of the paper (Figure 6), with ``observe``: the baseline with its metrics recorded.
 MODES = ("off", "observe", "log", "match", "full")
 WEIGHTS = ("proportional", "uniform", "native")
-VARIANCES = ("paper", "native")
+VARIANCES = ("auto", "paper", "native")
 ZETAS = ("schedule", "trained")
 PRECISIONS = ("upstream", "match")
-TAPES = ("device", "cpu")
+TAPES = ("device", "cpu", "off")
 
 #: Name of the environment variable; the only way through an untouched launch script.
 VARIABLE = "PCPO"
@@ -36,7 +36,7 @@ _ACTS_IN = {
     "zeta": ("full",),
     "precision": ("log", "match", "full"),
     "unique_prompts": ("observe", "log", "match", "full"),
-    "tape": ("match", "full"),
+    "tape": ("observe", "log", "match", "full"),
 }
 
 
@@ -56,14 +56,15 @@ class PCPOConfig:
         mode: one of :data:`MODES`.
         weights: timestep weights of the log ratio: ``native`` (Eq. 4, 8), ``proportional`` to the interval
             (Prop. 2), ``uniform`` (their mean at every step). ``match`` is native, ``full`` proportional.
-        variance: DDIM step std: ``paper`` (the reshaped schedule) or ``native`` (upstream's). Flow samplers are
-            never changed.
+        variance: DDIM step std: ``paper`` (the reshaped schedule), ``native`` (upstream's), or ``auto``: the paper's
+            where the schedule leaves enough of DDIM's noise, else native. Flow samplers are never changed.
         w_star: target weight of the paper's variance schedule; None takes ``max(4.5, max_t w_native)``.
         zeta: whether Proposition 2 sums over the whole ``schedule`` or over the ``trained`` steps (flow only).
         precision: ``upstream`` samples as upstream does, ``match`` samples under the training's autocast.
         unique_prompts: whether an epoch's prompts are drawn without repetition, as in the paper (Flow-GRPO only).
-        tape: where the rollout's predictions and noise are kept until they are trained: on the ``device`` they were
-            drawn on, or in the ``cpu``'s memory.
+        tape: where the rollout's predictions, and the noise that matching needs, are kept until they are trained: on
+            the ``device`` they were drawn on, or in the ``cpu``'s memory. ``off``, for ``observe`` and ``log``, keeps
+            none, and there is no exact KL divergence then.
         given: names of the options that were spelled out.
     """
 
@@ -94,8 +95,8 @@ class PCPOConfig:
 
     @property
     def reshapes_variance(self) -> bool:
-        """Whether a DDIM sampler draws with the paper's standard deviation."""
-        return self.variance == "paper"
+        """Whether a DDIM sampler may draw with the paper's standard deviation: under ``auto`` its schedule decides."""
+        return self.variance != "native"
 
     def on(self, trainer: str) -> PCPOConfig:
         """The configuration as it acts on one trainer, by its name.
@@ -118,8 +119,8 @@ class PCPOConfig:
             )
         if entry.sampler == "ddim":
             return self
-        if self.w_star is not None or (self.variance == "paper" and "variance" in self.given):
-            name = "w_star" if self.w_star is not None else "variance=paper"
+        if self.w_star is not None or (self.variance != "native" and "variance" in self.given):
+            name = "w_star" if self.w_star is not None else f"variance={self.variance}"
             raise PCPOError(
                 f"{name} changes nothing on {trainer}: PCPO never changes a flow sampler; it is for DDIM"
             )
@@ -176,6 +177,10 @@ def parse(text: str, source: str = VARIABLE) -> PCPOConfig:
             )
         options[name] = value
 
+    if options.get("tape") == "off" and mode in ("match", "full"):
+        raise PCPOError(
+            f"{source}={text!r}: tape=off leaves mode {mode!r} nothing to match; it is for observe and log"
+        )
     w_star = None
     if "w_star" in options:
         try:
@@ -184,10 +189,10 @@ def parse(text: str, source: str = VARIABLE) -> PCPOConfig:
             w_star = math.nan
         if not (math.isfinite(w_star) and w_star > 0):
             raise PCPOError(f"{source}={text!r}: w_star must be a positive number, got {options['w_star']!r}")
-        if options.get("variance") == "native":
+        if options.setdefault("variance", "paper") != "paper":
             raise PCPOError(
-                f"{source}={text!r}: w_star shapes the paper's variance schedule, which variance=native turns off; "
-                "drop one of the two"
+                f"{source}={text!r}: w_star shapes the paper's variance schedule, which "
+                f"variance={options['variance']} does not ask for; drop one of the two"
             )
 
     if options.get("weights") == "native" and "zeta" in options:
@@ -200,7 +205,7 @@ def parse(text: str, source: str = VARIABLE) -> PCPOConfig:
     return PCPOConfig(
         mode=mode,
         weights=options.get("weights", "proportional" if full else "native"),
-        variance=options.get("variance", "paper" if full else "native"),
+        variance=options.get("variance", "auto" if full else "native"),
         w_star=w_star,
         zeta=options.get("zeta", "schedule"),
         precision=options.get("precision", "upstream"),

@@ -45,32 +45,82 @@ def log_ratio(pred: Tensor, pred_old: Tensor, z: Tensor, w: Tensor) -> Tensor:
     Raises:
         ValueError: shapes that do not agree.
     """
+    result: Tensor = _Matched.apply(*_checked(pred, pred_old, z, w))[0]
+    return result
+
+
+@dataclass(frozen=True)
+class Match:
+    """One step by prediction matching; every field is (B,), float32 or better.
+
+    Attributes:
+        credit: what the objective is on, ``u = -(w*m1 + 0.5*w**2*m2)`` with ``m1 = mean(d*z)``, ``m2 = mean(d**2)``;
+            differentiable in the live prediction.
+        log_rho: log ratio of the two policies, the same under the weights of the sampler in use; detached.
+        kl: KL divergence of the step, ``0.5*w_policy**2*m2``: exact, and never negative; detached.
+    """
+
+    credit: Tensor
+    log_rho: Tensor
+    kl: Tensor
+
+
+def match(pred: Tensor, pred_old: Tensor, z: Tensor, w: Tensor, w_policy: Tensor) -> Match:
+    """Credit, log ratio and KL divergence of one step from the same two moments.
+
+    Args:
+        pred, pred_old, z, w: as :func:`log_ratio`; under other weights than the sampler's its result is no log ratio.
+        w_policy: (B,) ``c/s`` of the sampler in use.
+
+    Raises:
+        ValueError: shapes that do not agree.
+    """
+    credit, linear, square = _Matched.apply(*_checked(pred, pred_old, z, w))
+    # The moments come scaled, w*m1 and w**2*m2. A step that draws nothing has no weight of either kind.
+    scale = torch.where(w == 0, torch.zeros_like(w), w_policy / w)
+    kl = 0.5 * scale**2 * square
+    return Match(credit, -(scale * linear + kl), kl)
+
+
+@torch.no_grad()
+def kl_divergence(pred: Tensor, pred_old: Tensor, w_policy: Tensor) -> Tensor:
+    """(B,) KL divergence of one step, ``0.5*w_policy**2*mean(d**2)``; arguments as :func:`match`."""
+    d = torch.sub(at_least_float32(pred), pred_old)
+    return 0.5 * w_policy**2 * d.mul_(d).flatten(1).mean(dim=1)
+
+
+def _checked(pred: Tensor, pred_old: Tensor, z: Tensor, w: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     if not pred.shape == pred_old.shape == z.shape:
         raise ValueError(
             f"pred {tuple(pred.shape)}, pred_old {tuple(pred_old.shape)} and z {tuple(z.shape)} must agree"
         )
-    result: Tensor = _LogRatio.apply(pred, pred_old, z, expand_to(w, pred))
-    return result
+    return pred, pred_old, z, expand_to(w, pred)
 
 
-class _LogRatio(torch.autograd.Function):
-    """:func:`log_ratio` in half the passes over memory that autograd takes: this is all that PCPO adds to a step.
+class _Matched(torch.autograd.Function):
+    """``(u, w*m1, w**2*m2)`` in half the passes over memory that autograd takes: all that PCPO adds to a step.
 
-    Its derivative by ``pred`` is ``-w*(z + w*d)`` over the number of values of a sample.
+    The derivative of ``u`` by ``pred`` is ``-w*(z + w*d)`` over the number of values of a sample.
     """
 
     @staticmethod
-    def forward(ctx: Any, pred: Tensor, pred_old: Tensor, z: Tensor, w: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, pred: Tensor, pred_old: Tensor, z: Tensor, w: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         # The difference is taken after the upcast: in half precision it would lose what the ratio is made of.
         d = torch.sub(at_least_float32(pred), pred_old)
         wd = d.to(torch.promote_types(d.dtype, w.dtype)).mul_(w)
+        product = torch.mul(z, wd)
+        linear = product.flatten(1).mean(dim=1)
+        square = torch.mul(wd, wd, out=product).flatten(1).mean(dim=1)
         ctx.save_for_backward(wd, z, w)
         ctx.dtype = pred.dtype
-        return -torch.add(z, wd, alpha=0.5).mul_(wd).flatten(1).mean(dim=1)
+        ctx.mark_non_differentiable(linear, square)
+        return -(linear + 0.5 * square), linear, square
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor, None, None, None]:
         wd, z, w = ctx.saved_tensors
         each = expand_to(grad, wd) * w * (-wd.shape[0] / wd.numel())
         return torch.add(z, wd).mul_(each).to(ctx.dtype), None, None, None
@@ -107,9 +157,9 @@ class ClipStatistics:
     """What clipping did to each sample of a step; every field is (B,), detached.
 
     Attributes:
-        ratio: ``rho``.
+        ratio: ``rho``, of the policy.
         outside: ``|rho - 1| > xi``, what upstream logs as ``clipfrac``; bool.
-        masked: no gradient, ``xi*|A| - A*u < 0`` with ``u`` the objective's own (``rho-1`` or ``log rho``); bool.
+        masked: no gradient, ``xi*|A| - A*u < 0`` with ``u`` the objective's own; bool.
         approx_kl: ``0.5*log_rho**2``, upstream's estimate per sample.
         log_ratio_error: ``|log rho - (rho-1)| / |rho-1|``, 0 where ``rho`` is 1.
     """
@@ -122,19 +172,25 @@ class ClipStatistics:
 
 
 @torch.no_grad()
-def clip_statistics(
-    log_rho: Tensor, advantage: Tensor, clip_range: float, *, log_objective: bool
-) -> ClipStatistics:
-    """Clip statistics of (B,) samples; ``log_objective`` says which hinge masks: Eq. 3 (true) or Eq. 2."""
-    log_rho = log_rho.detach()
-    u = torch.expm1(log_rho)
+def clip_statistics(log_rho: Tensor, credit: Tensor, advantages: Tensor, clip_range: float) -> ClipStatistics:
+    """Clip statistics of (B,) samples.
+
+    Args:
+        log_rho: (B,) log ratio of the policy.
+        credit: (B,) ``u``, what the objective's hinge is on: ``rho-1`` (Eq. 2), ``log rho`` (Eq. 3), or its like under
+            other weights.
+        advantages: (k, B), of the k losses that are trained on the same ratio; a sample is masked where all mask it.
+        clip_range: ``xi``.
+    """
+    log_rho, credit = log_rho.detach(), credit.detach()
+    change = torch.expm1(log_rho)
     ratio = torch.exp(log_rho)
-    hinge = clip_range * advantage.abs() - advantage * (log_rho if log_objective else u)
-    error = torch.where(u == 0, torch.zeros_like(u), (log_rho - u).abs() / u.abs())
+    hinge = clip_range * advantages.abs() - advantages * credit
+    error = torch.where(change == 0, torch.zeros_like(change), (log_rho - change).abs() / change.abs())
     return ClipStatistics(
         ratio=ratio,
         outside=(ratio - 1).abs() > clip_range,
-        masked=hinge < 0,
+        masked=(hinge < 0).all(0),
         approx_kl=0.5 * log_rho**2,
         log_ratio_error=error,
     )

@@ -15,12 +15,14 @@ from pcpo_overlay.tape import INDEX, Matched, Tape
 
 @dataclass(frozen=True)
 class Trained:
-    """One step of one batch as it was trained.
+    """One step of one batch as it was trained; nothing here carries a graph.
 
     Attributes:
         timestep: (B,) what the metrics file it under.
-        log_rho: (B,) log ratio of the objective.
-        advantage: (B,).
+        log_rho: (B,) log ratio of the live and the rollout's policy.
+        credit: (B,) what the objective's hinge is on, where that is not a function of the log ratio; else None.
+        kl: (B,) KL divergence of the two policies' step; None where the rollout recorded nothing.
+        advantages: (B,) of each loss that is trained on this step.
         loss: () as the trainer backpropagates it.
         clip_range: ``xi``.
         divisor: what the trainer divided its loss by.
@@ -28,10 +30,12 @@ class Trained:
 
     timestep: Tensor
     log_rho: Tensor
-    advantage: Tensor
+    advantages: list[Tensor]
     loss: Tensor
     clip_range: float
-    divisor: float
+    divisor: float = 1
+    credit: Tensor | None = None
+    kl: Tensor | None = None
 
 
 class Objective:
@@ -41,36 +45,60 @@ class Objective:
         config: mode and options.
         tape: what the rollouts recorded.
         clip_range: the trainer's; None where it comes with every loss.
+        loss_weights: what the trainer weights the losses of one step with before it adds them up.
     """
 
-    def __init__(self, config: PCPOConfig, tape: Tape, clip_range: float | None = None) -> None:
+    def __init__(
+        self,
+        config: PCPOConfig,
+        tape: Tape,
+        clip_range: float | None = None,
+        loss_weights: tuple[float, ...] = (1.0,),
+    ) -> None:
         self.was_computed = False
         self._config = config
         self._tape = tape
         self._clip_range = clip_range
+        self._loss_weights = loss_weights
         self._timestep: Tensor | None = None
-        self._matched: Matched | None = None
-        self._log_rho: Tensor | None = None
+        self._recorded: Matched | None = None
+        self._match: losses.Match | None = None
+        self._kl: Tensor | None = None
+        self._losses: list[tuple[Tensor, Tensor]] = []
 
     def begin_step(self, sample: dict[str, Any], step: int, timestep: Tensor) -> None:
         """One step of one batch is about to be trained."""
-        self._timestep, self._log_rho = timestep, None
-        if self._config.matching:
-            self._matched = self._tape.lookup(sample[INDEX][:, step])
+        self._timestep, self._match, self._kl, self._recorded = timestep, None, None, None
+        self._losses.clear()
+        if self._config.matching and INDEX not in sample:
+            raise HookError("the samples have lost their place on the tape (pcpo_index)")
+        if INDEX in sample:
+            self._recorded = self._tape.lookup(sample[INDEX], step)
 
     def match_step(
         self, pred: Tensor, prev_sample: Tensor | None, *rest: Tensor
     ) -> tuple[Tensor, ...] | None:
-        """``(prev_sample, log rho, *rest)`` from the live prediction; None where upstream's step is to run."""
-        if prev_sample is None or not self._config.matching or not torch.is_grad_enabled():
+        """``(prev_sample, log rho, *rest)`` from the live prediction; None where upstream's step is to run.
+
+        The log ratio is the policy's, so what upstream logs of it means what it means without PCPO. It carries no
+        graph: the loss hook puts the objective in the place of upstream's.
+        """
+        if prev_sample is None or not torch.is_grad_enabled():
             return None
-        if self._matched is None:
+        recorded, self._recorded = self._recorded, None
+        if not self._config.matching:
+            if recorded is not None:
+                self._kl = losses.kl_divergence(pred, recorded.pred_old, recorded.policy_weight)
+            return None
+        if recorded is None or recorded.z is None:
             raise HookError(
                 "a step is trained that no begin_step hook named: the training script is not patched"
             )
-        matched, self._matched = self._matched, None
-        self._log_rho = losses.log_ratio(pred, matched.pred_old, matched.z, matched.weight)
-        return prev_sample, self._log_rho, *rest
+        self._match = losses.match(
+            pred, recorded.pred_old, recorded.z, recorded.weight, recorded.policy_weight
+        )
+        self._kl = self._match.kl
+        return prev_sample, self._match.log_rho, *rest
 
     def loss(
         self,
@@ -80,25 +108,40 @@ class Objective:
         advantage: Tensor,
         clip_range: float | None,
         divisor: float,
-    ) -> Trained:
-        """The step as it is trained: the mode's loss, or upstream's in ``observe``."""
+    ) -> tuple[Tensor, Trained | None]:
+        """The mode's loss, or upstream's in ``observe``; and the step as it was trained, with its last loss."""
         xi = self._clip_range if clip_range is None else clip_range
         if xi is None:
             raise HookError("the trainer gave its clip range neither at the start nor with the loss")
         if self._timestep is None:
             raise HookError("a loss is computed for a step that no begin_step hook named")
-        if self._config.matching:
-            if self._log_rho is None:
-                raise HookError(
-                    "the loss is computed, but the patched step function was not run for this step"
-                )
-            log_rho = self._log_rho
-        elif self._config.active:
-            log_rho = log_prob - log_prob_old
-        else:  # a number for the metrics, not worth a graph
-            log_rho = log_prob.detach() - log_prob_old
+        if self._config.matching and self._match is None:
+            raise HookError("the loss is computed, but the patched step function was not run for this step")
         if self._config.active:
-            loss = losses.log_hinge_loss(log_rho, advantage, xi).mean()
+            on = log_prob - log_prob_old if self._match is None else self._match.credit
+            loss = losses.log_hinge_loss(on, advantage, xi).mean()
             loss = loss if divisor == 1 else loss / divisor
             self.was_computed = True
-        return Trained(self._timestep, log_rho, advantage, loss, xi, divisor)
+        self._losses.append((loss.detach(), advantage))
+        if len(self._losses) < len(self._loss_weights):
+            return loss, None
+        trained = [
+            pair for pair, weight in zip(self._losses, self._loss_weights, strict=True) if weight
+        ] or self._losses
+        return loss, Trained(
+            timestep=self._timestep,
+            log_rho=log_prob.detach() - log_prob_old if self._match is None else self._match.log_rho,
+            advantages=[advantage for _, advantage in trained],
+            loss=self._sum(),
+            clip_range=xi,
+            divisor=divisor,
+            credit=None if self._match is None else self._match.credit.detach(),
+            kl=self._kl,
+        )
+
+    def _sum(self) -> Tensor:
+        """() the losses of the step as the trainer adds them up."""
+        if len(self._losses) == 1 and self._loss_weights == (1.0,):
+            return self._losses[0][0]
+        weighted = [w * loss for w, (loss, _) in zip(self._loss_weights, self._losses, strict=True)]
+        return torch.stack(weighted).sum()

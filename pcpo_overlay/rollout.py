@@ -25,6 +25,7 @@ class Rollout:
         trained_steps: number of steps of the schedule that can be trained, the first ones; None for all.
         rounds: whether the sampler rounds latents and guidance and the training does not, so that matching undoes it.
         guidance_scale: that of a sampler that guides; None where it does not.
+        dtype: what the network's outputs are rounded to where the sampler rounds and does not guide.
         speaks: whether this process is the one that talks to the user.
     """
 
@@ -35,6 +36,7 @@ class Rollout:
         trained_steps: int | None = None,
         rounds: bool = False,
         guidance_scale: float | None = None,
+        dtype: torch.dtype | None = None,
         speaks: bool = False,
     ) -> None:
         self.is_open = False
@@ -43,6 +45,8 @@ class Rollout:
         self._trained_steps = trained_steps
         self._rounds = rounds and config.matching
         self._guidance_scale = guidance_scale
+        # A guided prediction is redone in float32; what is not guided has no more digits than this.
+        self._dtype = dtype if rounds and guidance_scale is None else None
         self._speaks = speaks
         self._table: tuple[tuple[Any, ...], Any, StepTable] | None = None
         self._indices: list[Tensor] = []  # places on the tape, until the trainer collects its samples
@@ -76,9 +80,10 @@ class Rollout:
             self._guidance = None
         if self._rounds:
             sample["latents"] = seen_latents(sample)
-        if self._config.matching:
+        if self._config.matching or self._tape.open_steps:
             sample[INDEX] = torch.cat([*self._indices, self._tape.close_rollout()])
             self._indices.clear()
+        if self._config.matching:
             # The step function returns log rho itself in these modes, so the reference it is compared with is zero.
             sample["log_probs"] = torch.zeros_like(sample["log_probs"], dtype=torch.float32)
 
@@ -86,19 +91,20 @@ class Rollout:
         """Std of a DDIM step, (B, ...): the mode's in place of upstream's, or upstream's as it is."""
         if not self._config.reshapes_variance:
             return std
-        return self.table(scheduler, eta, std.device).std(timestep, std)
+        table = self.table(scheduler, eta, std.device)
+        return table.std(timestep, std) if table.steps.variance == "paper" else std
 
     def record(self, pred: Tensor, z: Tensor, scheduler: Any, timestep: Tensor, scale: float) -> None:
         """One step was drawn; outside a training rollout it is not recorded."""
         if not self.is_open:
             return
         table = self.table(scheduler, scale, pred.device)
-        if not self._config.matching or self._tape.open_steps == self._trained_steps:
+        if self._config.tape == "off" or self._tape.open_steps == self._trained_steps:
             return  # a step that is never trained needs no place on the tape
         timestep, batch = timestep.to(pred.device), pred.shape[0]
         if self._guidance:
-            pred, z = self._guidance.as_trained(pred, z, table.native_weight(timestep, batch))
-        self._tape.record(pred, z, table.weight(timestep, batch))
+            pred, z = self._guidance.as_trained(pred, z, table.policy_weight(timestep, batch))
+        self._record(pred, z, table, timestep)
 
     def record_drawn(
         self, pred: Tensor, sample: Tensor, mean: Tensor, std: float, sigmas: Tensor, index: int, eta: float
@@ -112,11 +118,21 @@ class Rollout:
             lambda: dancegrpo_steps(sigmas, eta, self._config, self._trained_steps),
             pred.device,
         )
-        if not self._config.matching or index == self._trained_steps:
+        if self._config.tape == "off" or index == self._trained_steps:
             return
         if index == 0 and self._tape.open_steps:  # the trainer samples one by one
             self._indices.append(self._tape.close_rollout())
-        self._tape.record(pred, (sample - mean) / std, table.weight(index, pred.shape[0]))
+        self._record(pred, (sample - mean) / std if self._config.matching else None, table, index)
+
+    def _record(self, pred: Tensor, z: Tensor | None, table: StepTable, step: Tensor | int) -> None:
+        """Put a step on the tape; the noise only where the objective needs it."""
+        batch = pred.shape[0]
+        self._tape.record(
+            pred if self._dtype is None else pred.to(self._dtype),
+            z if self._config.matching else None,
+            table.weight(step, batch),
+            table.policy_weight(step, batch),
+        )
 
     @property
     def steps(self) -> Steps | None:

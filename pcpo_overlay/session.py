@@ -83,9 +83,15 @@ class Session:
             guidance_scale=float(settings["sample"]["guidance_scale"])
             if setting(settings, "train.cfg")
             else None,
+            dtype={"fp16": torch.float16, "bf16": torch.bfloat16}.get(ranks.mixed_precision),
             speaks=bool(ranks.is_main_process),
         )
-        self.objective = Objective(config, self.tape, clip_range)
+        self.objective = Objective(
+            config,
+            self.tape,
+            clip_range,
+            tuple(float(setting(settings, name)) for name in entry.loss_weights) or (1.0,),
+        )
         folder = None
         if ranks.is_main_process:
             clone = provenance.clone_state(Path(sys.argv[0]))
@@ -119,7 +125,7 @@ class Session:
             if config.tape == "cpu" and ranks.device.type == "cpu":
                 say("tape=cpu changes nothing here: this run is on the CPU")
             say(f"run folder {folder.path}")
-        self.recorder = Recorder(ranks, config.active, folder)
+        self.recorder = Recorder(ranks, config.active, folder, entry.carries_over)
 
     @property
     def _noted(self) -> Recorder:
@@ -162,6 +168,7 @@ class Session:
                 "check with `python apply.py check` that the clone is patched"
             )
         self._noted.end_epoch(epoch, self.tape.nbytes)
+        self.tape.clear()  # before the trainer evaluates and saves
 
     # -------------------------------------------------------------- rollout
 
@@ -207,9 +214,10 @@ class Session:
         clip_range: float | None = None,
         divisor: float = 1,
     ) -> Tensor:
-        trained = self.objective.loss(loss, log_prob, log_prob_old, advantage, clip_range, divisor)
-        self._noted.add(trained)
-        return trained.loss
+        loss, trained = self.objective.loss(loss, log_prob, log_prob_old, advantage, clip_range, divisor)
+        if trained is not None:
+            self._noted.add(trained)
+        return loss
 
     def gradients(self, accelerator: Any, model: torch.nn.Module) -> None:
         self._noted.gradients(accelerator, model)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pcpo_overlay.config import PCPOConfig, PCPOError
 from pcpo_overlay.schedules import ddim_previous
-from pcpo_overlay.variance import ddim_sigma, flow_grpo_scale, paper_sigma, resolve_w_star
+from pcpo_overlay.variance import NOISE_KEPT, ddim_sigma, flow_grpo_scale, paper_sigma, resolve_w_star
 from pcpo_overlay.weights import (
     ddim_weight,
     flow_weight,
@@ -23,9 +23,6 @@ from pcpo_overlay.weights import (
     proportional_weights,
     uniform_weights,
 )
-
-#: Below this share of DDIM's std a user is told: 30 steps have 0.93, 25 have 0.82, 20 have 0.68 and 10 have 0.40.
-LITTLE_NOISE = 0.75
 
 
 @dataclass(frozen=True)
@@ -38,12 +35,16 @@ class Steps:
         dt: interval of the step, positive, as a share of the whole range.
         std_native: upstream's std of the step.
         std: the std that is sampled with; only DDIM's is ever another.
-        weight_native: native weights (Eq. 4, 8) under ``std_native``; of DDIM on the noise estimate.
+        weight_native: native weights (Eq. 4, 8) on the network's output, under ``std_native``.
+        weight_policy: ``c(std)/std``, the weights of the sampler in use, under which the log ratio is the policy's.
         weight: the weights on the network's output that the objective uses.
+        variance: ``paper`` or ``native``, as sampled; None for a flow, which is never changed.
+        why: why ``variance=auto`` took that one; None where it was not asked.
         w_star: target weight of the paper's variance, None where it is not used.
         zeta: ``weight/dt`` of proportional weights (Eq. 9) on a flow, None where the weights are others.
         trained: number of steps, the first ones, that can be trained.
-        mean_native: mean of ``weight_native`` over the steps that the weights' mean is taken over.
+        mean_native: mean of the native weights over the steps that the weights' mean is taken over, of DDIM on the
+            noise estimate; None where that has none (zero terminal SNR).
     """
 
     timestep: Tensor
@@ -52,11 +53,14 @@ class Steps:
     std_native: Tensor
     std: Tensor
     weight_native: Tensor
+    weight_policy: Tensor
     weight: Tensor
+    variance: str | None
+    why: str | None
     w_star: float | None
     zeta: float | None
     trained: int
-    mean_native: float
+    mean_native: float | None
 
     def __post_init__(self) -> None:
         """Refuse what no step can be sampled or trained with.
@@ -66,7 +70,7 @@ class Steps:
         """
         if not bool((self.dt > 0).all()):
             raise PCPOError(f"the schedule leaves steps without an interval: {self.timestep.tolist()}")
-        for name in ("std_native", "std", "weight_native", "weight"):
+        for name in ("std_native", "std", "weight_native", "weight_policy", "weight"):
             finite = getattr(self, name).isfinite()
             if not bool(finite.all()):
                 at = self.timestep[~finite][0].item()
@@ -80,7 +84,8 @@ class Steps:
         return {
             name: value.tolist() if isinstance(value, Tensor) else value
             for name, value in values.items()
-            if not (value is None and name in ("sigma", "w_star" if self.sigma is not None else "zeta"))
+            if not (value is None and name in ("zeta", "sigma") and self.sigma is None)
+            and not (name in ("variance", "why", "w_star") and self.sigma is not None)
         }
 
     @property
@@ -91,19 +96,20 @@ class Steps:
     def describe(self, config: PCPOConfig) -> str:
         """One line for the banner."""
         steps, weight = self.weight.numel(), self.weight
-        which = "" if self.trained == steps else f" of which the first {self.trained} trained"
-        says = (
-            f"{steps} steps{which}, {config.weights} weights {weight.min():.6g} to {weight.max():.6g} "
-            f"(native mean {self.mean_native:.6g})"
-        )
+        which = "" if self.trained == steps else f" of which the first {self.trained} can be trained"
+        says = f"{steps} steps{which}, {config.weights} weights {weight.min():.6g} to {weight.max():.6g}"
+        if self.mean_native is not None:
+            says += f" (native mean {self.mean_native:.6g})"
         if self.zeta is not None:
             says += f", zeta {self.zeta:.6g} over the {config.zeta} steps"
-        if self.sigma is None:
-            says += f", {config.variance} variance"
+        if self.variance is not None:
+            says += f", {self.variance} variance"
         if self.w_star is not None:
-            says += f", w_star {self.w_star:g}, {self.std_share:.2f} of DDIM's std"
-            if self.std_share < LITTLE_NOISE:
-                says += ": with so few steps it explores less, which variance=native does not"
+            says += f", w_star {self.w_star:g}, {self.std_share:.2f} of DDIM's noise"
+        if self.why is not None:
+            says += f" ({self.why})"
+        elif self.w_star is not None and self.std_share < NOISE_KEPT:
+            says += ": it explores less, which variance=native does not"
         return says
 
 
@@ -128,40 +134,76 @@ def ddim_steps(
         trained: number of steps, the first ones, that the trainer can train; None for all.
 
     Raises:
-        PCPOError: eta outside (0, 1], or a ``w_star`` with no real root.
+        PCPOError: eta outside (0, 1], a ``w_star`` with no real root, or a schedule on which the mode's weights are not
+            finite.
     """
     if not 0 < eta <= 1:
         raise PCPOError(f"eta is {eta}: PCPO needs a stochastic DDIM sampler, with eta in (0, 1]")
     abar = alphas_cumprod.detach().cpu().double()
     timestep = timestep.detach().cpu()
     abar_t, abar_prev = abar[timestep], abar[ddim_previous(timestep, steps, abar.numel())]
+    _check_signal(abar_t, timestep, config, prediction_type)
 
     std_native = eta * ddim_sigma(abar_t, abar_prev)
-    native = ddim_weight(abar_t, abar_prev, std_native)
-    w_star, std = None, std_native
+    variance, why, w_star, std = "native", None, None, std_native
     if config.reshapes_variance:
-        w_star = resolve_w_star(abar_t, abar_prev, config.w_star)
-        std = eta * paper_sigma(abar_t, abar_prev, w_star)
-    trained, over = _trained(trained, native.numel(), config)
-    # The intervals of a DDIM rollout are equal, so proportional credit is the uniform one.
-    on_noise = (
-        ddim_weight(abar_t, abar_prev, std)
-        if config.weights == "native"
-        else uniform_weights(native[over])[:1].expand(native.shape)
-    )
+        # A step that upstream draws nothing in stays so.
+        reshaped = torch.where(
+            std_native > 0,
+            eta * paper_sigma(abar_t, abar_prev, resolve_w_star(abar_t, abar_prev, config.w_star)),
+            std_native,
+        )
+        share = float(reshaped.norm() / std_native.norm())
+        if config.variance == "auto":
+            keeps = f"leaves {share:.2f} of DDIM's noise" if math.isfinite(share) else "has no value here"
+            why = f"auto: the paper's {keeps}, and from {NOISE_KEPT} on it is taken"
+        if config.variance == "paper" or share >= NOISE_KEPT:
+            variance, w_star, std = "paper", resolve_w_star(abar_t, abar_prev, config.w_star), reshaped
+
+    on_noise = ddim_weight(abar_t, abar_prev, std_native)
+    trained, over = _trained(trained, timestep.numel(), config)
+    drawn = on_noise[over][std_native[over] > 0]
+    if not drawn.numel():
+        raise PCPOError("no step of this schedule draws any noise, so there is nothing to give credit to")
+    mean_native = float(drawn.mean())
+    policy = ddim_weight(abar_t, abar_prev, std, prediction_type)
+    if config.weights == "native":
+        weight = policy
+    else:  # the intervals of a DDIM rollout are equal, so proportional credit is the uniform one
+        weight = torch.full_like(std, mean_native).masked_fill(std == 0, 0) * prediction_scale(
+            abar_t, prediction_type
+        )
     return Steps(
         timestep=timestep,
         sigma=None,
-        dt=torch.full_like(native, (abar.numel() // steps) / abar.numel()),
+        dt=torch.full_like(std, (abar.numel() // steps) / abar.numel()),
         std_native=std_native,
         std=std,
-        weight_native=native,
-        weight=on_noise * prediction_scale(abar_t, prediction_type),
+        weight_native=ddim_weight(abar_t, abar_prev, std_native, prediction_type),
+        weight_policy=policy,
+        weight=weight,
+        variance=variance,
+        why=why,
         w_star=w_star,
         zeta=None,
         trained=trained,
-        mean_native=float(native[over].mean()),
+        mean_native=mean_native if math.isfinite(mean_native) else None,
     )
+
+
+def _check_signal(abar_t: Tensor, timestep: Tensor, config: PCPOConfig, prediction_type: str) -> None:
+    """Refuse what has no finite weights at a step without signal (``abar_t = 0``, zero terminal SNR)."""
+    silent = timestep[abar_t == 0].tolist()
+    if not silent:
+        return
+    where = f"at timestep {silent[0]} the schedule has no signal (zero terminal SNR)"
+    if prediction_type == "epsilon":
+        raise PCPOError(f"{where}, and a network that predicts noise cannot be sampled there")
+    if config.weights != "native":
+        raise PCPOError(
+            f"{where}, so native weights have no finite mean on the noise estimate; use PCPO=match, or "
+            "weights=native"
+        )
 
 
 def flow_steps(
@@ -202,7 +244,10 @@ def flow_steps(
         std_native=std,
         std=std,
         weight_native=native,
+        weight_policy=native,
         weight=weight,
+        variance=None,
+        why=None,
         w_star=None,
         zeta=zeta,
         trained=trained,
@@ -281,9 +326,9 @@ class StepTable:
     def __init__(self, steps: Steps, device: torch.device, dtype: torch.dtype = torch.float32) -> None:
         self.steps = steps
         self._timestep = steps.timestep.to(device)
-        columns = torch.stack([steps.weight, steps.weight_native, steps.std])
+        columns = torch.stack([steps.weight, steps.weight_policy, steps.std])
         columns = torch.cat([columns, columns.new_full((3, 1), math.nan)], dim=1)
-        self._weight, self._native, self._std = columns.to(device, dtype).unbind()
+        self._weight, self._policy, self._std = columns.to(device, dtype).unbind()
 
     def _row(self, step: Tensor | int) -> Tensor | int:
         if isinstance(step, int):
@@ -295,9 +340,9 @@ class StepTable:
         """(batch,) weights of a step: its index, or its timestep () or (1,) or (batch,)."""
         return self._weight[self._row(step)].expand(batch)
 
-    def native_weight(self, step: Tensor | int, batch: int) -> Tensor:
-        """(batch,) native weights, whatever the mode's weights are."""
-        return self._native[self._row(step)].expand(batch)
+    def policy_weight(self, step: Tensor | int, batch: int) -> Tensor:
+        """(batch,) weights of the sampler in use, whatever the mode's weights are."""
+        return self._policy[self._row(step)].expand(batch)
 
     def std(self, timestep: Tensor, like: Tensor) -> Tensor:
         """Std of the step at ``timestep``, () or (B,), in the shape and dtype of ``like``, (B, ...)."""

@@ -1,7 +1,7 @@
-"""What a rollout records for prediction matching: the prediction, the noise and the weight of every step.
+"""What a rollout records of every step: the prediction, the noise, and the step's weights.
 
 The tape keeps the tensors; the trainer's samples carry an index into it (``pcpo_index``), so whatever the trainer
-does to its samples (shuffle, drop, rebatch) costs the tape nothing and cannot separate a step from its weight.
+does to its samples (shuffle, drop, rebatch) costs the tape nothing and cannot separate a step from its weights.
 """
 
 from __future__ import annotations
@@ -22,45 +22,117 @@ class Matched:
     """What the training of one step needs of the rollout.
 
     Attributes:
-        pred_old: (B, ...) prediction the rollout sampled with, in the dtype it had.
-        z: (B, ...) noise of the step, in the dtype it was drawn in.
-        weight: (B,) float32 weight of the step.
+        pred_old: (B, ...) prediction the rollout sampled with, in the dtype it was kept in.
+        z: (B, ...) noise of the step, in the dtype it was drawn in; None where it was not recorded.
+        weight: (B,) float32 weight of the step in the objective.
+        policy_weight: (B,) float32 weight of the sampler in use.
     """
 
     pred_old: Tensor
-    z: Tensor
+    z: Tensor | None
     weight: Tensor
+    policy_weight: Tensor
 
 
 @dataclass
-class Tape:
-    """Records of the rollouts of one epoch, step by step; read back by index.
+class _Column:
+    """Rows of one kind, (rows, ...), appended batch by batch.
+
+    In the first epoch they are kept as they come and joined at the first lookup, piece by piece, each freed as it is
+    copied. A later epoch writes into room for as many rows as the last one had.
 
     Attributes:
-        on_cpu: keep predictions and noise in the CPU's memory. What is recorded and read back then crosses over, which
-            waits for the device each time; the weights, a number a step, stay.
+        on_cpu: keep them in the CPU's memory, pinned where they come from a GPU.
     """
 
     on_cpu: bool = False
-    _pred: list[Tensor] = field(default_factory=list)
-    _z: list[Tensor] = field(default_factory=list)
-    _weight: list[Tensor] = field(default_factory=list)
-    _open: int = 0  # first record of the rollout being sampled
-    _rows: int = 0  # entries of the rollouts already closed
+    rows: int = 0
+    _pieces: list[Tensor] = field(default_factory=list)
+    _room: Tensor | None = None
+    _last_rows: int = 0
+
+    def append(self, rows: Tensor) -> None:
+        end = self.rows + rows.shape[0]
+        if self._room is None and not self._pieces and self._last_rows >= end:
+            self._room = self._empty(self._last_rows, rows)
+        if self._room is not None and not self._fits(rows, end):
+            self._pieces, self._room = [self._room[: self.rows]], None
+        if self._room is not None:
+            self._room[self.rows : end].copy_(rows, non_blocking=True)
+        else:
+            self._pieces.append(
+                self._empty(rows.shape[0], rows).copy_(rows, non_blocking=True) if self.on_cpu else rows
+            )
+        self.rows = end
+
+    def _fits(self, rows: Tensor, end: int) -> bool:
+        room = self._room
+        assert room is not None
+        return (room.shape[1:], room.dtype) == (rows.shape[1:], rows.dtype) and end <= room.shape[0]
+
+    def _empty(self, rows: int, like: Tensor) -> Tensor:
+        device = torch.device("cpu") if self.on_cpu else like.device
+        return torch.empty(
+            (rows, *like.shape[1:]), dtype=like.dtype, device=device, pin_memory=self.on_cpu and like.is_cuda
+        )
+
+    def joined(self) -> Tensor:
+        """All rows in one tensor."""
+        if self._room is None:
+            if len(self._pieces) == 1:
+                self._room = self._pieces.pop()
+            else:
+                self._room = self._empty(self.rows, self._pieces[0])
+                at = 0
+                self._pieces.reverse()
+                while self._pieces:
+                    piece = self._pieces.pop()
+                    self._room[at : at + piece.shape[0]] = piece
+                    at += piece.shape[0]
+        return self._room
 
     def clear(self) -> None:
-        """Forget everything, before the first rollout of an epoch."""
-        self._pred, self._z, self._weight = [], [], []
-        self._open = self._rows = 0
+        self._pieces, self._room, self._last_rows, self.rows = [], None, self.rows, 0
 
-    def record(self, pred: Tensor, z: Tensor, weight: Tensor) -> None:
-        """Append one step of the rollout: (B, ...) prediction and noise, (B,) float32 weights."""
-        self._pred.append(self._kept(pred.detach()))
-        self._z.append(self._kept(z.detach()))
-        self._weight.append(weight)
+    @property
+    def nbytes(self) -> int:
+        held = self._pieces if self._room is None else [self._room]
+        return sum(t.numel() * t.element_size() for t in held)
 
-    def _kept(self, x: Tensor) -> Tensor:
-        return x.cpu() if self.on_cpu else x
+
+class Tape:
+    """Records of the rollouts of one epoch, step by step; read back by index.
+
+    Args:
+        on_cpu: keep predictions and noise in the CPU's memory; the weights, two numbers a step, stay on the device.
+            What is recorded crosses over without waiting for the device, what is read back without the device waiting;
+            a batch waits once, for its index.
+    """
+
+    def __init__(self, on_cpu: bool = False) -> None:
+        self.on_cpu = on_cpu
+        self._pred, self._z = _Column(on_cpu), _Column(on_cpu)
+        self._weights = _Column()
+        self._open_from = 0  # first row of the rollout being sampled
+        self._open_steps = 0
+        self._host_index: tuple[Tensor, Tensor] | None = None
+
+    def clear(self) -> None:
+        """Forget everything, before the first rollout of an epoch or when its training is done."""
+        if self._weights.rows:
+            for column in (self._pred, self._z, self._weights):
+                column.clear()
+        self._open_from = self._open_steps = 0
+        self._host_index = None
+
+    def record(self, pred: Tensor, z: Tensor | None, weight: Tensor, policy_weight: Tensor) -> None:
+        """Append one step of the rollout: (B, ...) prediction and noise (or none), (B,) float32 weights."""
+        self._device = weight.device
+        self._pred.append(pred.detach())
+        if z is not None:
+            self._z.append(z.detach())
+        self._weights.append(torch.stack([weight, policy_weight], dim=1))
+        self._open_steps += 1
 
     def close_rollout(self) -> Tensor:
         """End one rollout.
@@ -71,47 +143,52 @@ class Tape:
         Raises:
             HookError: the sampler recorded nothing.
         """
-        preds, zs, weights = (column[self._open :] for column in (self._pred, self._z, self._weight))
-        if not preds:
+        if not self._open_steps:
             raise HookError(
                 "the sampler of this rollout recorded no step: the step function that ran is not the patched one; "
                 "check with `python apply.py check` that the clone is patched and is the one being imported"
             )
-        steps, batch = len(preds), preds[0].shape[0]
-        # One tensor a rollout, steps first: stacking is the only copy the tape makes.
-        self._pred[self._open :] = [torch.stack(preds).flatten(0, 1)]
-        self._z[self._open :] = [torch.stack(zs).flatten(0, 1)]
-        self._weight[self._open :] = [torch.cat(weights)]
-        index = torch.arange(steps * batch, device=weights[0].device).reshape(steps, batch).T + self._rows
-        self._open += 1
-        self._rows += steps * batch
+        rows = torch.arange(self._open_from, self._weights.rows, device=self._device)
+        index = rows.reshape(self._open_steps, -1).T
+        self._open_from, self._open_steps = self._weights.rows, 0
         return index.contiguous()
 
-    def lookup(self, index: Tensor) -> Matched:
+    def lookup(self, index: Tensor, column: int) -> Matched:
         """The records of one training step.
 
         Args:
-            index: (B,) int64, one column of what :meth:`close_rollout` gave.
+            index: (B, steps) int64 of a batch, rows of what :meth:`close_rollout` gave.
+            column: which of its steps.
         """
-        if len(self._pred) > 1:
-            self._pred, self._z = [torch.cat(self._pred)], [torch.cat(self._z)]
-            self._weight = [torch.cat(self._weight)]
-            self._open = 1
-        place = self._kept(index)
+        here = index[:, column]
+        there = self._on_host(index)[:, column] if self.on_cpu else here
+        weights = self._weights.joined().index_select(0, here)
         return Matched(
-            pred_old=self._pred[0].index_select(0, place).to(index.device),
-            z=self._z[0].index_select(0, place).to(index.device),
-            weight=self._weight[0].index_select(0, index),
+            pred_old=self._select(self._pred, there, index.device),
+            z=self._select(self._z, there, index.device) if self._z.rows else None,
+            weight=weights[:, 0],
+            policy_weight=weights[:, 1],
         )
+
+    def _on_host(self, index: Tensor) -> Tensor:
+        """A batch's index in the CPU's memory: copied, and waited for, once for all of its steps."""
+        if self._host_index is None or self._host_index[0] is not index:
+            self._host_index = (index, index.cpu())  # this also waits for what was recorded
+        return self._host_index[1]
+
+    def _select(self, column: _Column, index: Tensor, device: torch.device) -> Tensor:
+        rows = column.joined()
+        if not self.on_cpu or device.type != "cuda":
+            return rows.index_select(0, index)
+        pinned = torch.empty((index.numel(), *rows.shape[1:]), dtype=rows.dtype, pin_memory=True)
+        return torch.index_select(rows, 0, index, out=pinned).to(device, non_blocking=True)
 
     @property
     def open_steps(self) -> int:
         """Steps of the rollout being sampled."""
-        return len(self._pred) - self._open
+        return self._open_steps
 
     @property
     def nbytes(self) -> int:
         """Bytes the tape holds."""
-        return sum(
-            t.numel() * t.element_size() for column in (self._pred, self._z, self._weight) for t in column
-        )
+        return self._pred.nbytes + self._z.nbytes + self._weights.nbytes

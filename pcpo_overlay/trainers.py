@@ -33,6 +33,9 @@ class Trainer:
         endless: whether its loop has no end, so that a number of epochs is this project's to keep.
         batch: settings whose product is the number of samples of a rank in an epoch.
         clip_range: setting with the PPO clip range; None where the script keeps it to itself, to give it with the loss.
+        loss_weights: settings that weight the losses of one step, where it has several.
+        carries_over: whether the gradients that an epoch's last accumulation leaves over go into the next epoch's first
+            step; else it zeroes them.
         resume: setting that says whether a run goes on from a checkpoint; None where it cannot.
         flags: its command line's flags for ``seed``, ``epochs`` and ``save_freq``.
         draws_prompts: whether an epoch's prompts can be drawn without repetition (``unique_prompts``).
@@ -53,6 +56,8 @@ class Trainer:
     endless: bool = False
     batch: tuple[str, str] = ("sample.batch_size", "sample.num_batches_per_epoch")
     clip_range: str | None = "train.clip_range"
+    loss_weights: tuple[str, ...] = ()
+    carries_over: bool = True
     resume: str | None = "resume_from"
     flags: Mapping[str, str] = field(
         default_factory=lambda: {
@@ -131,6 +136,7 @@ _DANCE_FLUX = Trainer(
     epochs="max_train_steps",
     batch=("train_batch_size", "num_generations"),
     clip_range="clip_range",
+    carries_over=False,
     resume=None,
     flags={"seed": "--seed", "epochs": "--max_train_steps", "save_freq": "--checkpointing_steps"},
 )
@@ -155,9 +161,9 @@ TRAINERS: Mapping[str, Trainer] = {
         _DANCE_SD,
         _DANCE_FLUX,
         _dance("flux_lora", "FLUX with LoRA"),
-        _dance("hunyuan", "HunyuanVideo", clip_range=None),
-        _dance("qwenimage", "Qwen-Image", more_epochs=2),
-        _dance("qwenimage_edit", "Qwen-Image-Edit", passes=3, more_epochs=2),
+        _dance("hunyuan", "HunyuanVideo", clip_range=None, loss_weights=("vq_coef", "mq_coef")),
+        _dance("qwenimage", "Qwen-Image", more_epochs=2, carries_over=True),
+        _dance("qwenimage_edit", "Qwen-Image-Edit", passes=3, more_epochs=2, carries_over=True),
         _dance("skyreels_i2v", "SkyReels-I2V", clip_range=None),
         _dance("wan_2_1", "Wan 2.1", more_epochs=1),
     )

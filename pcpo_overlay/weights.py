@@ -14,7 +14,8 @@ def prediction_scale(abar_t: Tensor, prediction_type: str) -> Tensor:
     """``d eps / d pred``: how the implied noise estimate moves with the network's output.
 
     1 for ``epsilon``, ``sqrt(abar_t)`` for ``v_prediction``, ``-sqrt(abar_t/(1-abar_t))`` for ``sample`` (x0).
-    Credit is measured on the noise estimate whatever the network predicts, so every weight carries this factor.
+    Proportional credit is measured on the noise estimate whatever the network predicts, so its weights carry this
+    factor.
 
     Raises:
         ValueError: an unknown prediction type.
@@ -29,21 +30,32 @@ def prediction_scale(abar_t: Tensor, prediction_type: str) -> Tensor:
 
 
 def ddim_weight(abar_t: Tensor, abar_prev: Tensor, sigma: Tensor, prediction_type: str = "epsilon") -> Tensor:
-    """Native weight ``w = c/sigma`` of a DDIM step (Eq. 4): ``c = a - sqrt(1 - abar_prev - sigma**2)`` for noise.
+    """Native weight ``w = c/sigma`` of a DDIM step (Eq. 4), with ``c = -d mean/d pred`` of the network's own output.
 
-    For the other prediction types ``c`` is ``-d mean/d pred`` of the same step, which may be negative.
+    ``c = a - sqrt(1 - abar_prev - sigma**2)`` for noise. For the other prediction types it is derived on the output
+    itself and may be negative: through the noise estimate it would be inf*0 at ``abar_t = 0`` (zero terminal SNR).
 
     Args:
         abar_t, abar_prev: cumulative alphas of this and the next-lower step, same shape.
         sigma: std of the step as it is sampled (eta included), same shape.
+        prediction_type: what the network predicts.
 
     Returns:
-        Same shape; 0 where ``sigma`` is 0, the limit at a step between equal alphas.
+        Same shape; 0 where ``sigma`` is 0, since a step that draws nothing carries no credit.
+
+    Raises:
+        ValueError: an unknown prediction type.
     """
     direction = torch.sqrt((1 - abar_prev - sigma**2).clamp(min=0))
-    c = ddim_noise_coefficient(abar_t, abar_prev) - direction
-    w = torch.where(sigma > 0, c / sigma, torch.zeros_like(sigma))
-    return w * prediction_scale(abar_t, prediction_type)
+    if prediction_type == "epsilon":
+        c = ddim_noise_coefficient(abar_t, abar_prev) - direction
+    elif prediction_type == "v_prediction":
+        c = torch.sqrt(abar_prev * (1 - abar_t)) - direction * torch.sqrt(abar_t)
+    elif prediction_type == "sample":
+        c = direction * torch.sqrt(abar_t / (1 - abar_t)) - torch.sqrt(abar_prev)
+    else:
+        raise ValueError(f"prediction type {prediction_type!r} is not one of {', '.join(PREDICTION_TYPES)}")
+    return torch.where(sigma > 0, c / sigma, torch.zeros_like(sigma))
 
 
 def flow_weight(t: Tensor, dt: Tensor, scale: Tensor) -> Tensor:

@@ -27,8 +27,13 @@ PARAMETERS = {
     "dancegrpo": {"steps", "shift", "eta"},
     "flow-grpo": {"steps", "shift", "noise_level"},
 }
+MORE = {
+    "ddim": {"weight_policy", "variance", "why", "w_star"},
+    "dancegrpo": {"weight_policy"},
+    "flow-grpo": {"weight_policy"},
+}
 SCALARS = {
-    "ddim": {"w_star", "mean_native"},
+    "ddim": {"mean_native"},
     "dancegrpo": {"zeta", "mean_native"},
     "flow-grpo": {"zeta", "mean_native"},
 }
@@ -61,7 +66,10 @@ def test_json_has_every_key_and_one_value_per_step(capsys: Capture, sampler: str
     result = run_json(capsys, sampler, *(["--steps", str(steps)] if steps else []))
     assert set(result) == {"sampler", "mode", "resolved"} | PARAMETERS[sampler]
     resolved = result["resolved"]
-    assert set(resolved) == SCALARS[sampler] | set(COLUMNS[sampler]) | {"timestep", "std_native", "trained"}
+    assert (
+        set(resolved)
+        == SCALARS[sampler] | set(COLUMNS[sampler]) | {"timestep", "std_native", "trained"} | MORE[sampler]
+    )
     assert result["sampler"] == sampler
     assert result["steps"] == (steps or {"ddim": 50, "dancegrpo": 12, "flow-grpo": 10}[sampler])
     for name in COLUMNS[sampler]:
@@ -107,7 +115,9 @@ def test_table_is_aligned_and_holds_the_json(capsys: Capture, sampler: str) -> N
     assert (code, err) == (0, "")
     headline, header, *rows = out.splitlines()
     assert headline.split()[:2] == [sampler, numbers["mode"]]
-    assert {part.split("=")[0] for part in headline.split()[2:]} == PARAMETERS[sampler] | SCALARS[sampler]
+    assert {part.split("=")[0] for part in headline.split()[2:]} == PARAMETERS[sampler] | SCALARS[sampler] | (
+        {"w_star"} if sampler == "ddim" else set()
+    )
     assert header.split() == ["step", *COLUMNS[sampler]]
     assert len(rows) == numbers["steps"]
     assert {len(row) for row in rows} == {len(header)}

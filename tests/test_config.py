@@ -29,7 +29,7 @@ def test_every_mode_parses(mode: str) -> None:
     assert config == PCPOConfig(
         mode=mode,
         weights="proportional" if full else "native",
-        variance="paper" if full else "native",
+        variance="auto" if full else "native",
         w_star=None,
         zeta="schedule",
         precision="upstream",
@@ -51,7 +51,7 @@ def test_the_ladder_is_complete() -> None:
         *(("variance", value) for value in VARIANCES),
         *(("zeta", value) for value in ZETAS),
         *(("precision", value) for value in PRECISIONS),
-        *(("tape", value) for value in TAPES),
+        *(("tape", value) for value in TAPES if value != "off"),
     ],
 )
 def test_every_option_of_full_reaches_its_field(name: str, value: str) -> None:
@@ -64,6 +64,18 @@ def test_every_option_of_full_reaches_its_field(name: str, value: str) -> None:
 @pytest.mark.parametrize("text", ["5", "5.0", "4.5", "1e2"])
 def test_w_star(text: str) -> None:
     assert parse(f"full,w_star={text}").w_star == float(text)
+
+
+@pytest.mark.parametrize("mode", ["observe", "log"])
+@pytest.mark.parametrize("where", TAPES)
+def test_the_tape_of_modes_that_match_nothing(mode: str, where: str) -> None:
+    assert parse(f"{mode},tape={where}").tape == where
+
+
+@pytest.mark.parametrize("mode", ["match", "full"])
+def test_matching_needs_a_tape(mode: str) -> None:
+    with pytest.raises(PCPOError, match="nothing to match; it is for observe and log"):
+        parse(f"{mode},tape=off")
 
 
 @pytest.mark.parametrize("mode", ["log", "match", "full"])
@@ -106,7 +118,7 @@ def test_an_unknown_option_lists_the_options(text: str) -> None:
     ("name", "choices"),
     [
         ("weights", "proportional, uniform, native"),
-        ("variance", "paper, native"),
+        ("variance", "auto, paper, native"),
         ("zeta", "schedule, trained"),
         ("precision", "upstream, match"),
     ],

@@ -74,7 +74,7 @@ def test_tables_from_the_schedulers_own_sigmas():
     t = table.steps.timestep
     torch.testing.assert_close(table.weight(t, 10), table.steps.weight.float(), rtol=0, atol=0)
     assert table.weight(t[3], 4).tolist() == [pytest.approx(float(table.steps.weight[3]))] * 4
-    torch.testing.assert_close(table.native_weight(t, 10), table.steps.weight_native.float())
+    torch.testing.assert_close(table.policy_weight(t, 10), table.steps.weight_native.float())
 
 
 def test_dynamic_shifting_has_its_own_weights():

@@ -18,8 +18,10 @@ from torch.distributions import Normal
 from pcpo_overlay.losses import (
     clip_statistics,
     expand_to,
+    kl_divergence,
     log_hinge_loss,
     log_ratio,
+    match,
     ppo_clip_loss,
     ppo_hinge_loss,
 )
@@ -98,9 +100,8 @@ def test_log_hinge_is_the_ppo_hinge_to_second_order(size: float, advantage: floa
 @given(log_rho=log_ratios, advantage=advantages, clip_range=clip_ranges, log_objective=st.booleans())
 def test_clip_statistics(log_rho: float, advantage: float, clip_range: float, log_objective: bool) -> None:
     x = torch.tensor([log_rho], dtype=torch.float64, requires_grad=True)
-    statistics = clip_statistics(
-        x, torch.tensor([advantage], dtype=torch.float64), clip_range, log_objective=log_objective
-    )
+    credit = x if log_objective else torch.expm1(x)
+    statistics = clip_statistics(x, credit, torch.tensor([[advantage]], dtype=torch.float64), clip_range)
     for field in vars(statistics).values():
         assert field.shape == (1,) and not field.requires_grad
     assert statistics.masked.dtype == statistics.outside.dtype == torch.bool
@@ -130,13 +131,13 @@ def test_clip_statistics(log_rho: float, advantage: float, clip_range: float, lo
 def test_outside_and_masked_are_different_numbers() -> None:
     log_rho = torch.tensor([0.2, 0.2, -0.2, -0.2, 0.0])
     advantage = torch.tensor([1.0, -1.0, 1.0, -1.0, 1.0])
-    statistics = clip_statistics(log_rho, advantage, 0.1, log_objective=True)
+    statistics = clip_statistics(log_rho, log_rho, advantage[None], 0.1)
     assert statistics.outside.tolist() == [True, True, True, True, False]
     assert statistics.masked.tolist() == [True, False, False, True, False]
 
 
 def test_statistics_of_an_unchanged_policy() -> None:
-    statistics = clip_statistics(torch.zeros(3), torch.tensor([1.0, -1.0, 0.0]), 1e-4, log_objective=True)
+    statistics = clip_statistics(torch.zeros(3), torch.zeros(3), torch.tensor([[1.0, -1.0, 0.0]]), 1e-4)
     assert statistics.ratio.tolist() == [1.0] * 3
     assert statistics.log_ratio_error.tolist() == [0.0] * 3
     assert not statistics.masked.any() and not statistics.outside.any()
@@ -420,3 +421,52 @@ def test_shapes_that_do_not_agree_are_named() -> None:
         log_ratio(a, a, a, torch.ones(2, 1))
     with pytest.raises(ValueError, match=r"got shape \(\)"):
         expand_to(torch.tensor(1.0), a)
+
+
+# --- MATH of the policy: credit, log ratio and KL divergence from the same two moments -------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_match_has_the_policys_ratio_beside_the_credit(dtype: torch.dtype) -> None:
+    random = torch.Generator().manual_seed(0)
+    pred_old, z, d = (torch.randn(3, 2, 4, 4, dtype=torch.float64, generator=random) for _ in range(3))
+    pred_old, z = pred_old.to(dtype), z.to(dtype)
+    pred = (pred_old.double() + 0.1 * d).to(dtype).requires_grad_()
+    w = torch.tensor([0.5, 1.5, 0.0], dtype=torch.float64)
+    w_policy = torch.tensor([2.0, 0.3, 0.0], dtype=torch.float64)
+    matched = match(pred, pred_old, z, w, w_policy)
+    assert torch.equal(matched.credit, log_ratio(pred, pred_old, z, w))
+    exact = [x.detach().double() for x in (pred, pred_old, z)]
+    torch.testing.assert_close(matched.log_rho, log_ratio(*exact, w_policy), rtol=1e-6, atol=1e-7)
+    difference = (exact[0] - exact[1]).flatten(1)
+    kl = 0.5 * w_policy**2 * difference.square().mean(1)
+    torch.testing.assert_close(matched.kl, kl, rtol=1e-6, atol=1e-12)
+    torch.testing.assert_close(kl_divergence(pred, pred_old, w_policy), kl, rtol=1e-6, atol=1e-12)
+    assert not matched.log_rho.requires_grad and not matched.kl.requires_grad
+    (gradient,) = torch.autograd.grad(matched.credit.sum(), pred, retain_graph=True)
+    (expected,) = torch.autograd.grad(log_ratio(pred, pred_old, z, w).sum(), pred)
+    assert torch.equal(gradient, expected)
+
+
+def test_under_the_samplers_own_weights_the_credit_is_the_log_ratio_bit_for_bit() -> None:
+    random = torch.Generator().manual_seed(0)
+    pred, pred_old, z = (torch.randn(3, 4, generator=random) for _ in range(3))
+    w = torch.tensor([0.3, 1.0, 4.5])
+    matched = match(pred, pred_old, z, w, w)
+    assert torch.equal(matched.credit, matched.log_rho)
+    same = match(pred, pred, z, w, 2 * w)
+    assert not same.credit.any() and not same.log_rho.any() and not same.kl.any()
+
+
+@repeatable
+@given(std=st.floats(0.05, 3), shift=st.floats(-2, 2))
+def test_the_kl_divergence_is_that_of_two_gaussians(std: float, shift: float) -> None:
+    """Against torch.distributions, for one value of a step whose mean moves by ``c*d``."""
+    c = 0.7
+    mean, scale = torch.tensor([c * shift], dtype=torch.float64), torch.tensor([std], dtype=torch.float64)
+    old, new = Normal(0 * mean, scale), Normal(mean, scale)
+    kl = kl_divergence(
+        *torch.tensor([[[shift]], [[0.0]]], dtype=torch.float64), torch.tensor([c / std], dtype=torch.float64)
+    )
+    expected = torch.distributions.kl_divergence(old, new)
+    assert float(kl) == pytest.approx(float(expected), rel=1e-6, abs=1e-12)

@@ -12,8 +12,9 @@ from pcpo_overlay.record.gradients import GradientMetrics, first_layer, readable
 from pcpo_overlay.record.metrics import PADDING, Samples, StepMetrics
 
 
-def trained(timestep, log_rho, advantage, loss, divisor=1):
-    return Trained(timestep, log_rho, advantage, loss, clip_range=0.1, divisor=divisor)
+def trained(timestep, log_rho, advantage, loss, divisor=1, **more):
+    more.setdefault("advantages", [advantage])
+    return Trained(timestep, log_rho.detach(), loss=loss.detach(), clip_range=0.1, divisor=divisor, **more)
 
 
 def reduced(log_rho, advantage, timestep, *, log_objective=True, loss=0.5):
@@ -49,7 +50,10 @@ def test_summary():
     assert summary["log_ratio_error_mean"] == pytest.approx(sum(errors) / 3, rel=1e-5)
     assert summary["log_ratio_error_max"] == pytest.approx(max(errors), rel=1e-5)
     assert summary["approx_kl"] == pytest.approx((0.04 + 0.04 + 0.0025) / 8, rel=1e-6)
+    assert summary["credit_mean"] == pytest.approx(0.0125, rel=1e-6)
+    assert summary["credit_min"] == pytest.approx(-0.2) and summary["credit_max"] == pytest.approx(0.2)
     assert summary["nonfinite"] == 0
+    assert "kl" not in summary  # nothing was recorded to compute it from
     per_timestep = summary["per_timestep"]
     assert per_timestep["timestep"] == [21, 1]
     assert per_timestep["count"] == [2, 2]
@@ -128,7 +132,7 @@ def noted(*, on_cpu):
 
 def test_numbers_and_tensors_reduce_to_the_same():
     numbers, tensors = (noted(on_cpu=on_cpu).reduce(lambda x: x) for on_cpu in (True, False))
-    for column in ("timestep", "log_rho", "advantage", "loss", "kl_loss"):
+    for column in ("timestep", "log_rho", "credit", "advantages", "loss", "kl_loss"):
         a, b = getattr(numbers, column), getattr(tensors, column)
         assert a.dtype == b.dtype == torch.float64
         assert torch.equal(a, b), column
@@ -150,7 +154,8 @@ def test_the_loss_is_that_before_its_division(on_cpu):
 
 def test_no_tensor_is_kept_on_a_cpu():
     """Between the large ones of a pass they cost page faults: measured by benchmarks/overhead.py."""
-    for column in vars(noted(on_cpu=True)).values():
+    metrics = noted(on_cpu=True)
+    for column in (*metrics._columns.values(), metrics._loss, metrics._kl_loss):
         if isinstance(column, list):
             assert column
             assert not any(isinstance(kept, torch.Tensor) for kept in column)
@@ -217,3 +222,54 @@ def test_first_layer(parameter, layer):
 )
 def test_a_layer_is_named_without_its_wrappers(layer, name):
     assert readable(layer) == name
+
+
+def test_the_policys_numbers_and_the_objectives():
+    """Under other weights than the sampler's the credit is no log ratio: each has names of its own."""
+    metrics = StepMetrics(log_objective=True)
+    metrics.add(
+        trained(
+            torch.tensor([21, 1]),
+            torch.tensor([0.2, -0.05]),
+            torch.tensor([1.0, 1.0]),
+            torch.tensor(0.0),
+            credit=torch.tensor([0.05, -0.3]),
+            kl=torch.tensor([0.02, 0.04]),
+        )
+    )
+    summary = metrics.reduce(lambda x: x).summary()
+    assert summary["fraction_outside"] == 0.5  # by the policy: exp(0.2)
+    assert summary["fraction_masked"] == 0  # by the credit: 0.1 - 0.05 > 0
+    assert summary["ratio_max"] == pytest.approx(math.exp(0.2))
+    assert summary["credit_mean"] == pytest.approx(-0.125)
+    assert summary["credit_std"] == pytest.approx(0.175)
+    assert summary["approx_kl"] == pytest.approx((0.04 + 0.0025) / 4, rel=1e-5)
+    assert summary["kl"] == pytest.approx(0.03)
+    assert summary["per_timestep"]["kl"] == pytest.approx([0.02, 0.04])
+
+
+def test_in_the_baseline_the_credit_is_the_ratio_less_one():
+    summary = reduced([0.2], [1.0], [1], log_objective=False).summary()
+    assert summary["credit_mean"] == pytest.approx(math.expm1(0.2))
+
+
+def test_a_sample_is_masked_where_every_loss_masks_it():
+    """HunyuanVideo has two losses on one ratio; a sample counts once."""
+    metrics = StepMetrics(log_objective=True)
+    advantages = [torch.tensor([1.0, 1.0]), torch.tensor([2.0, -1.0])]
+    metrics.add(
+        trained(
+            torch.tensor([1, 1]), torch.tensor([0.2, 0.2]), None, torch.tensor(0.5), advantages=advantages
+        )
+    )
+    summary = metrics.reduce(lambda x: x).summary()
+    assert summary["samples"] == 2
+    assert summary["fraction_masked"] == 0.5
+
+
+def test_what_no_step_follows_on_is_forgotten():
+    metrics = noted(on_cpu=True)
+    metrics.clear()
+    one = torch.ones(1)
+    metrics.add(trained(one, one, one, torch.tensor(0.25)))
+    assert metrics.reduce(lambda x: x).summary()["samples"] == 1

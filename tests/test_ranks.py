@@ -127,7 +127,7 @@ def test_samples_drawn_one_by_one_keep_their_places(session):
     assert samples["pcpo_index"].shape == (3, 2)
     for sample in range(3):
         for index in range(2):
-            found = session.tape.lookup(samples["pcpo_index"][sample : sample + 1, index])
+            found = session.tape.lookup(samples["pcpo_index"][sample : sample + 1], index)
             assert found.pred_old.unique().tolist() == [10 * sample + index]
             assert found.z.unique().tolist() == [4.0]  # (sample - mean) / std
 

@@ -103,8 +103,8 @@ def test_a_label_names_only_what_differs_from_the_mode() -> None:
         return labels.label_of(parse(text).on(upstream), upstream)
 
     assert label("full") == "full"
-    assert label("full,weights=proportional,variance=paper") == "full"
-    assert label("full,w_star=5,precision=match") == "full,w_star=5,precision=match"
+    assert label("full,weights=proportional,variance=auto") == "full"
+    assert label("full,w_star=5,precision=match") == "full,variance=paper,w_star=5,precision=match"
     assert label("observe") == "observe"
     assert labels.label({"mode": "full", "invented": 3}, "ddpo") != "full"
     assert parse(label("full,variance=native")) == parse("full,variance=native")

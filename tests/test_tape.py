@@ -20,7 +20,7 @@ def record_rollout(tape, rollout, dtype=torch.float32):
     for step in range(STEPS):
         values = torch.tensor([float(value(rollout, b, step)) for b in range(BATCH)])
         pred = values[:, None, None].expand(BATCH, 2, 2).to(dtype)
-        tape.record(pred, -pred, values / 8)
+        tape.record(pred, -pred, values / 8, values / 4)
     return tape.close_rollout()
 
 
@@ -36,11 +36,12 @@ def test_lookup_after_shuffling_samples_and_steps():
         hooks.permute(samples, perms)
         index, truth = samples[INDEX], torch.gather(truth[perm], 1, perms)
         for step in range(STEPS):
-            matched = tape.lookup(index[:, step])
+            matched = tape.lookup(index, step)
             expected = truth[:, step].float()
             assert torch.equal(matched.pred_old[:, 0, 0], expected)
             assert torch.equal(matched.z[:, 1, 1], -expected)
             assert torch.equal(matched.weight, expected / 8)
+            assert torch.equal(matched.policy_weight, expected / 4)
 
 
 def test_a_tape_on_the_cpu_gives_the_same_back():
@@ -48,7 +49,7 @@ def test_a_tape_on_the_cpu_gives_the_same_back():
     here, there = Tape(), Tape(on_cpu=True)
     index = record_rollout(here, 0)
     assert torch.equal(record_rollout(there, 0), index)
-    a, b = here.lookup(index[:, 2]), there.lookup(index[:, 2])
+    a, b = here.lookup(index, 2), there.lookup(index, 2)
     assert torch.equal(a.pred_old, b.pred_old) and torch.equal(a.z, b.z) and torch.equal(a.weight, b.weight)
     assert here.nbytes == there.nbytes
 
@@ -57,29 +58,29 @@ def test_a_tape_on_the_cpu_gives_the_same_back():
 def test_a_tape_on_the_cpu_leaves_the_device():
     tape = Tape(on_cpu=True)
     values = torch.ones(BATCH, 2, device="cuda")
-    tape.record(values, -values, torch.ones(BATCH, device="cuda"))
-    assert tape._pred[0].device.type == tape._z[0].device.type == "cpu"
+    tape.record(values, -values, *torch.ones(2, BATCH, device="cuda"))
+    assert tape._pred.joined().device.type == tape._z.joined().device.type == "cpu"
     index = tape.close_rollout()
     assert index.device.type == "cuda"
-    matched = tape.lookup(index[:, 0])
+    matched = tape.lookup(index, 0)
     assert matched.pred_old.device.type == matched.z.device.type == "cuda"
 
 
 def test_a_subset_of_the_samples_keeps_its_records():
     tape = Tape()
     index = record_rollout(tape, 0)[[2, 0]]
-    assert tape.lookup(index[:, 1]).pred_old[:, 0, 0].tolist() == [value(0, 2, 1), value(0, 0, 1)]
+    assert tape.lookup(index, 1).pred_old[:, 0, 0].tolist() == [value(0, 2, 1), value(0, 0, 1)]
 
 
 def test_dtypes_are_kept_and_nothing_hangs_on_the_graph():
     tape = Tape()
     pred = torch.ones(BATCH, 2, dtype=torch.bfloat16, requires_grad=True)
-    tape.record(pred, pred, torch.ones(BATCH))
-    matched = tape.lookup(tape.close_rollout()[:, 0])
+    tape.record(pred, pred, *torch.ones(2, BATCH))
+    matched = tape.lookup(tape.close_rollout(), 0)
     assert matched.pred_old.dtype == matched.z.dtype == torch.bfloat16
     assert matched.weight.dtype == torch.float32
     assert not matched.pred_old.requires_grad
-    assert tape.nbytes == BATCH * (2 * 2 * 2 + 4)
+    assert tape.nbytes == BATCH * (2 * 2 * 2 + 2 * 4)
 
 
 def test_an_empty_rollout_is_an_error():
@@ -95,3 +96,50 @@ def test_clear_forgets():
     tape.clear()
     assert tape.nbytes == 0
     assert record_rollout(tape, 1).min() == 0
+
+
+def test_room_for_as_much_as_the_last_epoch_had():
+    """The second epoch is written into one piece of memory, and read from it without a copy."""
+    tape = Tape()
+    for rollout in range(2):
+        record_rollout(tape, rollout)
+    tape.clear()
+    index = torch.cat([record_rollout(tape, r) for r in range(2)])
+    room = tape._pred.joined()
+    assert room.shape == (2 * BATCH * STEPS, 2, 2)
+    assert tape._pred.joined() is room
+    expected = [value(r, b, 1) for r in range(2) for b in range(BATCH)]
+    assert tape.lookup(index, 1).pred_old[:, 0, 0].tolist() == expected
+
+
+@pytest.mark.parametrize("changed", ["more", "fewer", "dtype"])
+def test_an_epoch_unlike_the_last_one(changed):
+    tape = Tape()
+    for rollout in range(2):
+        record_rollout(tape, rollout)
+    tape.clear()
+    rollouts = {"more": 3, "fewer": 1, "dtype": 2}[changed]
+    dtype = torch.float64 if changed == "dtype" else torch.float32
+    index = torch.cat([record_rollout(tape, r, dtype) for r in range(rollouts)])
+    for step in range(STEPS):
+        found = tape.lookup(index, step)
+        assert found.pred_old.dtype == dtype
+        assert found.pred_old[:, 0, 0].tolist() == [
+            value(r, b, step) for r in range(rollouts) for b in range(BATCH)
+        ]
+
+
+def test_without_noise_there_is_none():
+    tape = Tape()
+    tape.record(torch.ones(BATCH, 2), None, *torch.ones(2, BATCH))
+    assert tape.lookup(tape.close_rollout(), 0).z is None
+
+
+def test_clearing_twice_keeps_what_is_known_of_the_last_epoch():
+    """The training's end clears, and so does the next epoch's begin."""
+    tape = Tape()
+    record_rollout(tape, 0)
+    tape.clear()
+    tape.clear()
+    record_rollout(tape, 1)
+    assert tape._pred._room is not None

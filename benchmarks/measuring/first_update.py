@@ -23,9 +23,7 @@ from pcpo_overlay.tools.launch import without_cuda
 
 def columns(samples: Samples) -> dict[str, list[Any]]:
     """Timestep, log ratio, ratio, and whether it is outside or masked, of each sample-timestep."""
-    stats = clip_statistics(
-        samples.log_rho, samples.advantage, samples.clip_range, log_objective=samples.log_objective
-    )
+    stats = clip_statistics(samples.log_rho, samples.credit, samples.advantages, samples.clip_range)
     return {
         "timestep": samples.timestep.tolist(),
         "log_rho": samples.log_rho.tolist(),

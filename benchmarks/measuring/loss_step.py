@@ -515,7 +515,7 @@ def metrics_cost(device: torch.device, repeats: int, rng: random.Random) -> Sect
 
     def add() -> None:
         for n in range(_PASSES):
-            metrics.add(Trained(timesteps[n % 50], values, values, loss, CLIP_RANGE, 1))
+            metrics.add(Trained(timesteps[n % 50], values, [values], loss, CLIP_RANGE))
 
     def reduce() -> Any:
         return metrics.reduce(lambda rows: rows).summary()

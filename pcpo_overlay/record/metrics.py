@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from itertools import chain
 from typing import Any
 
@@ -31,53 +32,70 @@ class StepMetrics:
     asks the system for new memory where it would have used the same again, up to a quarter of a loss step.
 
     Attributes:
+        log_objective: whether the objective's hinge is on the log ratio (Eq. 3) rather than on ``rho - 1`` (Eq. 2).
         on_cpu: the tensors that are noted lie on a CPU.
     """
 
     log_objective: bool
     on_cpu: bool = False
     clip_range: float = 0.0
-    _log_rho: list[Kept] = field(default_factory=list)
-    _advantage: list[Kept] = field(default_factory=list)
-    _timestep: list[Kept] = field(default_factory=list)
+    _columns: dict[str, list[Kept]] = field(default_factory=lambda: defaultdict(list))
     _loss: list[Kept] = field(default_factory=list)
     _divisor: list[float] = field(default_factory=list)
-    _kl: list[Kept] = field(default_factory=list)
+    _kl_loss: list[Kept] = field(default_factory=list)
 
     def add(self, trained: Trained) -> None:
         """Take note of one backward pass."""
         self.clip_range = trained.clip_range
-        self._timestep.append(self._kept(trained.timestep))
-        self._log_rho.append(self._kept(trained.log_rho))
-        self._advantage.append(self._kept(trained.advantage))
+        columns = {
+            "timestep": trained.timestep,
+            "log_rho": trained.log_rho,
+            "credit": trained.credit,
+            "kl": trained.kl,
+        }
+        columns.update({f"advantage{i}": a for i, a in enumerate(trained.advantages)})
+        for name, column in columns.items():
+            if column is not None:
+                self._columns[name].append(self._kept(column))
         self._loss.append(self._kept(trained.loss))
         self._divisor.append(trained.divisor)
 
     def add_kl(self, kl_loss: Tensor) -> None:
         """Take note of the () KL term of one backward pass, where the trainer has one."""
-        self._kl.append(self._kept(kl_loss))
+        self._kl_loss.append(self._kept(kl_loss))
 
     def _kept(self, x: Tensor) -> Kept:
         return x.tolist() if self.on_cpu else x.detach()
 
+    def clear(self) -> None:
+        """Forget what no optimizer step will follow on."""
+        for kept in (self._columns, self._loss, self._divisor, self._kl_loss):
+            kept.clear()
+
     def reduce(self, gather: Gather) -> Samples:
         """Everything noted since the last call, from all ranks, on the host."""
-        columns = torch.stack([_joined(c) for c in (self._timestep, self._log_rho, self._advantage)], dim=1)
+        columns = torch.stack([_joined(kept) for kept in self._columns.values()], dim=1)
         # One KL term a loss, or none at all: a second column beside it.
-        losses = torch.stack([_joined(c) for c in (self._loss, self._kl) if c], dim=1)
+        losses = torch.stack([_joined(c) for c in (self._loss, self._kl_loss) if c], dim=1)
         losses[:, 0] *= losses.new_tensor(self._divisor)
         columns, losses = gather(columns).cpu(), gather(losses).cpu()
         columns = columns[columns[:, 0] != PADDING]
-        self._timestep, self._log_rho, self._advantage = [], [], []
-        self._loss, self._divisor, self._kl = [], [], []
+        named = dict(zip(self._columns, columns.unbind(1), strict=True))
+        self.clear()
+        advantages = [column for name, column in named.items() if name.startswith("advantage")]
+        log_rho = named["log_rho"]
+        credit = named.get("credit")
+        if credit is None:
+            credit = log_rho if self.log_objective else torch.expm1(log_rho)
         return Samples(
-            columns[:, 0],
-            columns[:, 1],
-            columns[:, 2],
-            losses[:, 0],
-            losses[:, 1:].flatten(),
-            self.clip_range,
-            self.log_objective,
+            timestep=named["timestep"],
+            log_rho=log_rho,
+            credit=credit,
+            kl=named.get("kl", log_rho.new_empty(0)),
+            advantages=torch.stack(advantages),
+            loss=losses[:, 0],
+            kl_loss=losses[:, 1:].flatten(),
+            clip_range=self.clip_range,
         )
 
 
@@ -93,38 +111,51 @@ def _joined(column: Sequence[Kept]) -> Tensor:
 class Samples:
     """Sample-timesteps on the host: (n,) float64 columns, and the (m,) losses of their backward passes.
 
-    ``kl_loss`` is (m,) too where the trainer has a KL term, else empty.
+    Attributes:
+        timestep, log_rho: (n,), the log ratio of the policy.
+        credit: (n,) what the objective's hinge is on.
+        kl: (n,) exact KL divergence of the step, or empty where the rollouts recorded nothing.
+        advantages: (k, n) of the k losses trained on a step.
+        loss: (m,).
+        kl_loss: (m,) where the trainer has a KL term, else empty.
+        clip_range: ``xi``.
     """
 
     timestep: Tensor
     log_rho: Tensor
-    advantage: Tensor
+    credit: Tensor
+    kl: Tensor
+    advantages: Tensor
     loss: Tensor
     kl_loss: Tensor
     clip_range: float
-    log_objective: bool
 
     @staticmethod
     def concatenate(parts: list[Samples]) -> Samples:
         """Several steps as one."""
-        timestep, log_rho, advantage, loss, kl_loss = (
-            torch.cat([getattr(p, c) for p in parts])
-            for c in ("timestep", "log_rho", "advantage", "loss", "kl_loss")
-        )
-        first = parts[0]
-        return Samples(timestep, log_rho, advantage, loss, kl_loss, first.clip_range, first.log_objective)
+        columns = {
+            column.name: torch.cat([getattr(part, column.name) for part in parts], dim=-1)
+            for column in fields(Samples)
+            if column.name != "clip_range"
+        }
+        return Samples(**columns, clip_range=parts[0].clip_range)
 
     @property
     def nonfinite(self) -> Tensor:
-        """(n,) bool: where the log ratio is not finite."""
-        return ~torch.isfinite(self.log_rho)
+        """(n,) bool: where the log ratio or the credit is not finite."""
+        return ~(torch.isfinite(self.log_rho) & torch.isfinite(self.credit))
 
     def summary(self) -> dict[str, Any]:
-        """The fields of a "step" record; statistics are over the finite log ratios, ``nonfinite`` counts the rest."""
+        """The fields of a "step" record; statistics are over the finite log ratios, ``nonfinite`` counts the rest.
+
+        ``ratio_*``, ``fraction_outside``, ``approx_kl`` and ``kl`` are of the policy in every mode, ``credit_*`` and
+        ``fraction_masked`` of the objective.
+        """
         finite = ~self.nonfinite
-        timestep, log_rho, advantage = self.timestep[finite], self.log_rho[finite], self.advantage[finite]
-        stats = clip_statistics(log_rho, advantage, self.clip_range, log_objective=self.log_objective)
+        timestep, credit = self.timestep[finite], self.credit[finite]
+        stats = clip_statistics(self.log_rho[finite], credit, self.advantages[:, finite], self.clip_range)
         outside, masked = stats.outside.double(), stats.masked.double()
+        kl = self.kl[finite] if self.kl.numel() else None
         finite_loss = self.loss[torch.isfinite(self.loss)]
         # Where rho is 1 there is no relative error to speak of.
         error = stats.log_ratio_error[stats.ratio != 1]
@@ -142,23 +173,33 @@ class Samples:
             "fraction_outside": by_timestep(outside),
             "fraction_masked": by_timestep(masked),
             "ratio_mean": by_timestep(stats.ratio),
+            **({} if kl is None else {"kl": by_timestep(kl)}),
         }
         return {
             "samples": self.log_rho.numel(),
             "loss": mean(finite_loss),
             "fraction_outside": mean(outside),
             "fraction_masked": mean(masked),
-            "ratio_mean": mean(stats.ratio),
-            "ratio_std": mean((stats.ratio - stats.ratio.mean()) ** 2) ** 0.5 if log_rho.numel() else None,
-            "ratio_min": float(stats.ratio.min()) if log_rho.numel() else None,
-            "ratio_max": float(stats.ratio.max()) if log_rho.numel() else None,
+            **_spread("ratio", stats.ratio),
+            **_spread("credit", credit),
             "log_ratio_error_mean": mean(error) if error.numel() else 0.0,
             "log_ratio_error_max": float(error.max()) if error.numel() else 0.0,
             "approx_kl": mean(stats.approx_kl),
+            **({} if kl is None else {"kl": mean(kl)}),
             **({"kl_loss": mean(self.kl_loss)} if self.kl_loss.numel() else {}),
             "nonfinite": int(self.nonfinite.sum()) + int((~torch.isfinite(self.loss)).sum()),
             "per_timestep": per_timestep,
         }
+
+
+def _spread(name: str, x: Tensor) -> dict[str, float | None]:
+    """Mean, standard deviation and extremes of (n,) values; None of nothing but for the mean."""
+    return {
+        f"{name}_mean": mean(x),
+        f"{name}_std": mean((x - x.mean()) ** 2) ** 0.5 if x.numel() else None,
+        f"{name}_min": float(x.min()) if x.numel() else None,
+        f"{name}_max": float(x.max()) if x.numel() else None,
+    }
 
 
 def mean(x: Tensor) -> float:

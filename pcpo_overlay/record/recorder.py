@@ -24,12 +24,16 @@ class Recorder:
         ranks: accelerate's Accelerator or :class:`~pcpo_overlay.ranks.TorchRanks`.
         log_objective: whether the objective is on the log ratio.
         folder: what the main rank writes to; None on the others.
+        carries_over: whether what an epoch's last accumulation leaves over is part of the next epoch's first step.
     """
 
-    def __init__(self, ranks: Any, log_objective: bool, folder: RunFolder | None) -> None:
+    def __init__(
+        self, ranks: Any, log_objective: bool, folder: RunFolder | None, carries_over: bool = True
+    ) -> None:
         self.folder = folder
         self.metrics = StepMetrics(log_objective=log_objective, on_cpu=ranks.device.type == "cpu")
         self._ranks = ranks
+        self._carries_over = carries_over
         self._device: torch.device = ranks.device
         self._clip_range: float | None = folder.run.get("clip_range") if folder else None
         self._gradients: GradientMetrics | None = None
@@ -49,6 +53,8 @@ class Recorder:
         self._epoch = self._epochs_begun if epoch is None else epoch
         self._epochs_begun = self._epoch + 1
         self.epoch_steps.clear()
+        if not self._carries_over:
+            self.metrics.clear()
         self._rewards = {}
         if self.folder and is_first:
             self.folder.rewind(self._epoch)

@@ -54,9 +54,8 @@ def test_full_is_exactly_one_on_policy_and_changes_the_gradient(dance_run, name)
     unpatched, run = dance_run(name), dance_run(name, "full")
     assert_on_policy(run.metrics("step")[0])
     assert first_difference(unpatched.record["gradients"][0], run.record["gradients"][0]) is not None
-    # The paper's variance is DDIM's alone; a flow sampler is never changed.
-    samples_alike = first_difference(unpatched.record["rollouts"][0], run.record["rollouts"][0]) is None
-    assert samples_alike == (name != "sd")
+    # A flow sampler is never changed, and DDIM's not at so few steps.
+    assert first_difference(unpatched.record["rollouts"][0], run.record["rollouts"][0]) is None
 
 
 @pytest.mark.parametrize("name", TRAINERS)

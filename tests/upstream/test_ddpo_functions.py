@@ -127,5 +127,5 @@ def test_ppo_clip_gradient(ppo_loss, objective):
     theirs, ours = gradients
     assert 0.1 < float((theirs == 0).double().mean()) < 0.9
     torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-14)
-    stats = losses.clip_statistics(shift, advantages, clip_range, log_objective=False)
+    stats = losses.clip_statistics(shift, torch.expm1(shift), advantages[None], clip_range)
     assert torch.equal(stats.masked, theirs == 0)

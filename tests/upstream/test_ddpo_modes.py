@@ -57,17 +57,25 @@ def test_proportional_weights_alone_sample_like_off(ddpo_run):
 
 
 def test_paper_variance_changes_the_samples(ddpo_run):
-    assert not samples_alike(ddpo_run("full"), ddpo_run("off"))
+    assert not samples_alike(ddpo_run("full,variance=paper"), ddpo_run("off"))
+
+
+def test_auto_leaves_a_sampler_of_few_steps_alone(ddpo_run):
+    auto, native = ddpo_run("full"), ddpo_run("full,variance=native")
+    assert first_difference(auto.record, native.record) is None
+    assert auto.run_json["resolved"]["variance"] == "native"
+    assert "auto: the paper's leaves" in auto.run_json["resolved"]["why"]
+    assert auto.run_json["resolved"]["why"] in auto.stderr
 
 
 def test_native_weights_under_the_paper_variance(ddpo_run):
-    full, native = ddpo_run("full"), ddpo_run("full,weights=native")
+    full, native = ddpo_run("full,variance=paper"), ddpo_run("full,weights=native,variance=paper")
     assert samples_alike(full, native)
     assert gradient_distance(full, native) > 0.05
 
 
 def test_w_star_changes_the_variance(ddpo_run):
-    full, other = ddpo_run("full"), ddpo_run("full,w_star=30")
+    full, other = ddpo_run("full,variance=paper"), ddpo_run("full,w_star=30")
     assert not samples_alike(full, other)
     assert other.run_json["resolved"]["w_star"] == 30
 

@@ -33,6 +33,6 @@ TOLERANCES = {
 }
 
 
-@pytest.mark.parametrize("mode", ["observe", "full"])
+@pytest.mark.parametrize("mode", ["observe", "full,variance=paper", "full"])
 def test_series(ddpo_run, mode):
     check("ddpo", mode, ddpo_run(mode, **SETTINGS).metrics("epoch"), TOLERANCES)

@@ -46,8 +46,10 @@ def test_two_ranks_report_all_samples_once(ddpo_run):
     assert first_difference(*(list(r["weights"].values()) for r in run.ranks)) is None
 
 
-def test_metrics_agree_with_what_upstream_logs(ddpo_run):
-    run = ddpo_run("observe")
+@pytest.mark.parametrize("mode", ["observe", "log", "match", "full", "full,variance=paper"])
+def test_metrics_agree_with_what_upstream_logs(ddpo_run, mode):
+    """In every mode upstream's names are of the policy: what it logs compares arms."""
+    run = ddpo_run(mode)
     logged = [v for _, v in run.record["logs"] if "clipfrac" in v]
     steps = run.metrics("step")
     assert len(logged) == len(steps) == 4

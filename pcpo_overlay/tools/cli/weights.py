@@ -113,7 +113,7 @@ def run(args: argparse.Namespace) -> int:
 def format_table(table: WeightTable) -> str:
     """The table as aligned text: a line with the parameters and scalars, the column names, one line per step."""
     values = {**table.parameters, **{name: f"{value:#.6g}" for name, value in table.scalars.items()}}
-    headline = "  ".join([table.sampler, str(table.config), *(f"{n}={v}" for n, v in values.items())])
+    headline = "  ".join([table.sampler, table.mode, *(f"{n}={v}" for n, v in values.items())])
     columns = [("step", [str(i) for i in range(table.steps.dt.numel())])]
     for name, column in table.columns():
         pattern = "#.6g" if column.is_floating_point() else "d"

@@ -25,13 +25,15 @@ class WeightTable:
     Attributes:
         sampler: ``ddim``, ``dancegrpo`` or ``flow-grpo``.
         parameters: what the schedule was computed from, by name.
-        config: the mode and its options.
+        mode: the mode as it was asked for.
+        config: the mode and its options as they act.
         steps: the resolved schedule.
         note: what a reader should know about this schedule, or None.
     """
 
     sampler: str
     parameters: dict[str, str | int | float]
+    mode: str
     config: PCPOConfig
     steps: Steps
     note: str | None = None
@@ -58,7 +60,7 @@ class WeightTable:
         return {
             "sampler": self.sampler,
             **self.parameters,
-            "mode": str(self.config),
+            "mode": self.mode,
             "resolved": self.steps.as_dict(),
         }
 
@@ -90,7 +92,7 @@ def ddim_table(
         made = _from_file(scheduler, "DDIMScheduler")
         made.set_timesteps(steps)
         parameters["scheduler"] = str(scheduler)
-        return WeightTable("ddim", parameters, config, read_scheduler(made, eta, config, trained))
+        return WeightTable("ddim", parameters, mode, config, read_scheduler(made, eta, config, trained))
     note = None
     if steps == _TRAIN_TIMESTEPS:
         note = (
@@ -98,7 +100,7 @@ def ddim_table(
             "the first timestep is clipped from 1000 to 999 here"
         )
     resolved = ddim_steps(sd_alphas_cumprod(), timestep, steps, eta, config, trained=trained)
-    return WeightTable("ddim", parameters, config, resolved, note)
+    return WeightTable("ddim", parameters, mode, config, resolved, note)
 
 
 def dancegrpo_table(
@@ -119,7 +121,7 @@ def dancegrpo_table(
     _check_positive("eta", eta)
     config = parse(mode, "--mode").on("dancegrpo_flux")
     resolved = dancegrpo_steps(dancegrpo_sigmas(steps, shift), eta, config, _or_all_but_last(trained, steps))
-    return WeightTable("dancegrpo", {"steps": steps, "shift": shift, "eta": eta}, config, resolved)
+    return WeightTable("dancegrpo", {"steps": steps, "shift": shift, "eta": eta}, mode, config, resolved)
 
 
 def flow_grpo_table(
@@ -166,7 +168,7 @@ def flow_grpo_table(
         parameters.update({"noise_level": noise_level, "scheduler": str(scheduler)})
         parameters.update({} if mu is None else {"mu": mu})
         return WeightTable(
-            "flow-grpo", parameters, config, read_scheduler(made, noise_level, config, trained)
+            "flow-grpo", parameters, mode, config, read_scheduler(made, noise_level, config, trained)
         )
     if mu is not None:
         raise PCPOError("--mu is for a --scheduler with dynamic shifting")
@@ -175,7 +177,7 @@ def flow_grpo_table(
     sigmas = sd3_sigmas(steps, shift)
     parameters.update({"shift": shift, "noise_level": noise_level})
     resolved = flow_grpo_steps(sigmas, sigmas[:-1] * _TRAIN_TIMESTEPS, noise_level, config, trained)
-    return WeightTable("flow-grpo", parameters, config, resolved)
+    return WeightTable("flow-grpo", parameters, mode, config, resolved)
 
 
 def _or_all_but_last(trained: int | None, steps: int) -> int:
