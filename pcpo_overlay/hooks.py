@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pcpo_overlay.config import PCPOConfig, PCPOError, resolve
 from pcpo_overlay.messages import say
-from pcpo_overlay.ranks import TorchRanks
+from pcpo_overlay.ranks import TorchRanks, agree
 from pcpo_overlay.session import Off, Session
 
 _FLAG = "pcpo"
@@ -104,7 +104,9 @@ def start(upstream: str, accelerator: Any, trainer: Any) -> None:
     if plain:  # these trainers have no line for it before their imports, and need nothing that early
         compat(upstream)
     absl_flag = _flags[_FLAG].value if _flags is not None else None
-    _session = _session_of(resolve(getattr(trainer, _FLAG, None) if plain else absl_flag))
+    config = resolve(getattr(trainer, _FLAG, None) if plain else absl_flag)
+    agree(str(config) if config.recording else "off", required=config.recording)
+    _session = _session_of(config)
     if isinstance(_session, Off):
         return
     if plain:

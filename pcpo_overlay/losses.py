@@ -15,6 +15,11 @@ def at_least_float32(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
+def as_float64(x: Tensor) -> Tensor:
+    """``x`` in float64: on its device, or on the CPU where the device has none (MPS)."""
+    return (x.cpu() if x.device.type == "mps" else x).double()
+
+
 def expand_to(per_sample: Tensor, like: Tensor) -> Tensor:
     """View (B,) as (B, 1, ..., 1) with as many dimensions as ``like``.
 

@@ -13,7 +13,7 @@ from pcpo_overlay.config import HookError, PCPOConfig
 from pcpo_overlay.flow_grpo import UniquePrompts
 from pcpo_overlay.messages import say
 from pcpo_overlay.objective import Objective
-from pcpo_overlay.record import provenance, run_folder
+from pcpo_overlay.record import provenance
 from pcpo_overlay.record.recorder import Recorder
 from pcpo_overlay.record.run_folder import RunFolder
 from pcpo_overlay.rollout import Rollout
@@ -96,7 +96,7 @@ class Session:
         if ranks.is_main_process:
             clone = provenance.clone_state(Path(sys.argv[0]))
             folder = RunFolder(
-                run_folder.default_path(trainer, config.mode),
+                None,
                 {
                     "upstream": trainer,
                     "mode": config.mode,
@@ -111,6 +111,7 @@ class Session:
                 },
                 resume=bool(entry.resume and setting(settings, entry.resume)),
             )
+            folder.end_with_process()
             commit = clone["commit"][:12] if clone else "unknown commit"
             tree = (
                 clone["patched_tree"][:12] + (" (edited)" if clone["modified"] else "")

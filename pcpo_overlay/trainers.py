@@ -160,7 +160,7 @@ TRAINERS: Mapping[str, Trainer] = {
         _FLOW_GRPO,
         _DANCE_SD,
         _DANCE_FLUX,
-        _dance("flux_lora", "FLUX with LoRA"),
+        _dance("flux_lora", "FLUX with LoRA", resume="resume_from_lora_checkpoint"),
         _dance("hunyuan", "HunyuanVideo", clip_range=None, loss_weights=("vq_coef", "mq_coef")),
         _dance("qwenimage", "Qwen-Image", more_epochs=2, carries_over=True),
         _dance("qwenimage_edit", "Qwen-Image-Edit", passes=3, more_epochs=2, carries_over=True),

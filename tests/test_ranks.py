@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 
@@ -12,7 +13,7 @@ import torch
 
 from pcpo_overlay import hooks
 from pcpo_overlay.config import PCPOError, parse
-from pcpo_overlay.ranks import TorchRanks, is_sharded
+from pcpo_overlay.ranks import Shards, TorchRanks
 from pcpo_overlay.record.gradients import GradientMetrics
 from pcpo_overlay.rollout import Rollout
 from pcpo_overlay.schedules import dancegrpo_sigmas
@@ -26,36 +27,154 @@ def test_alone():
     rows = torch.ones(2, 3)
     assert ranks.gather(rows) is rows
     assert TorchRanks(1).device == torch.device("cuda", 1)
-    assert not is_sharded(torch.nn.Linear(1, 1))
+    assert Shards.of(torch.nn.Linear(1, 1)) is None
 
 
-TWO = """
-import json, torch, torch.distributed as dist
-from pcpo_overlay.ranks import TorchRanks, sum_over_ranks
-dist.init_process_group("gloo")
-ranks = TorchRanks("cpu")
-rows = ranks.gather(torch.full((2, 1), float(ranks.process_index)))
-total = sum_over_ranks(torch.tensor([1.0, float(ranks.process_index)]))
-if ranks.is_main_process:
-    print(json.dumps([ranks.num_processes, rows.flatten().tolist(), total.tolist()]))
-dist.destroy_process_group()
-"""
-
-
-def test_two_processes(tmp_path):
-    script = tmp_path / "two.py"
-    script.write_text(TWO)
+def on_ranks(tmp_path, code, count=2, environ=None):
+    """Run a script on so many real processes over gloo; what rank 0 printed as JSON, or the exit code and stderr."""
+    script = tmp_path / "script.py"
+    script.write_text(code)
     command = [
         sys.executable,
         "-m",
         "torch.distributed.run",
         "--standalone",
-        "--nproc_per_node=2",
+        f"--nproc_per_node={count}",
         str(script),
     ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    environ = {**os.environ, "OMP_NUM_THREADS": "1", **(environ or {})}
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=environ)
+
+
+TWO = """
+import json, torch, torch.distributed as dist
+from pcpo_overlay.ranks import TorchRanks
+dist.init_process_group("gloo")
+ranks = TorchRanks("cpu")
+rows = ranks.gather(torch.full((2, 1), float(ranks.process_index)))
+if ranks.is_main_process:
+    print(json.dumps([ranks.num_processes, rows.flatten().tolist()]))
+dist.destroy_process_group()
+"""
+
+
+def test_two_processes(tmp_path):
+    done = on_ranks(tmp_path, TWO)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert json.loads(done.stdout) == [2, [0, 0, 1, 1], [2, 1]]
+    assert json.loads(done.stdout) == [2, [0, 0, 1, 1]]
+
+
+SHARDED = """
+import json, os, torch, torch.distributed as dist
+from torch.distributed.fsdp import FullyShardedDataParallel as FSDP, ShardingStrategy
+from pcpo_overlay.ranks import Shards
+from pcpo_overlay.record.gradients import GradientMetrics
+dist.init_process_group("gloo")
+rank, world = dist.get_rank(), dist.get_world_size()
+
+def made():
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Linear(3, 1, bias=False), torch.nn.Linear(1, 16), torch.nn.Linear(16, 1))
+
+strategy, groups = ShardingStrategy.FULL_SHARD, None
+if world == 4:  # two shards, two replicas
+    strategy = ShardingStrategy.HYBRID_SHARD
+    inner = [dist.new_group([0, 1]), dist.new_group([2, 3])]
+    across = [dist.new_group([0, 2]), dist.new_group([1, 3])]
+    groups = (inner[rank // 2], across[rank % 2])
+found = []
+x = torch.arange(6.0).reshape(2, 3) / 5
+for original in (False, True):
+    whole, device = made(), torch.device("cpu")
+    model = FSDP(made(), process_group=groups, sharding_strategy=strategy, device_id=device, use_orig_params=original)
+    whole(x).square().sum().backward()
+    model(x).square().sum().backward()  # the same on every rank, so the mean gradient is the whole's
+    ours, alone = GradientMetrics.of(model, add_up=Shards.of(model).sum), GradientMetrics.of(whole)
+    layers = [None] * world
+    dist.all_gather_object(layers, ours.grad_layer)
+    norm = float(model.clip_grad_norm_(1e9))
+    found.append([ours.grad_norm, alone.grad_norm, norm, ours.grad_abs_mean, alone.grad_abs_mean, layers])
+if rank == 0:
+    print(json.dumps(found))
+dist.destroy_process_group()
+"""
+
+
+@pytest.mark.parametrize("count", [2, 4], ids=["FULL_SHARD", "HYBRID_SHARD"])
+def test_gradients_under_fsdp(tmp_path, count):
+    """With replicas the norm is not sqrt(replicas) too large, and every rank names the same first layer."""
+    done = on_ranks(tmp_path, SHARDED, count)
+    assert done.returncode == 0, done.stderr[-3000:]
+    for original, row in enumerate(json.loads(done.stdout)):
+        ours, whole, clipping, abs_mean, whole_abs_mean, layers = row
+        assert ours == pytest.approx(whole, rel=1e-5) == pytest.approx(clipping, rel=1e-5)
+        assert len(set(layers)) == 1
+        if original:  # else a unit is a layer: all of the model here
+            assert layers[0] == "0"
+            assert abs_mean == pytest.approx(whole_abs_mean, rel=1e-5)
+
+
+AGREE = """
+import datetime, json, os, torch.distributed as dist
+from pcpo_overlay import ranks
+from pcpo_overlay.config import PCPOError
+dist.init_process_group("gloo")
+said = []
+for modes in json.loads(os.environ["MODES"]):
+    mode = modes[dist.get_rank()]
+    ranks.AGREE_WITHIN = datetime.timedelta(seconds=1 if "unpatched" in modes else 60)
+    try:
+        if mode == "unpatched":
+            next(ranks._calls)
+        else:
+            ranks.agree(mode, required=mode != "off")
+        said.append(None)
+    except PCPOError as error:
+        said.append(str(error))
+    dist.barrier()
+everyone = [None, None]
+dist.all_gather_object(everyone, said)
+if dist.get_rank() == 0:
+    print(json.dumps(list(zip(*everyone))))
+dist.destroy_process_group()
+"""
+
+
+def test_ranks_tell_each_other_their_modes(tmp_path):
+    """An ``off`` rank too, which takes part in no collective of ours; a baseline does not stop for a silent one."""
+    unlike = [["full", "observe"], ["full", "off"], ["off", "full"], ["match", "match,tape=cpu"]]
+    alike = [["off", "off"], ["observe", "observe"], ["off", "unpatched"]]
+    silent = [["full", "unpatched"]]
+    done = on_ranks(tmp_path, AGREE, environ={"MODES": json.dumps([*unlike, *alike, *silent])})
+    assert done.returncode == 0, done.stderr[-2000:]
+    said = json.loads(done.stdout)
+    for modes, errors in zip(unlike, said, strict=False):
+        told = (
+            f"the ranks run different modes: {modes[0]} on rank 0; {modes[1]} on rank 1; set PCPO (or --pcpo)"
+        )
+        assert all(error.startswith(told) for error in errors)
+    assert said[len(unlike) : -1] == [[None, None]] * len(alike)
+    assert said[-1][0].startswith("rank 1 said no PCPO mode within 0:00:01: the script there is not patched")
+
+
+START = """
+import argparse, os, torch.distributed as dist
+from pcpo_overlay import hooks
+dist.init_process_group("gloo")
+mode = os.environ["MODES"].split(";")[dist.get_rank()]
+args = argparse.Namespace(pcpo=mode, seed=0, sampling_steps=4, clip_range=1e-4, train_batch_size=1, num_generations=2)
+hooks.start("dancegrpo_flux", "cpu", args)
+print("started", flush=True)
+"""
+
+
+def test_ranks_of_different_modes_do_not_start(tmp_path):
+    done = on_ranks(tmp_path, START, environ={"MODES": "full;off", "PCPO_RUN_DIR": str(tmp_path / "run")})
+    assert done.returncode != 0 and "started" not in done.stdout
+    errors = {line for line in done.stderr.splitlines() if line.startswith("[pcpo] error:")}
+    assert len(errors) == 1 and "different modes" in errors.pop()
+    assert "SystemExit" not in done.stderr.split("[pcpo]")[0] and "exitcode  : 2" in done.stderr
+    assert not (tmp_path / "run").exists()
 
 
 def test_gradients_in_shards_add_up():

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
+import os
 import re
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 
 from pcpo_overlay.config import PCPOError
 from pcpo_overlay.record import run_folder
 from pcpo_overlay.record.provenance import clone_state
-from pcpo_overlay.record.run_folder import RunFolder, default_path, jsonable
+from pcpo_overlay.record.run_folder import RunFolder, jsonable
 
 
 def lines(path):
@@ -25,7 +32,8 @@ def test_life_of_a_run(tmp_path):
     assert (run["mode"], run["lr"], run["status"], run["finished"]) == ("full", None, "running", None)
     folder.append({"kind": "epoch", "epoch": 0, "loss": math.nan})
     assert lines(folder.path / "metrics.jsonl") == [{"kind": "epoch", "epoch": 0, "loss": None}]
-    folder.finish()
+    folder.end("finished")
+    folder.end("stopped")  # what the end of the process would say
     run = json.loads((folder.path / "run.json").read_text())
     assert run["status"] == "finished"
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", run["finished"])
@@ -58,23 +66,135 @@ def test_a_folder_that_cannot_be_made(tmp_path):
         RunFolder(tmp_path / "file" / "run", {}, resume=False)
 
 
+RUN = {"upstream": "ddpo", "mode": "full"}
+
+
 def test_default_path(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("PCPO_RUN_DIR", raising=False)
-    path = default_path("ddpo", "full")
-    assert re.fullmatch(r"pcpo_runs/\d{8}T\d{6}Z-ddpo-full", str(path))
     monkeypatch.setattr(run_folder.datetime, "datetime", Frozen)
-    first = default_path("ddpo", "full")
-    first.mkdir(parents=True)
-    assert default_path("ddpo", "full").name == f"{first.name}-2"
+    names = [RunFolder(None, RUN, resume=False).path.name for _ in range(3)]
+    assert names == ["20260102T030405Z-ddpo-full" + more for more in ("", "-2", "-3")]
     monkeypatch.setenv("PCPO_RUN_DIR", str(tmp_path / "mine"))
-    assert default_path("ddpo", "full") == tmp_path / "mine"
+    assert RunFolder(None, RUN, resume=False).path == tmp_path / "mine"
 
 
 class Frozen(run_folder.datetime.datetime):
     @classmethod
     def now(cls, tz=None):
         return cls(2026, 1, 2, 3, 4, 5, tzinfo=tz)
+
+
+def test_many_starts_in_one_second_get_a_folder_each(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PCPO_RUN_DIR", raising=False)
+    monkeypatch.setattr(run_folder.datetime, "datetime", Frozen)
+    barrier = threading.Barrier(8)
+
+    def start(_):
+        barrier.wait()
+        return [RunFolder(None, RUN, resume=False).path for _ in range(15)]
+
+    with ThreadPoolExecutor(8) as pool:
+        paths = [path for made in pool.map(start, range(8)) for path in made]
+    assert len(set(paths)) == 120
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("upstream", "flow_grpo"), ("mode", "observe"), ("pcpo", {"weights": "uniform"}), ("clip_range", 0.1)],
+)
+def test_another_run_does_not_resume_into_the_folder(tmp_path, name, value):
+    run = {**RUN, "pcpo": {"weights": "native"}, "clip_range": 1e-4}
+    RunFolder(tmp_path, run, resume=False).append({"epoch": 0})
+    before = (tmp_path / "run.json").read_bytes()
+    with pytest.raises(PCPOError, match=f"holds a run with {name} .* they are not one run"):
+        RunFolder(tmp_path, {**run, name: value}, resume=True)
+    assert (tmp_path / "run.json").read_bytes() == before
+
+
+def test_a_clip_range_that_comes_with_the_loss_is_no_difference(tmp_path):
+    RunFolder(tmp_path, {**RUN, "clip_range": None}, resume=False).write_run(clip_range=1e-4)
+    assert RunFolder(tmp_path, {**RUN, "clip_range": None}, resume=True).run["status"] == "running"
+
+
+def test_every_start_is_kept(tmp_path):
+    for n in range(3):
+        RunFolder(tmp_path, {**RUN, "argv": ["train.py", str(n)]}, resume=n > 0).append({"epoch": n})
+    run = json.loads((tmp_path / "run.json").read_text())
+    assert [start["argv"] for start in run["starts"]] == [["train.py", str(n)] for n in range(3)]
+    assert {start["pid"] for start in run["starts"]} == {os.getpid()}
+    assert run["started"] == run["starts"][0]["time"]
+
+
+@pytest.mark.parametrize("damage", ["{", "[]", None])
+def test_a_folder_whose_run_is_unreadable_is_not_resumed(tmp_path, damage):
+    RunFolder(tmp_path, RUN, resume=False).append({"epoch": 0})
+    path = tmp_path / "run.json"
+    path.unlink() if damage is None else path.write_text(damage)
+    with pytest.raises(PCPOError, match="cannot be read"):
+        RunFolder(tmp_path, RUN, resume=True)
+
+
+END = """
+import os, sys
+from pathlib import Path
+from pcpo_overlay.record.run_folder import RunFolder
+RunFolder(Path(sys.argv[1]), {"upstream": "ddpo", "mode": "full"}, resume=False).end_with_process()
+exec(sys.argv[2])
+"""
+
+
+@pytest.mark.parametrize(
+    ("last", "status", "error"),
+    [
+        ("raise ValueError('too big')", "failed", "ValueError: too big"),
+        ("raise KeyboardInterrupt", "stopped", "KeyboardInterrupt: "),
+        ("sys.exit(3)", "stopped", None),
+        ("os._exit(1)", "running", None),
+    ],
+)
+def test_how_a_run_ended(tmp_path, last, status, error):
+    command = [sys.executable, "-c", END, str(tmp_path), last]
+    assert subprocess.run(command, capture_output=True, check=False).returncode != 0
+    run = json.loads((tmp_path / "run.json").read_text())
+    assert (run["status"], run.get("error")) == (status, error)
+    assert (
+        isinstance(run["starts"][0]["pid"], int) and run["starts"][0]["host"]
+    )  # for who wonders if it still runs
+
+
+WRITES = ("write_run", "append", "rewind", "end")
+
+
+@pytest.mark.parametrize("fails", WRITES)
+def test_a_write_that_fails_is_said_once_and_ends_the_recording_alone(tmp_path, monkeypatch, capsys, fails):
+    folder = RunFolder(tmp_path, RUN, resume=False)
+    folder.append({"epoch": 0})
+
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def each(name):
+        {
+            "write_run": lambda: folder.write_run(clip_range=0.1),
+            "append": lambda: folder.append({"epoch": 1}),
+            "rewind": lambda: folder.rewind(0),
+            "end": lambda: folder.end("finished"),
+        }[name]()
+
+    with monkeypatch.context() as patch:
+        if fails == "append":
+            patch.setattr(folder, "_metrics", SimpleNamespace(write=full, flush=full, close=full))
+        else:
+            patch.setattr(run_folder, "write_atomically", full)
+        each(fails)
+    said = capsys.readouterr().err
+    assert said.count("can no longer be written") == said.count("\n") == 1
+    for name in WRITES:
+        each(name)
+    assert capsys.readouterr().err == ""
+    assert lines(tmp_path / "metrics.jsonl") == [{"epoch": 0}]  # what was there is there
 
 
 @pytest.mark.parametrize("worktree", [False, True], ids=["clone", "worktree"])

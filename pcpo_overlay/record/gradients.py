@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pcpo_overlay.losses import as_float64
+
 #: What FSDP puts into a parameter's name for each wrapped module on the way to it.
 FSDP = "_fsdp_wrapped_module"
 
@@ -36,42 +38,50 @@ class GradientMetrics:
         """Statistics of a model's gradients, divided by the loss scale; None where there is no gradient.
 
         Args:
-            add_up: for gradients in shards: adds a (4,) tensor over the ranks, each of which calls this.
+            add_up: for gradients in shards: adds a (4,) tensor over the ranks, each of which calls this, also one whose
+                own shards are empty.
         """
-        named = [(n, p.grad) for n, p in model.named_parameters() if p.grad is not None]
-        if not named:
+        trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+        named = [(name, p.grad) for name, p in trained if p.grad is not None]
+        if not trained or (not named and add_up is None):
             return None
-        layer = first_layer(named[0][0])
+        # Of shards a rank may hold none of the first layer: its name must be the same on all ranks all the same.
+        first = named[0][0] if add_up is None else trained[0][0]
+        layer = first_layer(first)
         # A parameter of the model itself, in no module, is a layer of its own.
-        of_layer = [g for n, g in named if (n.startswith(layer + ".") if layer else n == named[0][0])]
-        count = sum(g.numel() for g in of_layer)
-        sums = torch.stack([_norms([g for _, g in named]).double().square().sum(), *_abs_sums(of_layer)])
-        sums = torch.cat([sums, sums.new_tensor([count])])
+        of_layer = [g for n, g in named if (n.startswith(layer + ".") if layer else n == first)]
+        device = named[0][1].device if named else trained[0][1].device
+        sums = torch.stack([_square_sum([g for _, g in named], device), *_abs_sums(of_layer, device)])
+        sums = torch.cat([sums, sums.new_tensor([sum(g.numel() for g in of_layer)])])
         squares, total, total_squares, n = (sums if add_up is None else add_up(sums)).tolist()
         norm, abs_mean = math.sqrt(squares), total / max(n, 1)
         abs_var = max(total_squares / max(n, 1) - abs_mean**2, 0.0)
-        return GradientMetrics(
-            norm / scale, abs_mean / scale, abs_var / scale**2, readable(layer or named[0][0])
-        )
+        return GradientMetrics(norm / scale, abs_mean / scale, abs_var / scale**2, readable(layer or first))
 
 
-def _norms(gradients: list[Tensor]) -> Tensor:
-    """(n,) 2-norms, float32 or better."""
+def _square_sum(gradients: list[Tensor], device: torch.device) -> Tensor:
+    """() float64 sum of squares, of norms in float32 or better."""
+    if not gradients:
+        return as_float64(torch.zeros((), device=device))
     if all(g.dtype == torch.float32 for g in gradients):
-        return torch.stack(torch._foreach_norm(gradients))  # as torch's clipping: many of them in one kernel
-    return torch.stack([torch.linalg.vector_norm(g.float()) for g in gradients])
+        norms = list(torch._foreach_norm(gradients))  # as torch's clipping: many of them in one kernel
+    else:
+        norms = [
+            torch.linalg.vector_norm(g, dtype=torch.promote_types(g.dtype, torch.float32)) for g in gradients
+        ]
+    return as_float64(torch.stack(norms)).square().sum()
 
 
-def _abs_sums(gradients: list[Tensor]) -> tuple[Tensor, Tensor]:
+def _abs_sums(gradients: list[Tensor], device: torch.device) -> tuple[Tensor, Tensor]:
     """() float64 sums of ``|grad|`` and of its square.
 
     By ``sum``, which adds up in a cascade: on a CPU a 1-norm is one running sum, 15% too small at 50 million values.
     """
-    total = squares = torch.zeros((), dtype=torch.float64, device=gradients[0].device)
+    total = squares = as_float64(torch.zeros((), device=device))
     for gradient in gradients:
         values = gradient.float().abs()
-        total = total + values.sum()
-        squares = squares + values.square_().sum()
+        total = total + as_float64(values.sum())
+        squares = squares + as_float64(values.square_().sum())
     return total, squares
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pcpo_overlay.losses import clip_statistics
+from pcpo_overlay.losses import as_float64, clip_statistics
 from pcpo_overlay.objective import Trained
 
 #: Gathers a tensor over the ranks along its first dimension; shorter ranks are padded with :data:`PADDING`.
@@ -102,7 +102,7 @@ class StepMetrics:
 def _joined(column: Sequence[Kept]) -> Tensor:
     """The (n,) float64 of all that was kept in a column."""
     if isinstance(column[0], Tensor):
-        return torch.cat([kept.reshape(-1) for kept in column if isinstance(kept, Tensor)]).double()
+        return as_float64(torch.cat([kept.reshape(-1) for kept in column if isinstance(kept, Tensor)]))
     numbers = chain.from_iterable(kept if isinstance(kept, list) else [kept] for kept in column)
     return torch.tensor(list(numbers), dtype=torch.float64)
 

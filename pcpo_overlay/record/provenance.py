@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import json
 import platform
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 
 import pcpo_overlay
+from pcpo_overlay.files import sha256
 
 _LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "peft", "numpy")
 
@@ -65,12 +65,8 @@ def clone_state(script: Path) -> dict[str, Any] | None:
         if stamp.is_file():
             state: dict[str, Any] = json.loads(stamp.read_text(encoding="utf-8"))
             files = state.pop("files", {})
-            state["modified"] = any(_sha256(root / name) != digest for name, digest in files.items())
+            state["modified"] = any(sha256(root / name) != digest for name, digest in files.items())
             return state
         if git.exists():
             return None
     return None
-
-
-def _sha256(path: Path) -> str | None:
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pcpo_overlay.messages import say
 from pcpo_overlay.objective import Trained
-from pcpo_overlay.ranks import is_sharded, sum_over_ranks
+from pcpo_overlay.ranks import Shards
 from pcpo_overlay.record import run_folder
 from pcpo_overlay.record.gradients import GradientMetrics
 from pcpo_overlay.record.metrics import PADDING, Samples, StepMetrics, mean
@@ -42,7 +42,7 @@ class Recorder:
         self.epoch_steps: list[tuple[dict[str, Any], Samples]] = []
         self._rewards: dict[str, Any] = {}
         self._kl_sum, self._kl_count = 0.0, 0
-        self._warned = False
+        self._warned = self._told_of_gradients = False
         self._epoch_started = self._sampled = time.perf_counter()
 
     # ------------------------------------------------------------- an epoch
@@ -111,13 +111,19 @@ class Recorder:
         """Gradient statistics of the optimizer step about to be taken, before clipping."""
         self._gradients = None
         accelerator = self._ranks if accelerator is None else accelerator
-        sharded = is_sharded(model)
+        shards = Shards.of(model)
         # Shards have to be added up, and every rank takes part in that.
-        if not ((self.folder or sharded) and accelerator.sync_gradients):
+        if not ((self.folder or shards) and accelerator.sync_gradients):
             return
         scaler = getattr(accelerator, "scaler", None)
         scale = scaler.get_scale() if scaler is not None else 1.0
-        self._gradients = GradientMetrics.of(model, scale, sum_over_ranks if sharded else None)
+        self._gradients = GradientMetrics.of(model, scale, shards.sum if shards else None)
+        if self._gradients is None and self.folder and not self._told_of_gradients:
+            self._told_of_gradients = True
+            say(
+                "no gradient statistics: the model shows no gradients before the optimizer step (DeepSpeed keeps them "
+                "to itself)"
+            )
 
     def log_step(self, epoch: int | None, inner_epoch: int, step: int | None) -> None:
         """An optimizer step was taken; every rank calls this."""
@@ -199,7 +205,7 @@ class Recorder:
     def finish(self) -> None:
         """The trainer is done."""
         if self.folder:
-            self.folder.finish()
+            self.folder.end("finished")
             say(f"finished; metrics in {self.folder.path}")
 
     def _synchronize(self) -> None:

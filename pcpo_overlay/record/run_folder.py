@@ -2,63 +2,131 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import datetime
+import itertools
 import json
 import math
 import os
+import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from pcpo_overlay.config import PCPOError
+from pcpo_overlay.files import write_atomically
+from pcpo_overlay.messages import say
 
 FORMAT = 1
 #: Environment variable that names the folder; the default is ``pcpo_runs/<utc>-<upstream>-<mode>``.
 VARIABLE = "PCPO_RUN_DIR"
+RUN = "run.json"
 METRICS = "metrics.jsonl"
 #: Where the records go that a resumed run repeats.
 SUPERSEDED = "metrics.superseded.jsonl"
 
 
+#: What a resumed run must have in common with what its folder holds.
+_SAME = ("upstream", "mode", "pcpo", "clip_range")
+
+
 class RunFolder:
     """Writes the run folder; only rank 0 makes one.
+
+    Refusing is for the start. Afterwards a write that fails (full disk, stale mount) is said once and ends the
+    recording, never the training.
+
+    Args:
+        path: the folder; None for a new one under ``pcpo_runs``, or what :data:`VARIABLE` names.
+        run: what ``run.json`` says of the run; fields of the run itself are added.
+        resume: whether the run goes on from a checkpoint, in a folder that may hold its earlier part.
 
     Raises:
         PCPOError: the folder holds another run already, and this one does not resume it, or it cannot be written.
     """
 
-    def __init__(self, path: Path, run: dict[str, Any], *, resume: bool) -> None:
-        self.path = path
-        self.run = {"format": FORMAT, **run, "started": utc_now(), "finished": None, "status": "running"}
+    def __init__(self, path: Path | None, run: dict[str, Any], *, resume: bool) -> None:
+        given = os.environ.get(VARIABLE)
+        self.is_recording = True
         try:
-            path.mkdir(parents=True, exist_ok=True)
-            if (path / METRICS).exists() and not resume:
-                raise PCPOError(
-                    f"{path} already holds the metrics of a run; set {VARIABLE} to another folder, or resume it"
-                )
-            self._metrics = (path / METRICS).open("a", encoding="utf-8")
-            self.write_run()
+            if path is None and not given:
+                path = _new_folder(str(run["upstream"]), str(run["mode"]))
+            self.path = (Path(given or "").expanduser() if path is None else path).absolute()
+            self.path.mkdir(parents=True, exist_ok=True)
+            earlier = self._earlier(run, resume)
+            start: dict[str, Any] = {
+                "time": utc_now(),
+                "pid": os.getpid(),
+                "host": socket.gethostname(),
+                **{name: run[name] for name in ("argv", "versions", "hardware", "clone") if name in run},
+            }
+            self.run = {
+                "format": FORMAT,
+                **run,
+                "started": earlier.get("started", start["time"]),
+                "finished": None,
+                "status": "running",
+                "starts": [*earlier.get("starts", []), start],
+            }
+            self._metrics = (self.path / METRICS).open("a", encoding="utf-8")
+            self._write_run()
         except OSError as error:
             raise PCPOError(
-                f"the run folder {path} cannot be written: {error}; set {VARIABLE} to another"
+                f"the run folder {path or given} cannot be written: {error}; set {VARIABLE} to another"
             ) from error
+
+    def _earlier(self, run: dict[str, Any], resume: bool) -> dict[str, Any]:
+        """``run.json`` of the run that this one resumes; empty where there is none."""
+        if not (self.path / METRICS).exists():
+            return {}
+        if not resume:
+            raise PCPOError(
+                f"{self.path} already holds the metrics of a run; set {VARIABLE} to another folder, or resume it"
+            )
+        try:
+            earlier = json.loads((self.path / RUN).read_text(encoding="utf-8"))
+            if not isinstance(earlier, dict):
+                raise ValueError("it holds no object")
+        except (ValueError, RecursionError, FileNotFoundError) as error:
+            raise PCPOError(
+                f"{self.path / RUN} cannot be read ({error}), so this run cannot go on there; set {VARIABLE} to another"
+            ) from None
+        for name in _SAME:
+            before, now = earlier.get(name), jsonable(run.get(name))
+            # A clip range that comes with the loss is not known yet.
+            if before != now and not (name == "clip_range" and None in (before, now)):
+                raise PCPOError(
+                    f"{self.path} holds a run with {name} {before}, and this one has {now}: they are not one run; set "
+                    f"{VARIABLE} to another folder, or resume with the same settings"
+                )
+        return earlier
 
     def write_run(self, **updates: Any) -> None:
         """Write ``run.json`` with these fields changed, atomically."""
         self.run.update(updates)
-        partial = self.path / ".run.json.partial"
-        partial.write_text(json.dumps(jsonable(self.run), indent=1) + "\n", encoding="utf-8")
-        partial.replace(self.path / "run.json")
+        self._guarded(self._write_run)
+
+    def _write_run(self) -> None:
+        write_atomically(self.path / RUN, json.dumps(jsonable(self.run), indent=1) + "\n")
 
     def append(self, record: dict[str, Any]) -> None:
         """Append one record to ``metrics.jsonl`` and flush it, so that a killed run keeps what it had."""
-        self._metrics.write(json.dumps(jsonable(record)) + "\n")
-        self._metrics.flush()
+
+        def write() -> None:
+            self._metrics.write(json.dumps(jsonable(record)) + "\n")
+            self._metrics.flush()
+
+        self._guarded(write)
 
     def rewind(self, epoch: int) -> None:
         """Set aside the records from ``epoch`` on, which a resumed run is about to repeat; none is deleted."""
+        self._guarded(lambda: self._rewind(epoch))
+
+    def _rewind(self, epoch: int) -> None:
         path = self.path / METRICS
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
         kept: list[str] = []
@@ -66,7 +134,7 @@ class RunFolder:
         for line in lines:
             try:
                 is_kept = json.loads(line)["epoch"] < epoch
-            except (ValueError, KeyError):  # the line a kill cut short
+            except (ValueError, KeyError, TypeError):  # the line a kill cut short
                 is_kept = False
             (kept if is_kept else repeated).append(line)
         if not repeated:
@@ -74,30 +142,54 @@ class RunFolder:
         with (self.path / SUPERSEDED).open("a", encoding="utf-8") as aside:
             aside.writelines(line if line.endswith("\n") else line + "\n" for line in repeated)
         self._metrics.close()
-        partial = self.path / f".{METRICS}.partial"
-        partial.write_text("".join(kept), encoding="utf-8")
-        partial.replace(path)
+        write_atomically(path, "".join(kept))
         self._metrics = path.open("a", encoding="utf-8")
 
-    def finish(self) -> None:
-        """Mark the run as finished."""
-        self.write_run(finished=utc_now(), status="finished")
-        self._metrics.close()
+    def end(self, status: str, **fields: Any) -> None:
+        """Say how the run ended: ``finished``, ``failed`` or ``stopped``; the first to say it is right."""
+        if self.run["status"] != "running":
+            return
+        self.write_run(finished=utc_now(), status=status, **fields)
+        self._guarded(self._metrics.close)
+
+    def end_with_process(self) -> None:
+        """From now on a run that an exception ends says so, and so does one that ends before its last line."""
+        hook = sys.excepthook
+
+        def failed(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+            words = f"{kind.__name__}: {error}"
+            self.end("stopped" if issubclass(kind, KeyboardInterrupt) else "failed", error=words[:2000])
+            hook(kind, error, trace)
+
+        sys.excepthook = failed
+        atexit.register(self.end, "stopped")
+
+    def _guarded(self, write: Callable[[], None]) -> None:
+        """Write, unless a write has failed before."""
+        if not self.is_recording:
+            return
+        try:
+            write()
+        except (OSError, ValueError) as error:  # ValueError: of a file that a failure has left closed
+            self.is_recording = False
+            say(
+                f"warning: the run folder {self.path} can no longer be written ({error}); the training goes on, "
+                "nothing more is recorded"
+            )
 
 
-def default_path(upstream: str, mode: str) -> Path:
-    """``PCPO_RUN_DIR``, or ``pcpo_runs/<utc>-<upstream>-<mode>`` under the current directory."""
-    given = os.environ.get(VARIABLE)
-    if given:
-        return Path(given).expanduser()
+def _new_folder(trainer: str, mode: str) -> Path:
+    """``pcpo_runs/<utc>-<trainer>-<mode>``, made by this process alone."""
     base = (
-        Path("pcpo_runs") / f"{datetime.datetime.now(datetime.timezone.utc):%Y%m%dT%H%M%SZ}-{upstream}-{mode}"
+        Path("pcpo_runs") / f"{datetime.datetime.now(datetime.timezone.utc):%Y%m%dT%H%M%SZ}-{trainer}-{mode}"
     )
-    path, n = base, 1
-    while path.exists():  # two runs started within one second
-        n += 1
-        path = base.with_name(f"{base.name}-{n}")
-    return path
+    base.parent.mkdir(parents=True, exist_ok=True)
+    for n in itertools.count(1):  # several may start within one second
+        path = base if n == 1 else base.with_name(f"{base.name}-{n}")
+        with contextlib.suppress(FileExistsError):
+            path.mkdir()
+            return path
+    raise AssertionError("itertools.count has no end")
 
 
 def utc_now() -> str:
