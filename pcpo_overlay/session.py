@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,7 @@ class Session:
         self.rollout = Rollout(config, self.tape)
         self.objective = Objective(config, self.tape)
         self.recorder: Recorder | None = None
-        self._resolved = False
+        self._resolved = self._told = False
 
     # ------------------------------------------------------------------ run
 
@@ -128,6 +129,15 @@ class Session:
             say(f"run folder {folder.path}")
         self.recorder = Recorder(ranks, config.active, folder, entry.carries_over)
 
+    def _say_that_nothing_is_trained(self) -> None:
+        """Once: a patched sampler in a script that PCPO is not patched into, as flow_grpo's DPO and SFT trainers."""
+        if not self._told and os.environ.get("RANK", "0") == "0":
+            say(
+                f"mode {self.config.mode} trains nothing in {Path(sys.argv[0]).name}, which is not among the scripts "
+                "that PCPO is patched into: whatever it trains is a baseline"
+            )
+        self._told = True
+
     @property
     def _noted(self) -> Recorder:
         if self.recorder is None:
@@ -189,6 +199,8 @@ class Session:
         return self.rollout.std(std, scheduler, timestep, eta)
 
     def record_step(self, pred: Tensor, z: Tensor, scheduler: Any, timestep: Tensor, scale: float) -> None:
+        if self.recorder is None and not self.rollout.is_open:
+            self._say_that_nothing_is_trained()
         self.rollout.record(pred, z, scheduler, timestep, scale)
 
     def record_drawn_step(

@@ -125,6 +125,17 @@ def test_an_unpatched_trainer_is_found_out(session):
         hooks.match_step(torch.ones(2, 4), torch.ones(2, 4))
 
 
+def test_a_script_that_pcpo_is_not_patched_into_is_told_once(session, capsys, monkeypatch):
+    """flow_grpo's DPO and SFT trainers sample with the patched step, and train without PCPO."""
+    monkeypatch.setattr(sys, "argv", ["scripts/train_sd3_dpo.py"])
+    for mode, lines in (("full", 1), ("observe", 1), ("off", 0)):
+        session(mode)
+        for _ in range(2):
+            hooks.record_step(torch.ones(2, 4), torch.ones(2, 4), scheduler(), torch.tensor(21), 1.0)
+        told = capsys.readouterr().err
+        assert told.count("trains nothing in train_sd3_dpo.py") == told.count("\n") == lines
+
+
 def test_sampling_outside_a_training_rollout_is_not_recorded(session):
     made = session("full")
     hooks.record_step(torch.ones(2, 4), torch.ones(2, 4), scheduler(), torch.tensor(21), 1.0)
