@@ -40,8 +40,8 @@ from benchmarks.measuring.study import (
 from pcpo_overlay.config import parse
 from pcpo_overlay.tools.cli.arguments import at_least, seeds
 from pcpo_overlay.tools.report.build import build
-from pcpo_overlay.tools.report.runs import Run, find, load
 from pcpo_overlay.tools.runs.labels import label_of
+from pcpo_overlay.tools.runs.run import Run, find, load
 
 PAGES = ROOT / "benchmarks" / "learning"
 FIGURES = ROOT / "benchmarks" / "figures"

@@ -22,6 +22,7 @@ from pcpo_overlay.tools.ab.upstreams import NAMES, PACKAGE, PORT, UPSTREAMS, Ups
 from pcpo_overlay.tools.cli import ab as cli
 from pcpo_overlay.tools.cli.parser import OneLineParser
 from pcpo_overlay.tools.report import figures
+from pcpo_overlay.tools.runs.tail import MetricsTail
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -708,7 +709,7 @@ def test_flow_grpo_through_accelerate_itself(
 
 
 def test_metrics_tail_waits_for_whole_lines(tmp_path: Path) -> None:
-    follower = state.MetricsTail(tmp_path)
+    follower = MetricsTail(tmp_path)
     assert not follower.poll()
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"kind": "step", "epoch": 0}\n{"kind": "epoch", "epoch": 0, "reward_me')

@@ -25,7 +25,7 @@ from pcpo_overlay.tools.evaluate.measures import diversity, frechet_distance
 from pcpo_overlay.tools.evaluate.run import CACHE, Request, evaluate, subject_of
 from pcpo_overlay.tools.miniature import PROMPTS, flux_path, sd, sd3_path, sd_path
 from pcpo_overlay.tools.miniature.digits import load_digits
-from pcpo_overlay.tools.report import runs
+from pcpo_overlay.tools.runs.run import load
 
 pytestmark = pytest.mark.usefixtures("offline_on_one_thread")
 
@@ -225,7 +225,7 @@ def test_evaluates_the_checkpoints_weights_and_the_base_once(tmp_path: Path) -> 
     assert evaluate(twin, request(), said.append) == []
     assert cached.stat().st_mtime_ns == before
     assert quality(twin)[1]["overall"] == quality(twin)[0]["overall"] == lines[0]["overall"]
-    assert runs.load(run).quality == lines
+    assert load(run).quality == lines
 
 
 def test_numbers_of_a_policy_by_hand() -> None:
@@ -304,7 +304,7 @@ def test_lora_of_ddpo(tmp_path: Path) -> None:
 
     assert evaluate(run, request(), lambda _: None) == []
     assert quality(run)[1]["weights"] == "lora" and quality(run)[1]["overall"]["frechet"] > 1e-6
-    (checkpoint,) = LOADERS["ddpo"].checkpoints(runs.load(run))
+    (checkpoint,) = LOADERS["ddpo"].checkpoints(load(run))
     fresh = sd.load_pipeline()
     LOADERS["ddpo"].put(fresh, checkpoint)
     loaded = lora_layers(fresh.unet)
@@ -350,7 +350,7 @@ def test_flow_grpo_whole_network_and_lora(tmp_path: Path) -> None:
     ]
     assert quality(run)[1]["overall"]["frechet"] > 1e-6 < quality(run)[2]["overall"]["frechet"]
 
-    whole, low_rank = loader.checkpoints(runs.load(run))
+    whole, low_rank = loader.checkpoints(load(run))
     pipeline = loader.load_pipeline(sd3_path())
     loader.put(pipeline, whole)
     for name, value in network.state_dict().items():
@@ -389,7 +389,7 @@ def test_dancegrpo_flux_lora(tmp_path: Path) -> None:
         ("lora-checkpoint-3-0", 2, "lora"),
     ]
     # The scale, which only lora_config.json tells, is that of training.
-    for number, checkpoint in zip(adapted, loader.checkpoints(runs.load(run)), strict=True):
+    for number, checkpoint in zip(adapted, loader.checkpoints(load(run)), strict=True):
         pipeline = loader.load_pipeline(flux_path())
         loader.put(pipeline, checkpoint)
         layers = [
@@ -423,13 +423,13 @@ def test_an_adapter_that_peft_would_quietly_leave_out_is_refused(tmp_path: Path)
 
 
 def test_the_sampler_is_the_runs_own_and_native(tmp_path: Path) -> None:
-    ddpo = subject_of(runs.load(ddpo_run(tmp_path / "a")), request())
+    ddpo = subject_of(load(ddpo_run(tmp_path / "a")), request())
     assert ddpo.sampler == {"steps": 2, "guidance": 1.0, "eta": 1.0}
     flow = flow_run(
         tmp_path / "b",
         sample={"num_steps": 7, "eval_num_steps": 40, "guidance_scale": 0.0, "noise_level": 0.3},
     )
-    assert subject_of(runs.load(flow), request()).sampler == {
+    assert subject_of(load(flow), request()).sampler == {
         "steps": 7,
         "guidance": 1.0,
         "noise_level": 0.3,

@@ -10,14 +10,16 @@ from typing import Any
 import pytest
 from synthetic_runs import write_quality, write_run
 
-from pcpo_overlay.tools.report import figures, markdown, quality, quality_tables, runs
+from pcpo_overlay.tools.report import figures, markdown, quality, quality_tables
 from pcpo_overlay.tools.report.build import build
 from pcpo_overlay.tools.report.compare import compare
 from pcpo_overlay.tools.report.mixed_model import CannotFit, Observation, fit
+from pcpo_overlay.tools.runs.files import RunError
+from pcpo_overlay.tools.runs.run import load
 
 
 def compared(*folders: Path, **options: Any) -> dict[str, Any]:
-    document = compare([runs.load(f) for f in folders], **options)
+    document = compare([load(f) for f in folders], **options)
     assert json.loads(json.dumps(document, allow_nan=False)) == document
     return document
 
@@ -42,7 +44,7 @@ def run_of(path: Path, mode: str, seed: int, rewards: dict[int, float], **option
 
 def test_the_policy_at_a_reward_lies_between_its_checkpoints(tmp_path: Path) -> None:
     way = quality.points(
-        runs.load(run_of(tmp_path / "a", "observe", 0, {0: 1.0, 5: 0.5, 9: 2.5, 13: 2.0}, quality=linear))
+        load(run_of(tmp_path / "a", "observe", 0, {0: 1.0, 5: 0.5, 9: 2.5, 13: 2.0}, quality=linear))
     )
     point = quality.at_reward(way, 1.5)
     assert point is not None and point.epoch == pytest.approx(7)
@@ -154,11 +156,11 @@ def test_a_damaged_evaluation_is_named(tmp_path: Path) -> None:
     run = run_of(tmp_path / "a", "observe", 0, {0: 0.0, 4: 1.0})
     whole = (run / "evaluation.jsonl").read_text()
     (run / "evaluation.jsonl").write_text(whole[:-20])
-    with pytest.raises(runs.RunError, match=r"the last line of evaluation\.jsonl is damaged"):
-        runs.load(run)
+    with pytest.raises(RunError, match=r"the last line of evaluation\.jsonl is damaged"):
+        load(run)
     (run / "evaluation.jsonl").write_text(whole.replace('"accuracy": 0.', '"accuracy": null, "x": 0.'))
-    with pytest.raises(runs.RunError, match=r"line 1 of evaluation\.jsonl is damaged"):
-        runs.load(run)
+    with pytest.raises(RunError, match=r"line 1 of evaluation\.jsonl is damaged"):
+        load(run)
 
 
 # --- the mixed model --------------------------------------------------------------------------------------------
@@ -333,7 +335,7 @@ def test_report_on_two_batch_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(figures, "FIGURES", {"quality": figures.quality})
     folders = two_sizes(tmp_path)
     out = tmp_path / "report"
-    document = build([runs.load(folder) for folder in folders], out)
+    document = build([load(folder) for folder in folders], out)
     small, large = document["comparisons"]
     assert (small["batch_size"], large["batch_size"]) == (32, 64)
     assert [len(group["runs"]) for group in small["groups"]] == [2, 2] and small["warnings"] == []

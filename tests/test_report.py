@@ -11,9 +11,11 @@ from synthetic_runs import TIMESTEPS, write_flow, write_ladder, write_run
 
 from pcpo_overlay.config import parse
 from pcpo_overlay.tools.cli import report as cli
-from pcpo_overlay.tools.report import figures, markdown, runs, stats
+from pcpo_overlay.tools.report import figures, markdown, stats
 from pcpo_overlay.tools.report.compare import ReportError, compare
 from pcpo_overlay.tools.runs import labels
+from pcpo_overlay.tools.runs.files import RunError
+from pcpo_overlay.tools.runs.run import find, load
 
 
 def command(*argv: object) -> int:
@@ -28,7 +30,7 @@ def command(*argv: object) -> int:
 
 
 def compared(*folders: Path, **options: Any) -> dict[str, Any]:
-    document = compare([runs.load(f) for f in folders], **options)
+    document = compare([load(f) for f in folders], **options)
     assert json.loads(json.dumps(document, allow_nan=False)) == document
     return document
 
@@ -244,7 +246,7 @@ def test_a_seed_that_never_arrives_is_in_the_interval(tmp_path: Path) -> None:
 
 def test_default_thresholds_are_reached_by_every_arm(tmp_path: Path) -> None:
     write_ladder(tmp_path, seeds=(0, 1))
-    folders, _ = runs.find([tmp_path])
+    folders, _ = find([tmp_path])
     thresholds = compared(*folders)["comparisons"][0]["thresholds"]
     assert thresholds["chosen_from_data"] and len(thresholds["levels"]) == 4
     assert all(arm["epochs"] is not None for level in thresholds["levels"] for arm in level["arms"])
@@ -521,7 +523,7 @@ def test_a_truncated_last_line_is_tolerated_and_said(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "a", rewards=[0, 1, 2], status="running")
     path = folder / "metrics.jsonl"
     path.write_bytes(path.read_bytes()[:-40])
-    run = runs.load(folder)
+    run = load(folder)
     assert len(run.epochs) == 2
     assert any("cut off" in note for note in run.notes)
     assert any("unfinished: 2 of 3 epochs" in note for note in run.notes)
@@ -532,15 +534,15 @@ def test_a_damaged_line_inside_is_an_error_that_names_it(tmp_path: Path) -> None
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     lines[3] = lines[3][:50]
     (folder / "metrics.jsonl").write_text("\n".join(lines) + "\n")
-    with pytest.raises(runs.RunError, match=r"line 4 of metrics.jsonl is damaged"):
-        runs.load(folder)
+    with pytest.raises(RunError, match=r"line 4 of metrics.jsonl is damaged"):
+        load(folder)
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
         (None, "no run.json"),
-        ("{", "cannot be read"),
+        ("{", "run.json is damaged"),
         ("[]", "not a JSON object"),
         ('{"format": 9}', "format 9"),
     ],
@@ -550,8 +552,8 @@ def test_unreadable_run_json(tmp_path: Path, text: str | None, said: str) -> Non
     (folder / "run.json").unlink()
     if text is not None:
         (folder / "run.json").write_text(text)
-    with pytest.raises(runs.RunError, match=said):
-        runs.load(folder)
+    with pytest.raises(RunError, match=said):
+        load(folder)
 
 
 def test_nulls_and_nans_are_left_out_of_every_number(tmp_path: Path) -> None:
@@ -567,7 +569,7 @@ def test_a_repeated_epoch_counts_once_with_its_last_record(tmp_path: Path) -> No
     last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
     with (folder / "metrics.jsonl").open("a") as file:
         file.write(json.dumps(last | {"reward_mean": 7.0}) + "\n")
-    run = runs.load(folder)
+    run = load(folder)
     assert run.series("reward_mean") == {0: 0.0, 1: 7.0}
     assert any("more than once" in note for note in run.notes)
 
@@ -575,10 +577,10 @@ def test_a_repeated_epoch_counts_once_with_its_last_record(tmp_path: Path) -> No
 def test_find_searches_below_a_parent_and_passes_over_what_was_set_aside(tmp_path: Path) -> None:
     kept = write_run(tmp_path / "deep" / "er" / "a", rewards=[0])
     aside = write_run(tmp_path / "deep" / "a.aside-1", rewards=[0])
-    assert runs.find([tmp_path]) == ([kept], [])
-    assert runs.find([aside, kept, tmp_path])[0] == [aside, kept]
+    assert find([tmp_path]) == ([kept], [])
+    assert find([aside, kept, tmp_path])[0] == [aside, kept]
     (tmp_path / "empty").mkdir()
-    found, errors = runs.find([tmp_path / "empty", tmp_path / "nowhere"])
+    found, errors = find([tmp_path / "empty", tmp_path / "nowhere"])
     assert found == [] and "no run folder here" in errors[0] and "no such folder" in errors[1]
 
 

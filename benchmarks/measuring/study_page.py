@@ -8,8 +8,8 @@ from typing import Any
 
 from benchmarks.measuring.study import Study, Sweep
 from pcpo_overlay.tools.report import markdown, quality, quality_tables, stats
-from pcpo_overlay.tools.report.runs import Run
 from pcpo_overlay.tools.report.text import level_digits, number, reward, table
+from pcpo_overlay.tools.runs.run import Run
 
 #: Of the smaller batch, which is there for the mixed model, the page has this table alone.
 FIRST = "Epochs to reach a reward"

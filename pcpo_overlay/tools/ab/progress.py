@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Any, Protocol
 
 from pcpo_overlay.tools.ab.plan import Planned
-from pcpo_overlay.tools.ab.state import MetricsTail
+from pcpo_overlay.tools.runs.tail import MetricsTail
 
 
 class Display(Protocol):

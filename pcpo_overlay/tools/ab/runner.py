@@ -21,13 +21,13 @@ from pcpo_overlay.tools.ab.plan import Planned, free_port
 from pcpo_overlay.tools.ab.progress import Display
 from pcpo_overlay.tools.ab.state import (
     LOG,
-    MetricsTail,
     is_finished,
-    read_json,
     set_aside,
     tail,
     write_record,
 )
+from pcpo_overlay.tools.runs.files import read_object_or_none
+from pcpo_overlay.tools.runs.tail import MetricsTail
 
 LOCK = ".ab.lock"
 POLL_S = 0.25
@@ -193,7 +193,7 @@ def _start(index: int, planned: Planned, metrics: MetricsTail, active: list[Acti
 def _verdict(planned: Planned, code: int) -> str | None:
     if code != 0:
         return f"exit code {code}" if code > 0 else f"killed by signal {-code}"
-    run = read_json(planned.folder / "run.json")
+    run = read_object_or_none(planned.folder / "run.json")
     if run is None:
         return "it ended without a word but left no run.json, so the clone's hooks never ran; is the patch applied?"
     if run.get("status") != "finished":

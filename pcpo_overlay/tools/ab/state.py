@@ -9,10 +9,10 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from pcpo_overlay.record.run_folder import METRICS, utc_now
+from pcpo_overlay.record.run_folder import utc_now
 from pcpo_overlay.tools.ab import ABError
 from pcpo_overlay.tools.ab.plan import Planned
-from pcpo_overlay.tools.runs.settings import planned_epochs
+from pcpo_overlay.tools.runs.files import read_object_or_none
 
 RECORD = "ab.json"
 LOG = "output.log"
@@ -29,7 +29,7 @@ def is_finished(planned: Planned) -> bool:
     """
     if not planned.folder.exists() or not any(planned.folder.iterdir()):
         return False
-    record = read_json(planned.folder / RECORD)
+    record = read_object_or_none(planned.folder / RECORD)
     if record is None:
         raise ABError(
             f"{planned.folder} is there already and is not a run of this command (no readable {RECORD} in it); "
@@ -40,7 +40,7 @@ def is_finished(planned: Planned) -> bool:
         raise ABError(
             f"{planned.folder} holds a run with other settings ({changed}); choose another --out, or move it away"
         )
-    run = read_json(planned.folder / "run.json") or {}
+    run = read_object_or_none(planned.folder / "run.json") or {}
     if run.get("status") == "finished" and record.get("exit_code") in (0, None):
         return True
     pid = record.get("pid")
@@ -113,15 +113,6 @@ def write_record(planned: Planned, **updates: Any) -> None:
     partial.replace(planned.folder / RECORD)
 
 
-def read_json(path: Path) -> dict[str, Any] | None:
-    """A JSON object, or None where there is no readable one."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return value if isinstance(value, dict) else None
-
-
 def tail(path: Path, lines: int = 20) -> list[str]:
     """The last lines of a log; of a progress bar that redraws itself only the last state.
 
@@ -135,44 +126,3 @@ def tail(path: Path, lines: int = 20) -> list[str]:
     kept = [line for line in kept if line.strip()]
     account = next((n for n, line in enumerate(kept) if LAUNCHERS_ACCOUNT.search(line)), 0)
     return kept[: account or None][-lines:]
-
-
-class MetricsTail:
-    """Follows a growing ``metrics.jsonl``: the epochs done and the last reward."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._offset = 0
-        self._rest = b""
-        self.epochs = 0
-        self.reward: float | None = None
-        self.seconds: float | None = None
-        self._total: int | None = None
-
-    @property
-    def total(self) -> int | None:
-        """The number of epochs the trainer was asked for, once ``run.json`` says it."""
-        if self._total is None:
-            self._total = planned_epochs(read_json(self._folder / "run.json") or {})
-        return self._total
-
-    def poll(self) -> bool:
-        """Read what was appended since the last call; True where another epoch was finished."""
-        try:
-            with (self._folder / METRICS).open("rb") as file:
-                file.seek(self._offset)
-                appended = file.read()
-        except OSError:
-            return False
-        self._offset += len(appended)
-        *lines, self._rest = (self._rest + appended).split(b"\n")
-        before = self.epochs
-        for line in lines:
-            try:
-                record = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(record, dict) and record.get("kind") == "epoch":
-                self.epochs += 1
-                self.reward, self.seconds = record.get("reward_mean"), record.get("seconds_total")
-        return self.epochs > before

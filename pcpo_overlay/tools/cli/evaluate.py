@@ -67,7 +67,8 @@ def run(args: argparse.Namespace) -> int:
     """Run the command."""
     from pcpo_overlay.tools.evaluate import EvaluationError
     from pcpo_overlay.tools.evaluate.run import Request, evaluate
-    from pcpo_overlay.tools.report.runs import RunError, find
+    from pcpo_overlay.tools.runs.files import RunError
+    from pcpo_overlay.tools.runs.run import find
 
     folders, errors = find(args.runs)
     problems: list[str | Exception] = [*errors]

@@ -67,7 +67,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
-    from pcpo_overlay.tools.report.runs import find
+    from pcpo_overlay.tools.runs.run import find
 
     folders, errors = find(args.runs)
     for error in errors:
@@ -98,7 +98,8 @@ def write(folders: Sequence[Path], out: Path, *, command: str, **options: Any) -
     from pcpo_overlay.tools.report.build import MARKDOWN, build
     from pcpo_overlay.tools.report.compare import ReportError
     from pcpo_overlay.tools.report.markdown import speedup_table, title_of
-    from pcpo_overlay.tools.report.runs import RunError, load
+    from pcpo_overlay.tools.runs.files import RunError
+    from pcpo_overlay.tools.runs.run import load
 
     runs, code = [], 0
     for folder in folders:

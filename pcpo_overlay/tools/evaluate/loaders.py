@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pcpo_overlay.tools.evaluate import EvaluationError, rewards
 from pcpo_overlay.tools.miniature import WEIGHTS, flux, sd, sd3
-from pcpo_overlay.tools.report.runs import Run
+from pcpo_overlay.tools.runs.run import Run
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from pcpo_overlay.tools.evaluate.rewards import Reward, weighted
 from pcpo_overlay.tools.evaluate.samples import Samples
 from pcpo_overlay.tools.miniature.classifier import classifier_path
 from pcpo_overlay.tools.models import INDEX, ModelError, read_index
-from pcpo_overlay.tools.report.runs import Run, load
+from pcpo_overlay.tools.runs.run import Run, load
 
 LOCK = ".evaluate.lock"
 #: Beside the run folders: the base model's samples, by what they were drawn with.

@@ -9,7 +9,7 @@ from typing import Any
 
 from pcpo_overlay.tools.report import figures, markdown, stats
 from pcpo_overlay.tools.report.compare import compare
-from pcpo_overlay.tools.report.runs import Run
+from pcpo_overlay.tools.runs.run import Run
 
 MARKDOWN = "report.md"
 JSON = "report.json"

@@ -10,8 +10,9 @@ from typing import Any
 
 from pcpo_overlay.config import MODES
 from pcpo_overlay.tools.report import mixed_model, quality, stats, validation
-from pcpo_overlay.tools.report.runs import Run, is_number
 from pcpo_overlay.tools.report.stats import Series
+from pcpo_overlay.tools.runs.files import is_number
+from pcpo_overlay.tools.runs.run import Run
 from pcpo_overlay.tools.runs.settings import planned_epochs, samples_per_epoch
 
 #: Curves by epoch that the document holds for every group.

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pcpo_overlay.tools.report import quality
-from pcpo_overlay.tools.report.runs import Run
+from pcpo_overlay.tools.runs.run import Run
 from pcpo_overlay.tools.runs.settings import samples_per_epoch
 
 EFFECTS = ("algorithm", "batch size", "interaction")

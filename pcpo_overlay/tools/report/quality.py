@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pcpo_overlay.tools.report import stats
-from pcpo_overlay.tools.report.runs import Run
+from pcpo_overlay.tools.runs.run import Run
 
 #: What is measured by prompt.
 PER_PROMPT = ("accuracy", "diversity", "frechet", "reward")

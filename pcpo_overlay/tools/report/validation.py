@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pcpo_overlay.tools.report import stats
-from pcpo_overlay.tools.report.runs import Run
+from pcpo_overlay.tools.runs.run import Run
 
 #: What an epoch holds of the KL: its own mean, and the mean over all epochs from the first to it.
 KL = ("kl_loss", "kl_running_mean")

@@ -1,1 +1,8 @@
-"""Reading run folders."""
+"""Run folders as they lie on disk: the one reader of ``report``, ``ab``, ``evaluate`` and the benchmarks.
+
+``files`` reads JSON that anybody may have written, within bounds; ``run`` knows what a run folder holds, ``tail``
+follows one that grows, ``settings`` asks the trainers what a run was asked for, ``labels`` names its arm. Nothing here
+writes.
+"""
+
+from __future__ import annotations
