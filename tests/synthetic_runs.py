@@ -105,6 +105,8 @@ def _epoch(
         "log_ratio_error_mean": 1e-5,
         "log_ratio_error_max": 1e-3,
         "approx_kl": 1e-8,
+        "kl": 1e-8,
+        "credit_std": level * 1e-3,
         "grad_norm": 1.0 + level * epoch / 10,
         "grad_abs_mean": 1e-3 * (1 + level * epoch / 10),
         "grad_abs_var": 1e-6 * (1 + level * epoch / 10),

@@ -21,7 +21,7 @@ from pcpo_overlay.tools.ab.arms import OFF_NOTE, arms_of, split_modes
 from pcpo_overlay.tools.ab.upstreams import NAMES, PACKAGE, PORT, UPSTREAMS, Upstream
 from pcpo_overlay.tools.cli import ab as cli
 from pcpo_overlay.tools.cli.parser import OneLineParser
-from pcpo_overlay.tools.report import figures
+from pcpo_overlay.tools.report import build
 from pcpo_overlay.tools.runs.tail import MetricsTail
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -102,7 +102,7 @@ def make_clone(tmp_path: Path, name: str) -> Path:
 @pytest.fixture
 def direct(monkeypatch: pytest.MonkeyPatch) -> None:
     """Start the script without accelerate, and draw nothing: both take seconds."""
-    monkeypatch.setattr(figures, "draw_all", lambda *args: {})
+    monkeypatch.setattr(build, "draw_all", lambda *args: {})
     monkeypatch.setattr(plan, "launch_command", lambda upstream, user: [])
     monkeypatch.setattr(runner, "POLL_S", 0.02)
 
@@ -412,7 +412,7 @@ def test_runs_then_reports_then_repeats_nothing(clone: Path, capsys: pytest.Capt
     assert "| reward" in printed
     assert runs_of(clone) == {"observe-seed0", "full-seed0", "observe-seed1", "full-seed1"}
     report = json.loads((out_of(clone) / "report" / "report.json").read_text())
-    assert [g["label"] for g in report["comparisons"][0]["groups"]] == ["observe", "full"]
+    assert [arm["label"] for arm in report["comparisons"][0]["arms"]] == ["observe", "full"]
     assert f"cwd {clone}" in (out_of(clone) / "full-seed1" / "output.log").read_text()
 
     before = {p: p.stat().st_mtime_ns for p in out_of(clone).glob("*/*.json*") if p.parent.name != "report"}
@@ -688,7 +688,7 @@ def test_through_accelerate_itself(clone: Path, capsys: pytest.CaptureFixture[st
 def test_flow_grpo_through_accelerate_itself(
     flow: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(figures, "draw_all", lambda *args: {})
+    monkeypatch.setattr(build, "draw_all", lambda *args: {})
     monkeypatch.setattr(plan, "_has_cuda", lambda: False)  # the launch line of a CPU, wherever this test runs
     words = ("--epochs", "2", "--jobs", "2", "--", "--meet=2")
     assert command(flow, *words) == 0, capsys.readouterr()

@@ -10,18 +10,24 @@ from typing import Any
 import pytest
 from synthetic_runs import write_quality, write_run
 
-from pcpo_overlay.tools.report import figures, markdown, quality, quality_tables
+from pcpo_overlay.tools.report import build as report
+from pcpo_overlay.tools.report import mixed_model, quality
 from pcpo_overlay.tools.report.build import build
-from pcpo_overlay.tools.report.compare import compare
+from pcpo_overlay.tools.report.compare import Comparison, Document, compare
 from pcpo_overlay.tools.report.mixed_model import CannotFit, Observation, fit
 from pcpo_overlay.tools.runs.files import RunError
 from pcpo_overlay.tools.runs.run import load
 
 
-def compared(*folders: Path, **options: Any) -> dict[str, Any]:
+def compared(*folders: Path, **options: Any) -> Document:
     document = compare([load(f) for f in folders], **options)
-    assert json.loads(json.dumps(document, allow_nan=False)) == document
+    plain = document.as_dict()
+    assert json.loads(json.dumps(plain, allow_nan=False)) == plain
     return document
+
+
+def tables_of(comparison: Comparison) -> dict[str, str]:
+    return dict(report.tables(comparison, 5))
 
 
 def linear(prompt: str, reward: float) -> dict[str, float]:
@@ -68,30 +74,28 @@ def test_arms_are_compared_at_the_same_reward_by_hand(tmp_path: Path) -> None:
         for mode, speed, made in (("observe", 1.0, linear), ("full", 2.0, steeper))
         for seed, end in ends.items()
     ]
-    comparison = compared(*folders)["comparisons"][0]
-    held = comparison["quality"]
+    comparison = compared(*folders).comparisons[0]
+    held = comparison.quality
     # between the base's 0 and the lowest of the runs' best, 2
-    assert [level["reward"] for level in held["levels"]] == pytest.approx([0.4, 0.8, 1.2, 1.6])
-    observe, full = held["levels"][1]["arms"]
-    assert observe["runs"] == full["runs"] == 3
+    assert [level.reward for level in held.levels] == pytest.approx([0.4, 0.8, 1.2, 1.6])
+    observe, full = held.levels[1].arms
+    assert observe.runs == full.runs == 3
     epochs = [10 * 0.8 / end for end in ends.values()]
-    assert observe["epochs"]["mean"] == pytest.approx(sum(epochs) / 3)
-    assert (observe["epochs"]["low"], observe["epochs"]["high"]) == pytest.approx((min(epochs), max(epochs)))
-    assert full["epochs"]["mean"] == pytest.approx(sum(epochs) / 6)
-    assert observe["diversity"]["mean"] == pytest.approx(9.2) and full["diversity"]["mean"] == pytest.approx(
-        8.4
-    )
-    assert full["difference"]["runs"] == 3
-    assert full["difference"]["diversity"]["low"] == pytest.approx(-0.8)
-    assert full["difference"]["frechet_prompt"]["mean"] == pytest.approx(0.8 - 1.6)
-    assert full["difference"]["accuracy"]["mean"] == pytest.approx(0.008)
-    assert "difference" not in observe
+    assert observe.epochs.mean == pytest.approx(sum(epochs) / 3)
+    assert (observe.epochs.low, observe.epochs.high) == pytest.approx((min(epochs), max(epochs)))
+    assert full.epochs.mean == pytest.approx(sum(epochs) / 6)
+    assert observe.diversity.mean == pytest.approx(9.2) and full.diversity.mean == pytest.approx(8.4)
+    assert full.difference.runs == 3
+    assert full.difference.diversity.low == pytest.approx(-0.8)
+    assert full.difference.frechet_prompt.mean == pytest.approx(0.8 - 1.6)
+    assert full.difference.accuracy.mean == pytest.approx(0.008)
+    assert observe.difference is None
 
-    assert held["last"]["epoch"] == 10
-    assert held["last"]["base"]["diversity"] == 10 and held["last"]["base"]["frechet"] == 0
-    assert held["last"]["arms"][1]["reward"]["mean"] == pytest.approx(6)
-    tables = dict(markdown.tables(comparison))
-    assert "| 0.8000 | observe | 3 of 3 |" in tables["Quality at matched reward"]
+    assert held.last.epoch == 10
+    assert held.last.base["diversity"] == 10 and held.last.base["frechet"] == 0
+    assert held.last.arms[1].reward.mean == pytest.approx(6)
+    tables = tables_of(comparison)
+    assert "| 0.8000 | baseline | 3 of 3 |" in tables["Quality at matched reward"]
     assert "50 images a prompt and policy (steps 5, noise level 0.7" in tables["Quality at matched reward"]
     assert "-0.8" in tables["Quality at matched reward, difference to the baseline"]
     assert "(base model)" in tables["Quality at the last checkpoint"]
@@ -103,11 +107,11 @@ def test_two_seeds_have_no_intervals_and_a_level_may_be_out_of_reach(tmp_path: P
         for mode in ("observe", "full")
         for seed in (0, 1)
     ]
-    comparison = compared(*folders, thresholds=[0.5, 1.5])["comparisons"][0]
-    low, high = comparison["quality"]["levels"]
-    assert [arm["runs"] for arm in low["arms"]] == [2, 2] and [arm["runs"] for arm in high["arms"]] == [1, 1]
-    assert low["arms"][0]["diversity"]["low"] is None
-    tables = dict(markdown.tables(comparison))
+    comparison = compared(*folders, thresholds=[0.5, 1.5]).comparisons[0]
+    low, high = comparison.quality.levels
+    assert [arm.runs for arm in low.arms] == [2, 2] and [arm.runs for arm in high.arms] == [1, 1]
+    assert low.arms[0].diversity.low is None
+    tables = tables_of(comparison)
     assert "Intervals take 3 seeds" in tables["Quality at matched reward"]
     assert "they take 3 seeds that both" in tables["Quality at matched reward, difference to the baseline"]
 
@@ -118,38 +122,35 @@ def test_no_level_where_a_run_never_rose(tmp_path: Path) -> None:
         run_of(tmp_path / "b", "full", 0, {0: 1.0, 4: 2.0}),
     ]
     document = compared(*folders)
-    assert document["comparisons"][0]["quality"]["levels"] == []
-    assert (
-        dict(markdown.tables(document["comparisons"][0]))["Quality at matched reward"]
-        == quality_tables.NO_MATCH
-    )
-    (model,) = document["mixed_models"]
-    assert model["metrics"] == [] and "no level of reward" in model["notes"][0]
-    assert model["notes"][0].endswith(f"never above the model it began as: `{tmp_path.name}/a`")
+    assert document.comparisons[0].quality.levels == []
+    assert tables_of(document.comparisons[0])["Quality at matched reward"] == quality.NO_MATCH
+    (model,) = document.mixed_models
+    assert model.metrics == {} and "no level of reward" in model.notes[0]
+    assert model.notes[0].endswith(f"never above the model it began as: `{tmp_path.name}/a`")
 
 
 def test_runs_evaluated_differently_are_not_compared(tmp_path: Path) -> None:
     a = run_of(tmp_path / "a", "observe", 0, {0: 0.0, 4: 1.0})
     b = run_of(tmp_path / "b", "full", 0, {0: 0.0, 4: 1.0}, digest="e" * 64, samples=20)
     document = compared(a, b)
-    (comparison,) = document["comparisons"]
-    assert "quality" not in comparison and document["mixed_models"] == []
-    assert "`a`: 50 samples, seed 0, steps 5, noise_level 0.7; `b`: 20 samples" in comparison["warnings"][-1]
-    assert "Quality at matched reward" not in dict(markdown.tables(comparison))
+    (comparison,) = document.comparisons
+    assert comparison.quality is None and document.mixed_models == []
+    assert "`a`: 50 samples, seed 0, steps 5, noise_level 0.7; `b`: 20 samples" in comparison.warnings[-1]
+    assert "Quality at matched reward" not in tables_of(comparison)
 
 
 def test_runs_that_were_not_evaluated_are_named(tmp_path: Path) -> None:
     a = run_of(tmp_path / "a", "observe", 0, {0: 0.0, 4: 1.0})
     b = write_run(tmp_path / "b", "full", rewards=[0.0, 1.0])
-    (comparison,) = compared(a, b)["comparisons"]
-    assert any("not evaluated, and so not in the tables on quality: `b`" in w for w in comparison["warnings"])
-    assert "| 0 of 1 |" in dict(markdown.tables(comparison))["Quality at matched reward"]
+    (comparison,) = compared(a, b).comparisons
+    assert any("not evaluated, and so not in the tables on quality: `b`" in w for w in comparison.warnings)
+    assert "| 0 of 1 |" in tables_of(comparison)["Quality at matched reward"]
 
 
 def test_without_evaluations_nothing_is_said_of_quality(tmp_path: Path) -> None:
     document = compared(write_run(tmp_path / "a", rewards=[0.0, 1.0]))
-    assert "quality" not in document["comparisons"][0] and document["mixed_models"] == []
-    assert "Fréchet distance" not in markdown.definitions(document)
+    assert document.comparisons[0].quality is None and document.mixed_models == []
+    assert "Fréchet distance" not in document.definitions
 
 
 def test_a_damaged_evaluation_is_named(tmp_path: Path) -> None:
@@ -211,19 +212,19 @@ def test_a_balanced_design_has_the_differences_of_cell_means(scale: float) -> No
     observations = balanced(scale)
     m = means(observations)
     result = fit(observations)
-    algorithm, batch, interaction = result["effects"]
-    assert [e["effect"] for e in result["effects"]] == ["algorithm", "batch size", "interaction"]
-    assert algorithm["coefficient"] == pytest.approx(m[1, 0] - m[0, 0], rel=1e-6)
-    assert batch["coefficient"] == pytest.approx(m[0, 1] - m[0, 0], rel=1e-6)
-    assert interaction["coefficient"] == pytest.approx(m[1, 1] - m[1, 0] - m[0, 1] + m[0, 0], rel=1e-6)
+    algorithm, batch, interaction = result.effects
+    assert [e.effect for e in result.effects] == ["algorithm", "batch size", "interaction"]
+    assert algorithm.coefficient == pytest.approx(m[1, 0] - m[0, 0], rel=1e-6)
+    assert batch.coefficient == pytest.approx(m[0, 1] - m[0, 0], rel=1e-6)
+    assert interaction.coefficient == pytest.approx(m[1, 1] - m[1, 0] - m[0, 1] + m[0, 0], rel=1e-6)
     # within a prompt: the difference of two cells' means of 5, and of four
     variance = residual_variance(observations)
-    assert result["residual_variance"] == pytest.approx(variance, rel=1e-3)
-    assert algorithm["std_error"] == pytest.approx((2 * variance / 5) ** 0.5, rel=1e-3)
-    assert batch["std_error"] == pytest.approx((2 * variance / 5) ** 0.5, rel=1e-3)
-    assert interaction["std_error"] == pytest.approx((4 * variance / 5) ** 0.5, rel=1e-3)
-    assert algorithm["p_value"] < 1e-6 < interaction["p_value"]
-    assert result["notes"] == []
+    assert result.residual_variance == pytest.approx(variance, rel=1e-3)
+    assert algorithm.std_error == pytest.approx((2 * variance / 5) ** 0.5, rel=1e-3)
+    assert batch.std_error == pytest.approx((2 * variance / 5) ** 0.5, rel=1e-3)
+    assert interaction.std_error == pytest.approx((4 * variance / 5) ** 0.5, rel=1e-3)
+    assert algorithm.p_value < 1e-6 < interaction.p_value
+    assert result.notes == []
 
 
 def test_it_is_what_statsmodels_fits_of_the_formula() -> None:
@@ -235,20 +236,20 @@ def test_it_is_what_statsmodels_fits_of_the_formula() -> None:
     frame = pandas.DataFrame([vars(o) for o in observations])
     told = mixedlm("value ~ algorithm * batch", frame, groups=frame["prompt"]).fit(reml=True)
     for effect, name in zip(
-        fit(observations)["effects"], ("algorithm", "batch", "algorithm:batch"), strict=True
+        fit(observations).effects, ("algorithm", "batch", "algorithm:batch"), strict=True
     ):
-        assert effect["coefficient"] == pytest.approx(told.params[name], rel=1e-4)
-        assert effect["std_error"] == pytest.approx(told.bse[name], rel=1e-3)
-        assert effect["p_value"] == pytest.approx(told.pvalues[name], rel=1e-2, abs=1e-12)
+        assert effect.coefficient == pytest.approx(told.params[name], rel=1e-4)
+        assert effect.std_error == pytest.approx(told.bse[name], rel=1e-3)
+        assert effect.p_value == pytest.approx(told.pvalues[name], rel=1e-2, abs=1e-12)
 
 
 @pytest.mark.parametrize("batch", [0, 1])
 def test_with_one_batch_size_the_algorithm_alone(batch: int) -> None:
     observations = balanced(cells=((0, batch), (1, batch)))
     m = means(observations)
-    (algorithm,) = fit(observations)["effects"]
-    assert algorithm["coefficient"] == pytest.approx(m[1, batch] - m[0, batch], rel=1e-6)
-    assert algorithm["std_error"] == pytest.approx((2 * residual_variance(observations) / 5) ** 0.5, rel=1e-3)
+    (algorithm,) = fit(observations).effects
+    assert algorithm.coefficient == pytest.approx(m[1, batch] - m[0, batch], rel=1e-6)
+    assert algorithm.std_error == pytest.approx((2 * residual_variance(observations) / 5) ** 0.5, rel=1e-3)
 
 
 def test_a_singular_fit_is_told() -> None:
@@ -260,19 +261,16 @@ def test_a_singular_fit_is_told() -> None:
         for r in range(2)
     ]
     result = fit(observations)
-    assert result["effects"][0]["coefficient"] == pytest.approx(2)
-    assert any("singular" in note for note in result["notes"])
-    model = {
-        "upstream": "ddpo", "baseline": "observe", "arm": "full", "batch_sizes": [64], "runs": 4, "reward": 1.0,
-        "prompts": 6, "metrics": [{"metric": "diversity", **result}], "notes": [],
-    }  # fmt: skip
-    assert "singular" in quality_tables.mixed_model_table(model)
+    assert result.effects[0].coefficient == pytest.approx(2)
+    assert any("singular" in note for note in result.notes)
+    model = mixed_model.MixedModel("ddpo", "observe", "full", [64], 4, 1.0, 6, {"diversity": result}, [])
+    assert "singular" in mixed_model.model_table(model)
 
 
 def test_a_perfect_fit_is_told() -> None:
     result = fit([Observation(f"p{n}", a, 0, n + 2.0 * a) for n in range(5) for a in (0, 1)])
-    assert result["effects"][0]["coefficient"] == pytest.approx(2)
-    assert any("errors and p mean nothing" in note for note in result["notes"])
+    assert result.effects[0].coefficient == pytest.approx(2)
+    assert any("errors and p mean nothing" in note for note in result.notes)
 
 
 def test_a_fit_that_fails_is_told() -> None:
@@ -332,31 +330,36 @@ def two_sizes(parent: Path, sizes: tuple[int, ...] = (8, 16)) -> list[Path]:
 
 def test_report_on_two_batch_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each size is compared by itself, and the mixed model is over both."""
-    monkeypatch.setattr(figures, "FIGURES", {"quality": figures.quality})
+    monkeypatch.setattr(
+        report,
+        "figures",
+        lambda comparison, window: quality.figures(comparison.shown(window), comparison.quality),
+    )
     folders = two_sizes(tmp_path)
     out = tmp_path / "report"
     document = build([load(folder) for folder in folders], out)
-    small, large = document["comparisons"]
-    assert (small["batch_size"], large["batch_size"]) == (32, 64)
-    assert [len(group["runs"]) for group in small["groups"]] == [2, 2] and small["warnings"] == []
-    assert "runs of 32 and 64 samples an epoch" in document["notes"][0]
-    assert small["figures"]["quality"] == "ddpo-32-quality.png"
-    assert all((out / name).is_file() for c in document["comparisons"] for name in c["figures"].values())
+    small, large = document.comparisons
+    assert (small.batch_size, large.batch_size) == (32, 64)
+    assert [len(arm.runs) for arm in small.arms] == [2, 2]
+    assert not any("seed" in w or "differs" in w for w in small.warnings)
+    assert "runs of 32 and 64 samples an epoch" in document.notes[0]
+    assert small.figures["quality"] == "ddpo-32-quality.png"
+    assert all((out / name).is_file() for c in document.comparisons for name in c.figures.values())
 
-    (model,) = document["mixed_models"]
-    assert (model["batch_sizes"], model["runs"], model["prompts"]) == ([32, 64], 8, 3)
-    assert model["reward"] == pytest.approx(0.8), "the highest of four levels between 0 and 1"
-    by_metric = {entry["metric"]: entry for entry in model["metrics"]}
-    distance = [effect["coefficient"] for effect in by_metric["frechet"]["effects"]]
+    (model,) = document.mixed_models
+    assert (model.batch_sizes, model.runs, model.prompts) == ([32, 64], 8, 3)
+    assert model.reward == pytest.approx(0.8), "the highest of four levels between 0 and 1"
+    by_metric = model.metrics
+    distance = [effect.coefficient for effect in by_metric["frechet"].effects]
     assert distance == pytest.approx([-2, -1, 0], abs=0.05)
-    varied = [effect["coefficient"] for effect in by_metric["diversity"]["effects"]]
+    varied = [effect.coefficient for effect in by_metric["diversity"].effects]
     assert varied == pytest.approx([0, 0, 5], abs=0.05)
-    assert by_metric["accuracy"]["notes"] == ["not fitted: the same in every run and prompt"]
-    assert "not fitted: the same" in by_metric["reward"]["notes"][0], "it is what was matched"
+    assert by_metric["accuracy"].notes == ["not fitted: the same in every run and prompt"]
+    assert "not fitted: the same" in by_metric["reward"].notes[0], "it is what was matched"
 
     text = (out / "report.md").read_text()
     assert "## ddpo, 32 samples an epoch" in text and "## ddpo, 64 samples an epoch" in text
-    assert "## ddpo: mixed model of `full` against `observe`" in text
+    assert "## ddpo: mixed model of `full` against `baseline`" in text
     assert "8 runs, 3 prompts, 32 (0) and 64 (1) samples an epoch" in text
     rows = [
         line
@@ -365,7 +368,7 @@ def test_report_on_two_batch_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     ]
     assert len(rows) == 3 * 4
     assert "**mixed model**" in text and "**matched reward**" in text
-    assert json.loads((out / "report.json").read_text()) == document
+    assert json.loads((out / "report.json").read_text()) == document.as_dict()
 
 
 def test_batch_sizes_evaluated_differently_have_no_model_and_a_note(tmp_path: Path) -> None:
@@ -374,24 +377,24 @@ def test_batch_sizes_evaluated_differently_have_no_model_and_a_note(tmp_path: Pa
         if "-16-" in folder.name:
             write_quality(folder, {0: 0.0, 4: 1.0}, digest="e" * 64, samples=20)
     document = compared(*folders)
-    assert document["mixed_models"] == [] and all("quality" in c for c in document["comparisons"])
-    assert "evaluated with different settings" in document["notes"][-1]
+    assert document.mixed_models == [] and all(c.quality is not None for c in document.comparisons)
+    assert "evaluated with different settings" in document.notes[-1]
 
 
 def test_arms_of_different_sizes_without_twins_stay_one_comparison(tmp_path: Path) -> None:
     a = run_of(tmp_path / "a", "observe", 0, {0: 0.0, 4: 1.0}, trainer=of_batch(8))
     b = run_of(tmp_path / "b", "full", 0, {0: 0.0, 4: 1.0}, trainer=of_batch(16))
     document = compared(a, b)
-    (comparison,) = document["comparisons"]
-    assert comparison["batch_size"] is None
-    assert any("batch_size` differs" in warning for warning in comparison["warnings"])
-    (model,) = document["mixed_models"]
-    assert all("at one of the batch sizes" in entry["notes"][0] for entry in model["metrics"])
+    (comparison,) = document.comparisons
+    assert comparison.batch_size is None
+    assert any("batch_size` differs" in warning for warning in comparison.warnings)
+    (model,) = document.mixed_models
+    assert all("at one of the batch sizes" in entry.notes[0] for entry in model.metrics.values())
 
 
 def test_the_model_is_of_two_batch_sizes(tmp_path: Path) -> None:
-    (model,) = compared(*two_sizes(tmp_path, (4, 8, 16)))["mixed_models"]
-    assert model["metrics"] == [] and "16, 32, 64" in model["notes"][0]
+    (model,) = compared(*two_sizes(tmp_path, (4, 8, 16))).mixed_models
+    assert model.metrics == {} and "16, 32, 64" in model.notes[0]
 
 
 def test_an_arm_of_one_size_is_held_against_the_baseline_at_that_size(tmp_path: Path) -> None:
@@ -404,29 +407,27 @@ def test_an_arm_of_one_size_is_held_against_the_baseline_at_that_size(tmp_path: 
         for seed in (0, 1)
     ]  # fmt: skip
     document = compared(*two_sizes(tmp_path), *third)
-    full, log = sorted(document["mixed_models"], key=lambda model: str(model["arm"]))
-    assert (full["arm"], full["batch_sizes"], full["runs"], full["notes"]) == ("full", [32, 64], 8, [])
-    assert (log["arm"], log["batch_sizes"], log["runs"]) == ("log", [64], 4)
-    assert log["notes"] == ["of 64 samples an epoch alone: of 32 there are runs of one arm only"]
-    effects = {entry["metric"]: entry["effects"] for entry in log["metrics"]}
-    assert [e["effect"] for e in effects["frechet"]] == ["algorithm"]
-    assert effects["frechet"][0]["coefficient"] == pytest.approx(-2, abs=0.05)
+    full, log = sorted(document.mixed_models, key=lambda model: model.arm)
+    assert (full.arm, full.batch_sizes, full.runs, full.notes) == ("full", [32, 64], 8, [])
+    assert (log.arm, log.batch_sizes, log.runs) == ("log", [64], 4)
+    assert log.notes == ["of 64 samples an epoch alone: of 32 there are runs of one arm only"]
+    effects = {metric: entry.effects for metric, entry in log.metrics.items()}
+    assert [e.effect for e in effects["frechet"]] == ["algorithm"]
+    assert effects["frechet"][0].coefficient == pytest.approx(-2, abs=0.05)
 
 
 def test_one_batch_size_has_the_algorithm_alone(tmp_path: Path) -> None:
     document = compared(*two_sizes(tmp_path, (8,)))
-    (model,) = document["mixed_models"]
-    effects = {entry["metric"]: entry["effects"] for entry in model["metrics"]}
-    assert [e["effect"] for e in effects["frechet"]] == ["algorithm"]
-    assert "samples an epoch" not in quality_tables.mixed_model_table(model)
+    (model,) = document.mixed_models
+    effects = {metric: entry.effects for metric, entry in model.metrics.items()}
+    assert [e.effect for e in effects["frechet"]] == ["algorithm"]
+    assert "samples an epoch" not in mixed_model.model_table(model)
 
 
 def test_without_statsmodels_the_report_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folders = two_sizes(tmp_path)
     monkeypatch.setitem(sys.modules, "statsmodels.regression.mixed_linear_model", None)
     document = compared(*folders)
-    (model,) = document["mixed_models"]
-    assert model["metrics"] == [] and 'pip install "pcpo-overlay[report]"' in model["notes"][0]
-    for comparison in document["comparisons"]:
-        comparison["figures"] = {}
-    assert "the mixed model needs statsmodels" in markdown.render(document)
+    (model,) = document.mixed_models
+    assert model.metrics == {} and 'pip install "pcpo-overlay[report]"' in model.notes[0]
+    assert "the mixed model needs statsmodels" in report.render(document)

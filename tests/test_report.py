@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from synthetic_runs import TIMESTEPS, write_flow, write_ladder, write_run
 
 from pcpo_overlay.config import parse
 from pcpo_overlay.tools.cli import report as cli
-from pcpo_overlay.tools.report import figures, markdown, stats
-from pcpo_overlay.tools.report.compare import ReportError, compare
+from pcpo_overlay.tools.report import build, speed, stats, validation
+from pcpo_overlay.tools.report.arms import ReportError
+from pcpo_overlay.tools.report.compare import Comparison, Document, compare
+from pcpo_overlay.tools.report.stats import Estimate, Interval
 from pcpo_overlay.tools.runs import labels
 from pcpo_overlay.tools.runs.files import RunError
 from pcpo_overlay.tools.runs.run import find, load
@@ -29,41 +33,57 @@ def command(*argv: object) -> int:
     return code
 
 
-def compared(*folders: Path, **options: Any) -> dict[str, Any]:
+def compared(*folders: Path, **options: Any) -> Document:
     document = compare([load(f) for f in folders], **options)
-    assert json.loads(json.dumps(document, allow_nan=False)) == document
+    plain = document.as_dict()
+    assert json.loads(json.dumps(plain, allow_nan=False)) == plain
     return document
+
+
+def tables(comparison: Comparison, window: int = 5) -> dict[str, str]:
+    return dict(build.tables(comparison, window))
+
+
+def speedups(comparison: Comparison) -> str:
+    return speed.speedup_table(comparison.shown(5), comparison.thresholds)
+
+
+def series(values: dict[int, float]) -> pd.Series:
+    return pd.Series(values, dtype="float64")
 
 
 # --- statistics -------------------------------------------------------------------------------------------------
 
 
 def test_moving_average_is_trailing_and_starts_with_what_there_is() -> None:
-    series = {0: 1.0, 1: 2.0, 2: 6.0, 3: 7.0, 4: 4.0, 5: 11.0, 6: 2.0}
-    assert stats.moving_average(series) == {0: 1.0, 1: 1.5, 2: 3.0, 3: 4.0, 4: 4.0, 5: 6.0, 6: 6.0}
-    assert stats.moving_average(series, window=1) == series
+    held = {0: 1.0, 1: 2.0, 2: 6.0, 3: 7.0, 4: 4.0, 5: 11.0, 6: 2.0}
+    smoothed = {0: 1.0, 1: 1.5, 2: 3.0, 3: 4.0, 4: 4.0, 5: 6.0, 6: 6.0}
+    assert stats.moving_average(series(held)).to_dict() == smoothed
+    assert stats.moving_average(series(held), window=1).to_dict() == held
 
 
 def test_moving_average_of_a_series_with_a_hole_takes_the_epochs_not_the_entries() -> None:
-    assert stats.moving_average({0: 1.0, 3: 5.0, 7: 9.0}, window=4) == {0: 1.0, 3: 3.0, 7: 9.0}
+    smoothed = stats.moving_average(series({0: 1.0, 3: 5.0, 7: 9.0}), window=4)
+    assert smoothed.to_dict() == {0: 1.0, 3: 3.0, 7: 9.0}
 
 
 def test_moving_average_refuses_an_empty_window() -> None:
     with pytest.raises(ValueError, match="at least 1"):
-        stats.moving_average({0: 1.0}, window=0)
+        stats.moving_average(series({0: 1.0}), window=0)
 
 
 def test_mean_series_keeps_only_the_epochs_that_every_seed_has() -> None:
-    assert stats.mean_series([{0: 1.0, 1: 2.0, 2: 9.0}, {0: 3.0, 1: 4.0}]) == {0: 2.0, 1: 3.0}
-    assert stats.mean_series([]) == {}
+    held = stats.common([series({0: 1.0, 1: 2.0, 2: 9.0}), series({0: 3.0, 1: 4.0})])
+    assert held.mean(axis=1).to_dict() == {0: 2.0, 1: 3.0}
+    assert len(stats.common([])) == 0
 
 
 def test_epochs_to_reach_counts_from_one_and_includes_the_epoch() -> None:
-    series = {0: -3.0, 1: -1.0, 2: -2.0, 3: 0.5}
-    assert stats.epochs_to_reach(series, -3.0) == 1
-    assert stats.epochs_to_reach(series, -1.5) == 2
-    assert stats.epochs_to_reach(series, 0.5) == 4
-    assert stats.epochs_to_reach(series, 0.6) is None
+    held = series({0: -3.0, 1: -1.0, 2: -2.0, 3: 0.5})
+    assert stats.epochs_to_reach(held, -3.0) == 1
+    assert stats.epochs_to_reach(held, -1.5) == 2
+    assert stats.epochs_to_reach(held, 0.5) == 4
+    assert stats.epochs_to_reach(held, 0.6) is None
 
 
 @pytest.mark.parametrize(
@@ -139,15 +159,15 @@ def test_resamples_are_all_of_them_with_their_probabilities() -> None:
 
 def test_bootstrap_of_a_mean_by_hand() -> None:
     # of 27 orders one has the mean 0, three have 1: 4/27 is more than 2.5%, 1/27 is too
-    assert stats.estimate([0.0, 3.0, 6.0]) == {"mean": 3.0, "low": 0.0, "high": 6.0}
+    assert stats.estimate([0.0, 3.0, 6.0]) == Estimate(3.0, 0.0, 6.0)
     # of 256 orders 1 has the mean 0, 4 the mean 1, 10 the mean 2: 2.5% is 6.4 of them
-    assert stats.estimate([0.0, 4.0, 8.0, 12.0]) == {"mean": 6.0, "low": 2.0, "high": 10.0}
-    assert stats.estimate([2.0, 2.0, 2.0]) == {"mean": 2.0, "low": 2.0, "high": 2.0}
+    assert stats.estimate([0.0, 4.0, 8.0, 12.0]) == Estimate(6.0, 2.0, 10.0)
+    assert stats.estimate([2.0, 2.0, 2.0]) == Estimate(2.0, 2.0, 2.0)
 
 
 def test_too_few_seeds_have_no_interval() -> None:
-    assert stats.estimate([1.0, 2.0]) == {"mean": 1.5, "low": None, "high": None}
-    assert stats.estimate([]) == {"mean": None, "low": None, "high": None}
+    assert stats.estimate([1.0, 2.0]) == Estimate(1.5, None, None)
+    assert stats.estimate([]) == Estimate(None, None, None)
     assert stats.bootstrap(2, lambda chosen: 1.0) is None
     assert stats.bootstrap(3, lambda chosen: None if 2 in chosen else 1.0) is None
 
@@ -161,29 +181,29 @@ def test_thresholds_on_the_smoothed_seed_mean_and_seed_by_seed(tmp_path: Path) -
     document = compared(
         write_run(tmp_path / "a0", "observe", seed=0, rewards=slow),
         write_run(tmp_path / "a1", "observe", seed=1, rewards=[r + 2 for r in slow]),
-        write_run(tmp_path / "b0", "full", seed=0, rewards=fast),
-        write_run(tmp_path / "b1", "full", seed=1, rewards=fast),
+        write_run(tmp_path / "b0", "full,variance=native", seed=0, rewards=fast),
+        write_run(tmp_path / "b1", "full,variance=native", seed=1, rewards=fast),
         thresholds=[2.0, 5.0, 7.0],
         window=2,
     )
-    comparison = document["comparisons"][0]
+    comparison = document.comparisons[0]
     # seed-mean observe: 1 1 3 5 7 9 -> smoothed 1 1 2 4 6 8; full: 0 4 8 8 8 8 -> 0 2 6 8 8 8
-    first, second, third = comparison["thresholds"]["levels"]
-    assert [arm["epochs"] for arm in first["arms"]] == [3, 2]
-    assert [arm["epochs"] for arm in second["arms"]] == [5, 3]
-    assert [arm["epochs"] for arm in third["arms"]] == [6, 4]
-    assert first["arms"][1]["speedup_percent"] == pytest.approx(50.0)
-    assert second["arms"][1]["speedup_percent"] == pytest.approx(100 * (5 / 3 - 1))
-    assert "speedup_percent" not in first["arms"][0]
+    first, second, third = comparison.thresholds.levels
+    assert [arm.epochs for arm in first.arms] == [3, 2]
+    assert [arm.epochs for arm in second.arms] == [5, 3]
+    assert [arm.epochs for arm in third.arms] == [6, 4]
+    assert first.arms[1].speedup_percent == pytest.approx(50.0)
+    assert second.arms[1].speedup_percent == pytest.approx(100 * (5 / 3 - 1))
+    assert first.arms[0].speedup_percent is None
     # per seed: observe's smoothed are 0 0 1 3 5 7 and 2 2 3 5 7 9
-    assert [s["epochs"] for s in third["arms"][0]["seeds"]] == [6, 5]
-    assert [s["speedup_percent"] for s in third["arms"][1]["seeds"]] == [
+    assert [s.epochs for s in third.arms[0].seeds] == [6, 5]
+    assert [s.speedup_percent for s in third.arms[1].seeds] == [
         pytest.approx(50.0),
         pytest.approx(25.0),
     ]
-    assert comparison["warnings"] == []
+    assert comparison.warnings == []
 
-    text = markdown.speedup_table(comparison)
+    text = speedups(comparison)
     assert "50.0%" in text
 
 
@@ -193,9 +213,9 @@ def test_a_threshold_nobody_or_one_arm_reaches_says_never(tmp_path: Path) -> Non
         write_run(tmp_path / "b", "full", rewards=[0, 9]),
         thresholds=[4.0, 100.0],
         window=1,
-    )["comparisons"][0]
-    assert [arm["epochs"] for arm in comparison["thresholds"]["levels"][0]["arms"]] == [None, 2]
-    rows = markdown.speedup_table(comparison).splitlines()[2:]
+    ).comparisons[0]
+    assert [arm.epochs for arm in comparison.thresholds.levels[0].arms] == [None, 2]
+    rows = speedups(comparison).splitlines()[2:]
     assert [cell.strip() for cell in rows[0].split("|")[2:5]] == ["never", "2", "-"]
     assert [cell.strip() for cell in rows[1].split("|")[2:5]] == ["never", "never", "-"]
 
@@ -210,24 +230,22 @@ def test_epochs_to_a_threshold_have_an_interval_from_three_seeds_on(tmp_path: Pa
         for mode, epochs in arrive.items()
         for seed, epoch in enumerate(epochs)
     ]
-    comparison = compared(*folders, thresholds=[1.0], window=1)["comparisons"][0]
-    observe, full = comparison["thresholds"]["levels"][0]["arms"]
+    comparison = compared(*folders, thresholds=[1.0], window=1).comparisons[0]
+    observe, full = comparison.thresholds.levels[0].arms
     # 8/27 of the resamples lack the last seed, 1/27 (3.7%) hold the first alone
-    assert observe["epochs"] == 8 and observe["epochs_interval"] == {"low": 4, "high": 8}
-    assert full["epochs"] == 4 and full["epochs_interval"] == {"low": 2, "high": 4}
+    assert observe.epochs == 8 and observe.epochs_interval == Interval(4, 8)
+    assert full.epochs == 4 and full.epochs_interval == Interval(2, 4)
     # every resample takes the same seeds of both: always twice as fast
-    assert full["speedup_percent"] == 100 and full["speedup_interval"] == {"low": 100, "high": 100}
-    assert "| 8 [4, 8] | 4 [2, 4] | 100.0% [100.0%, 100.0%] |" in markdown.speedup_table(comparison)
-    assert "bootstrap interval" in dict(markdown.tables(comparison))["Epochs to reach a reward"]
+    assert full.speedup_percent == 100 and full.speedup_interval == Interval(100, 100)
+    assert "| 8 [4, 8] | 4 [2, 4] | 100.0% [100.0%, 100.0%] |" in speedups(comparison)
+    assert "bootstrap interval" in tables(comparison)["Epochs to reach a training reward"]
 
-    two = compared(*folders[:2], *folders[3:5], thresholds=[1.0], window=1)["comparisons"][0]
-    assert two["thresholds"]["levels"][0]["arms"][1]["epochs_interval"] is None
-    assert "they take 3 seeds an arm" in dict(markdown.tables(two))["Epochs to reach a reward"]
-    mixed = compared(*folders[:5], thresholds=[1.0], window=1)["comparisons"][0]
-    assert mixed["thresholds"]["levels"][0]["arms"][1]["speedup_interval"] is None
-    assert (
-        "none for full, with fewer than 3 seeds" in dict(markdown.tables(mixed))["Epochs to reach a reward"]
-    )
+    two = compared(*folders[:2], *folders[3:5], thresholds=[1.0], window=1).comparisons[0]
+    assert two.thresholds.levels[0].arms[1].epochs_interval is None
+    assert "they take 3 seeds an arm" in tables(two)["Epochs to reach a training reward"]
+    mixed = compared(*folders[:5], thresholds=[1.0], window=1).comparisons[0]
+    assert mixed.thresholds.levels[0].arms[1].speedup_interval is None
+    assert "none for full, with fewer than 3 seeds" in tables(mixed)["Epochs to reach a training reward"]
 
 
 def test_a_seed_that_never_arrives_is_in_the_interval(tmp_path: Path) -> None:
@@ -237,54 +255,55 @@ def test_a_seed_that_never_arrives_is_in_the_interval(tmp_path: Path) -> None:
         for mode in ("observe", "full")
         for seed, values in rewards.items()
     ]
-    comparison = compared(*folders, thresholds=[0.6], window=1)["comparisons"][0]
-    observe, full = comparison["thresholds"]["levels"][0]["arms"]
-    assert observe["epochs"] == 3 and observe["epochs_interval"] == {"low": 2, "high": None}
-    assert full["speedup_percent"] == 0 and full["speedup_interval"] is None
-    assert "| 3 [2, never] | 3 [2, never] |     0.0% |" in markdown.speedup_table(comparison)
+    comparison = compared(*folders, thresholds=[0.6], window=1).comparisons[0]
+    observe, full = comparison.thresholds.levels[0].arms
+    assert observe.epochs == 3 and observe.epochs_interval == Interval(2, None)
+    assert full.speedup_percent == 0 and full.speedup_interval is None
+    assert "| 3 [2, never] | 3 [2, never] |     0.0% |" in speedups(comparison)
 
 
 def test_default_thresholds_are_reached_by_every_arm(tmp_path: Path) -> None:
     write_ladder(tmp_path, seeds=(0, 1))
     folders, _ = find([tmp_path])
-    thresholds = compared(*folders)["comparisons"][0]["thresholds"]
-    assert thresholds["chosen_from_data"] and len(thresholds["levels"]) == 4
-    assert all(arm["epochs"] is not None for level in thresholds["levels"] for arm in level["arms"])
+    thresholds = compared(*folders).comparisons[0].thresholds
+    assert thresholds.chosen_from_data and len(thresholds.levels) == 4
+    assert all(arm.epochs is not None for level in thresholds.levels for arm in level.arms)
 
 
 def test_thresholds_close_together_are_printed_apart(tmp_path: Path) -> None:
-    comparison = compared(write_run(tmp_path / "a", rewards=[1.0, 1.002]), thresholds=[1.0001, 1.00012])[
-        "comparisons"
-    ][0]
-    assert [row.split("|")[1].strip() for row in markdown.speedup_table(comparison).splitlines()[2:]] == [
+    comparison = compared(
+        write_run(tmp_path / "a", rewards=[1.0, 1.002]), thresholds=[1.0001, 1.00012]
+    ).comparisons[0]
+    assert [row.split("|")[1].strip() for row in speedups(comparison).splitlines()[2:]] == [
         "1.00010",
         "1.00012",
     ]
 
 
 def test_no_rise_no_threshold(tmp_path: Path) -> None:
-    comparison = compared(write_run(tmp_path / "a", rewards=[1.0, 0.5]))["comparisons"][0]
-    assert comparison["thresholds"]["levels"] == []
-    assert "never rose" in markdown.speedup_table(comparison)
+    comparison = compared(write_run(tmp_path / "a", rewards=[1.0, 0.5])).comparisons[0]
+    assert comparison.thresholds.levels == []
+    assert "never rose" in speedups(comparison)
 
 
 def test_groups_clipping_time_and_timesteps_by_hand(tmp_path: Path) -> None:
     comparison = compared(
         write_run(tmp_path / "full", "full,variance=native", rewards=[0.0, 1.0]),
         write_run(tmp_path / "base", "observe", rewards=[0.0, 1.0]),
-    )["comparisons"][0]
-    assert [g["label"] for g in comparison["groups"]] == ["observe", "full,variance=native"]
-    base, full = comparison["groups"]
-    assert base["clipping"]["fraction_outside"] == pytest.approx(0.4)
+    ).comparisons[0]
+    assert [arm.label for arm in comparison.arms] == ["observe", "full,variance=native"]
+    assert [arm.name for arm in comparison.arms] == ["baseline", "full,variance=native"]
+    base = comparison.clipping.arms[0]
+    assert base.fraction_outside == pytest.approx(0.4)
     # the first optimizer step of the synthetic runs has nothing outside, the second has all of it
-    assert base["clipping"]["on_policy_fraction_outside"] == 0.0
-    assert full["time"]["total_ratio"] == pytest.approx(0.9)
-    assert full["time"]["sampling_ratio"] == pytest.approx(1.0)
-    assert base["gradients"]["grad_norm_early"]["mean"] == pytest.approx(1.0)
-    assert base["gradients"]["grad_norm_late"]["mean"] == pytest.approx(1.04)
-    assert base["per_timestep"]["early"]["timestep"] == TIMESTEPS
-    assert base["per_timestep"]["early"]["fraction_outside"][0] == pytest.approx(0.4 * (0.5 + 20 / 981))
-    assert base["peak_memory_bytes"] == 2**30
+    assert base.on_policy_fraction_outside == 0.0
+    assert comparison.cost.arms[1].total.ratio == pytest.approx(0.9)
+    assert comparison.cost.arms[1].sampling.ratio == pytest.approx(1.0)
+    assert comparison.gradients.arms[0].grad_norm.early.mean == pytest.approx(1.0)
+    assert comparison.gradients.arms[0].grad_norm.late.mean == pytest.approx(1.04)
+    assert base.early.timestep == TIMESTEPS
+    assert base.early.fraction_outside[0] == pytest.approx(0.4 * (0.5 + 20 / 981))
+    assert comparison.cost.arms[0].peak_memory_bytes == 2**30
 
 
 def test_per_timestep_fractions_count_each_sample_once(tmp_path: Path) -> None:
@@ -299,33 +318,32 @@ def test_per_timestep_fractions_count_each_sample_once(tmp_path: Path) -> None:
                 "ratio_mean": [1.0] * len(t),
             }  # fmt: skip
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    early = compared(folder)["comparisons"][0]["groups"][0]["per_timestep"]["early"]
-    assert early["timestep"] == [900, 100]
-    assert early["count"] == [4, 3]
-    assert early["fraction_outside"] == [pytest.approx((1.0 + 3 * 0.2) / 4), 0.0]
+    early = compared(folder).comparisons[0].clipping.arms[0].early
+    assert early.timestep == [900, 100]
+    assert early.count == [4, 3]
+    assert early.fraction_outside == [pytest.approx((1.0 + 3 * 0.2) / 4), 0.0]
 
 
 def test_mixed_configs_name_the_keys_that_differ(tmp_path: Path) -> None:
     train = {"clip_range": 1e-3, "learning_rate": 3e-4, "batch_size": 4}
-    comparison = compared(
+    document = compared(
         write_run(tmp_path / "a", "observe", seed=0, rewards=[0, 1]),
         write_run(tmp_path / "b", "full", seed=1, rewards=[0, 1, 2], clip_range=1e-3,
                   trainer={"train": train, "logdir": "elsewhere"},
                   hardware={"device": "cuda", "name": "x", "threads": 1, "world_size": 1}),
-    )["comparisons"][0]  # fmt: skip
-    text = "\n".join(comparison["warnings"])
-    assert "`trainer.train.clip_range` differs: 0.0001 in observe; 0.001 in full" in text
+    )  # fmt: skip
+    comparison = document.comparisons[0]
+    text = "\n".join(comparison.warnings)
+    assert "`trainer.train.clip_range` differs: 0.0001 in baseline; 0.001 in full" in text
     assert "`clip_range` differs" in text and "`hardware.device` differs" in text
     assert "seeds differ" in text and "different numbers of epochs" in text
     assert "learning_rate" not in text and "logdir" not in text and "num_epochs" not in text
-    assert "**Warning:** `clip_range`" in markdown.render(
-        {"notes": [], "window": 5, "comparisons": [comparison | {"figures": {}}], "mixed_models": []}
-    )
+    assert "**Warning:** `clip_range`" in build.render(document)
 
 
 def test_the_same_seed_twice_is_said(tmp_path: Path) -> None:
-    comparison = compared(*(write_run(tmp_path / name, rewards=[0, 1]) for name in "ab"))["comparisons"][0]
-    assert any("same seed more than once" in warning for warning in comparison["warnings"])
+    comparison = compared(*(write_run(tmp_path / name, rewards=[0, 1]) for name in "ab")).comparisons[0]
+    assert any("same seed more than once" in warning for warning in comparison.warnings)
 
 
 def test_several_upstreams_are_kept_apart(tmp_path: Path) -> None:
@@ -334,17 +352,17 @@ def test_several_upstreams_are_kept_apart(tmp_path: Path) -> None:
         write_run(tmp_path / "b", "full", rewards=[0, 1]),
         write_run(tmp_path / "c", "full", rewards=[0, 1], upstream="flow_grpo"),
     )
-    assert [(c["upstream"], c["baseline"]) for c in document["comparisons"]] == [
+    assert [(c.upstream, c.baseline) for c in document.comparisons] == [
         ("ddpo", "observe"),
         ("flow_grpo", "full"),
     ]
-    assert any("several upstreams" in note for note in document["notes"])
+    assert any("several upstreams" in note for note in document.notes)
 
 
 def test_baseline_can_be_named(tmp_path: Path) -> None:
     folders = [write_run(tmp_path / m, m, rewards=[0, 1]) for m in ("observe", "match", "full")]
-    assert compared(*folders, baseline="match")["comparisons"][0]["baseline"] == "match"
-    assert compared(*folders[1:])["comparisons"][0]["baseline"] == "match"
+    assert compared(*folders, baseline="match").comparisons[0].baseline == "match"
+    assert compared(*folders[1:]).comparisons[0].baseline == "match"
     with pytest.raises(ReportError, match="observe, match, full"):
         compared(*folders, baseline="log")
 
@@ -365,23 +383,25 @@ def write_two_arms(tmp_path: Path, **options: Any) -> list[Path]:
     ]  # fmt: skip
 
 
-def spread(mean: float, low: float, high: float) -> dict[str, Any]:
-    return {"mean": pytest.approx(mean), "low": pytest.approx(low), "high": pytest.approx(high)}
+def spread(mean: float, low: float, high: float) -> Estimate:
+    return Estimate(*(pytest.approx(value) for value in (mean, low, high)))
 
 
 def test_validation_reward_at_the_last_common_evaluation(tmp_path: Path) -> None:
-    comparison = compared(*write_two_arms(tmp_path))["comparisons"][0]
-    assert comparison["last_common_evaluation"] == 4 and comparison["warnings"] == []
-    base, full = (g["validation"] for g in comparison["groups"])
-    assert base["at_last_common_evaluation"] == spread(3.5, 3.0, 4.0)
-    assert full["at_last_common_evaluation"] == full["best"] == spread(4.5, 4.0, 5.0)
-    assert base["curve"]["epoch"] == [0, 2, 4]
-    assert base["curve"]["smoothed"] == base["curve"]["mean"] == [1.0, 2.0, 3.5]
-    assert full["curve"]["high"] == [1.0, 3.0, 5.0]
+    comparison = compared(*write_two_arms(tmp_path)).comparisons[0]
+    validated = comparison.validation
+    assert validated is not None and validated.last_common_evaluation == 4
+    assert not any("evaluation" in warning for warning in comparison.warnings)
+    base, full = validated.arms
+    assert base.at_last_common_evaluation == spread(3.5, 3.0, 4.0)
+    assert full.at_last_common_evaluation == full.best == spread(4.5, 4.0, 5.0)
+    assert base.curve.epoch == [0, 2, 4]
+    assert base.curve.smoothed == base.curve.mean == [1.0, 2.0, 3.5]
+    assert full.curve.high == [1.0, 3.0, 5.0]
     # the training reward is what it was
-    assert comparison["groups"][0]["curves"]["reward_mean"]["mean"] == [0.0, 1.0, 2.0, 3.0]
+    assert comparison.reward.arms[0].curve.mean == [0.0, 1.0, 2.0, 3.0]
 
-    (table,) = (t for title, t in markdown.tables(comparison) if title == "Validation reward and KL")
+    table = tables(comparison)["Validation reward and KL"]
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()[:4]]
     assert rows[0] == [
         "arm", "reward after epoch 4 (last common)", "best until then", "KL, running mean to epoch 4",
@@ -392,24 +412,24 @@ def test_validation_reward_at_the_last_common_evaluation(tmp_path: Path) -> None
 
 
 def test_kl_is_the_running_mean_and_the_epochs_own(tmp_path: Path) -> None:
-    comparison = compared(*write_two_arms(tmp_path), window=2)["comparisons"][0]
-    base, full = (g["kl"] for g in comparison["groups"])
-    assert comparison["last_common_kl_epoch"] == 3
-    assert base["running_mean"] == base["loss_mean"] == spread(0.35, 0.3, 0.4)
-    assert full["loss_late"] == spread(0.3, 0.25, 0.35)
-    curve = comparison["groups"][0]["curves"]["kl_running_mean"]
-    assert curve["mean"] == pytest.approx([0.05, 0.15, 0.25, 0.35])
+    comparison = compared(*write_two_arms(tmp_path), window=2).comparisons[0]
+    assert comparison.kl is not None and comparison.kl.last_common_epoch == 3
+    base, full = comparison.kl.arms
+    assert base.running_mean == base.loss_mean == spread(0.35, 0.3, 0.4)
+    assert full.loss_late == spread(0.3, 0.25, 0.35)
+    assert base.curves["kl_running_mean"].mean == pytest.approx([0.05, 0.15, 0.25, 0.35])
 
 
 def test_a_point_against_kl_is_the_policy_after_as_many_epochs(tmp_path: Path) -> None:
-    comparison = compared(*write_two_arms(tmp_path))["comparisons"][0]
-    first, second = comparison["groups"][0]["reward_against_kl"]
-    assert (first["run"], first["seed"], first["source"]) == ("observe0", 0, "validation")
+    comparison = compared(*write_two_arms(tmp_path)).comparisons[0]
+    assert comparison.kl is not None
+    first, second = comparison.kl.arms[0].reward_against_kl
+    assert (first.run, first.seed, first.source) == ("observe0", 0, "validation")
     # E = 2 stands at the running mean of the epochs 0 and 1, E = 0 before any
-    assert first["epochs"] == [0, 2, 4]
-    assert first["kl"] == [0.0, pytest.approx(0.1), pytest.approx(0.3)]
-    assert first["reward"] == [1.0, 2.0, 3.0]
-    assert second["kl"][1:] == [pytest.approx(0.2), pytest.approx(0.4)] and second["reward"][2] == 4.0
+    assert first.epochs == [0, 2, 4]
+    assert first.kl == [0.0, pytest.approx(0.1), pytest.approx(0.3)]
+    assert first.reward == [1.0, 2.0, 3.0]
+    assert second.kl[1:] == [pytest.approx(0.2), pytest.approx(0.4)] and second.reward[2] == 4.0
 
 
 @pytest.mark.parametrize("evaluations", [None, {0: 9.0}])
@@ -423,13 +443,14 @@ def test_without_evaluations_the_training_reward_stands_in(
         evaluations=evaluations,
         upstream="flow_grpo",
     )
-    (group,) = compared(folder, window=2)["comparisons"][0]["groups"]
-    (way,) = group["reward_against_kl"]
-    assert way["source"] == "training" and way["epochs"] == [0, 1, 2]
+    comparison = compared(folder, window=2).comparisons[0]
+    assert comparison.kl is not None
+    (way,) = comparison.kl.arms[0].reward_against_kl
+    assert way.source == "training" and way.epochs == [0, 1, 2]
     # an epoch's samples were drawn before its own training
-    assert way["kl"] == [0.0, pytest.approx(0.1), pytest.approx(0.2)]
-    assert way["reward"] == [0.0, 1.0, 3.0]
-    assert ("validation" in group) == (evaluations is not None)
+    assert way.kl == [0.0, pytest.approx(0.1), pytest.approx(0.2)]
+    assert way.reward == [0.0, 1.0, 3.0]
+    assert (comparison.validation is not None) == (evaluations is not None)
 
 
 def test_runs_without_an_end_are_compared_over_the_epochs_they_share(tmp_path: Path) -> None:
@@ -441,29 +462,27 @@ def test_runs_without_an_end_are_compared_over_the_epochs_they_share(tmp_path: P
         write_run(tmp_path / "short", "full", rewards=rewards[:5], kl=[0.2] * 5,
                   evaluations={0: 1.0, 2: 2.0, 4: 3.0}, **endless),
     )  # fmt: skip
-    assert any(
-        "`long`: unfinished: 6 epochs so far, of a loop without an end" in n for n in document["notes"]
-    )
-    comparison = document["comparisons"][0]
-    assert any("the first 5 epochs, which every run has" in w for w in comparison["warnings"])
-    assert not any("num_epochs" in w for w in comparison["warnings"])
-    base, full = comparison["groups"]
-    assert base["reward"]["final_epoch"] == full["reward"]["final_epoch"] == 4
+    assert any("`long`: unfinished: 6 epochs so far, of a loop without an end" in n for n in document.notes)
+    comparison = document.comparisons[0]
+    assert any("the first 5 epochs, which every run has" in w for w in comparison.warnings)
+    assert not any("num_epochs" in w for w in comparison.warnings)
+    assert [arm.final_epoch for arm in comparison.reward.arms] == [4, 4]
     # over five epochs, of which the late ones are the fourth and fifth
-    assert base["gradients"]["grad_norm_late"]["mean"] == pytest.approx(1 + 0.4 * 3.5 / 10)
-    assert base["kl"]["running_mean"]["mean"] == pytest.approx((0.2 + 3 * 0.9) / 5)
-    assert base["validation"]["at_last_common_evaluation"]["mean"] == 2.0
-    assert base["validation"]["best"]["mean"] == 5.0
+    assert comparison.gradients.arms[0].grad_norm.late.mean == pytest.approx(1 + 0.4 * 3.5 / 10)
+    assert comparison.kl.arms[0].running_mean.mean == pytest.approx((0.2 + 3 * 0.9) / 5)
+    base = comparison.validation.arms[0]
+    assert base.at_last_common_evaluation.mean == 2.0
+    assert base.best.mean == 5.0
     # what was recorded beyond is in the curves
-    assert len(base["curves"]["reward_mean"]["epoch"]) == 6
-    assert base["validation"]["curve"]["epoch"] == [0, 2, 4, 6]
-    assert [r["epochs"] for g in comparison["groups"] for r in g["runs"]] == [6, 5]
-    assert "6 |" in markdown.render(document | {"comparisons": [comparison | {"figures": {}}]})
+    assert len(comparison.reward.arms[0].curve.epoch) == 6
+    assert base.curve.epoch == [0, 2, 4, 6]
+    assert [run.epochs for arm in comparison.arms for run in arm.runs] == [6, 5]
+    assert "6 |" in build.render(document)
 
 
 def test_endless_runs_of_one_length_are_not_warned_about(tmp_path: Path) -> None:
     document = compared(*write_two_arms(tmp_path, status="running", trainer={"num_epochs": 0}))
-    assert document["comparisons"][0]["warnings"] == [] and len(document["notes"]) == 4
+    assert document.comparisons[0].warnings == [] and len(document.notes) == 4
 
 
 def test_a_run_that_was_not_evaluated_is_named(tmp_path: Path) -> None:
@@ -471,13 +490,14 @@ def test_a_run_that_was_not_evaluated_is_named(tmp_path: Path) -> None:
     (last / "metrics.jsonl").write_text(
         "".join(line for line in (last / "metrics.jsonl").open() if '"kind": "eval"' not in line)
     )
-    comparison = compared(*folders, last)["comparisons"][0]
-    assert comparison["last_common_evaluation"] == 4
-    assert comparison["warnings"] == [
+    comparison = compared(*folders, last).comparisons[0]
+    assert comparison.validation is not None and comparison.kl is not None
+    assert comparison.validation.last_common_evaluation == 4
+    assert [w for w in comparison.warnings if "evaluation" in w] == [
         "full: no evaluation in `full1`, so the arm's validation reward is that of 1 of 2 runs"
     ]
-    assert comparison["groups"][1]["validation"]["at_last_common_evaluation"] == spread(4.0, 4.0, 4.0)
-    assert [way["source"] for way in comparison["groups"][1]["reward_against_kl"]] == [
+    assert comparison.validation.arms[1].at_last_common_evaluation == spread(4.0, 4.0, 4.0)
+    assert [way.source for way in comparison.kl.arms[1].reward_against_kl] == [
         "validation",
         "training",
     ]
@@ -487,30 +507,33 @@ def test_evaluations_that_have_none_in_common(tmp_path: Path) -> None:
     comparison = compared(
         write_run(tmp_path / "a", rewards=[0, 1], evaluations={1: 1.0}, upstream="flow_grpo"),
         write_run(tmp_path / "b", "full", rewards=[0, 1], evaluations={2: 1.0}, upstream="flow_grpo"),
-    )["comparisons"][0]
-    assert comparison["last_common_evaluation"] is None
-    assert [w.partition(":")[0] for w in comparison["warnings"]] == ["observe", "full"]
-    table = dict(markdown.tables(comparison))["Validation reward"]
-    assert "last common evaluation" in table and "| observe |" in table
+    ).comparisons[0]
+    assert comparison.validation is not None and comparison.validation.last_common_evaluation is None
+    told = [w for w in comparison.warnings if "evaluation" in w]
+    assert [w.partition(":")[0] for w in told] == ["baseline", "full"]
+    table = tables(comparison)["Validation reward"]
+    assert "last common evaluation" in table and "| baseline |" in table
 
 
 def test_an_upstream_without_kl_or_evaluations_has_no_word_of_them(tmp_path: Path) -> None:
     document = compared(
         write_run(tmp_path / "a", rewards=[0, 1]), write_run(tmp_path / "b", "full", rewards=[0, 1])
     )
-    assert "KL" not in json.dumps(document) and "alidation" not in json.dumps(document)
-    assert "kl_loss" not in document["comparisons"][0]["groups"][0]["curves"]
-    assert markdown.definitions(document) == markdown.DEFINITIONS
-    assert "KL" not in markdown.render(document)
+    assert "kl_loss" not in json.dumps(document.as_dict()) and "alidation" not in json.dumps(
+        document.as_dict()
+    )
+    assert "kl" not in document.as_dict()["comparisons"][0] and "KL" not in document.definitions
+    assert "KL" not in build.render(document)
 
 
 def test_the_baseline_is_upstreams_objective_under_any_option(tmp_path: Path) -> None:
     folders = write_flow(
         tmp_path, ("full,unique_prompts=true", "observe,unique_prompts=true"), (0,), epochs=3
     )
-    comparison = compared(*folders)["comparisons"][0]
-    assert comparison["baseline"] == "observe,unique_prompts=true" and comparison["baseline_is_observe"]
-    assert [g["label"] for g in comparison["groups"]] == [
+    comparison = compared(*folders).comparisons[0]
+    assert comparison.baseline == "observe,unique_prompts=true" and comparison.baseline_is_observe
+    assert [arm.name for arm in comparison.arms] == ["baseline", "full"]
+    assert [arm.label for arm in comparison.arms] == [
         "observe,unique_prompts=true",
         "full,unique_prompts=true",
     ]
@@ -558,10 +581,10 @@ def test_unreadable_run_json(tmp_path: Path, text: str | None, said: str) -> Non
 
 def test_nulls_and_nans_are_left_out_of_every_number(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "a", rewards=[0.0, None, float("nan"), 3.0])
-    comparison = compared(folder, window=2)["comparisons"][0]
-    curve = comparison["groups"][0]["curves"]["reward_mean"]
-    assert curve["epoch"] == [0, 3]
-    assert curve["smoothed"] == [0.0, 3.0]
+    comparison = compared(folder, window=2).comparisons[0]
+    curve = comparison.reward.arms[0].curve
+    assert curve.epoch == [0, 3]
+    assert curve.smoothed == [0.0, 3.0]
 
 
 def test_a_repeated_epoch_counts_once_with_its_last_record(tmp_path: Path) -> None:
@@ -570,7 +593,7 @@ def test_a_repeated_epoch_counts_once_with_its_last_record(tmp_path: Path) -> No
     with (folder / "metrics.jsonl").open("a") as file:
         file.write(json.dumps(last | {"reward_mean": 7.0}) + "\n")
     run = load(folder)
-    assert run.series("reward_mean") == {0: 0.0, 1: 7.0}
+    assert run.series("reward_mean").to_dict() == {0: 0.0, 1: 7.0}
     assert any("more than once" in note for note in run.notes)
 
 
@@ -619,8 +642,9 @@ def test_report_of_flow_grpo_has_validation_and_kl(tmp_path: Path) -> None:
 
 def test_the_figure_against_kl_says_what_its_axes_are(tmp_path: Path) -> None:
     folders = write_two_arms(tmp_path)
-    comparison = compared(*folders)["comparisons"][0]
-    (axes,) = figures.pareto(comparison, 5).axes
+    comparison = compared(*folders).comparisons[0]
+    drawn = validation.figures(comparison.shown(5), comparison.validation, comparison.kl)
+    (axes,) = drawn["pareto"].axes
     assert axes.get_xlabel().startswith("KL to the reference policy")
     assert axes.get_ylabel() == "validation reward"
     lines = [line for line in axes.get_lines() if len(line.get_xdata())]
@@ -628,19 +652,24 @@ def test_the_figure_against_kl_says_what_its_axes_are(tmp_path: Path) -> None:
     assert lines[0].get_color() == lines[1].get_color() != lines[2].get_color() == lines[3].get_color()
     assert lines[0].get_marker() != lines[2].get_marker()
     _, names = axes.get_legend_handles_labels()
-    assert names == ["observe (2 seeds)", "full (2 seeds)", "start of a run", "its end"]
+    assert names == ["baseline (2 seeds)", "full (2 seeds)", "start of a run", "its end"]
 
-    for way in comparison["groups"][0]["reward_against_kl"]:
-        way["source"] = "training"
-    label = figures.pareto(comparison, 5).axes[0].get_ylabel()
+    assert comparison.kl is not None
+    first, *others = comparison.kl.arms
+    ways = [dataclasses.replace(way, source="training") for way in first.reward_against_kl]
+    mixed = dataclasses.replace(
+        comparison.kl, arms=[dataclasses.replace(first, reward_against_kl=ways), *others]
+    )
+    drawn = validation.figures(comparison.shown(5), comparison.validation, mixed)
+    label = drawn["pareto"].axes[0].get_ylabel()
     assert label == "validation reward; where there is none,\ntraining reward, moving average of 5 epochs"
 
 
 def test_the_figures_of_validation_and_kl_are_drawn_only_where_there_is_any(tmp_path: Path) -> None:
     def drawn(name: str, **options: Any) -> set[str]:
         folder = write_run(tmp_path / name, rewards=[0.0, 1.0], upstream="flow_grpo", **options)
-        comparison = compared(folder)["comparisons"][0]
-        return {n for n in ("validation", "pareto") if figures.FIGURES[n](comparison, 5) is not None}
+        comparison = compared(folder).comparisons[0]
+        return set(validation.figures(comparison.shown(5), comparison.validation, comparison.kl))
 
     assert drawn("neither") == set()
     assert drawn("kl", kl=[0.1, 0.2]) == {"pareto"}
@@ -663,7 +692,7 @@ def test_report_of_one_short_run_with_hardly_anything_in_it(tmp_path: Path) -> N
 def test_an_unreadable_run_is_named_and_the_others_are_reported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(figures, "draw_all", lambda *args: {})  # drawing takes seconds
+    monkeypatch.setattr(build, "draw_all", lambda *args: {})  # drawing takes seconds
     write_run(tmp_path / "runs" / "good", rewards=[0, 1])
     bad = write_run(tmp_path / "runs" / "bad", rewards=[0, 1])
     (bad / "run.json").write_text("{")

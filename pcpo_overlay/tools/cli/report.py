@@ -95,10 +95,9 @@ def write(folders: Sequence[Path], out: Path, *, command: str, **options: Any) -
     Returns:
         The exit code: 0, or 1 where a folder could not be read or nothing could be written.
     """
-    from pcpo_overlay.tools.report.build import MARKDOWN, build
-    from pcpo_overlay.tools.report.compare import ReportError
-    from pcpo_overlay.tools.report.markdown import speedup_table, title_of
-    from pcpo_overlay.tools.runs.files import RunError
+    from pcpo_overlay.tools.report.arms import ReportError
+    from pcpo_overlay.tools.report.build import MARKDOWN, build, main_table
+    from pcpo_overlay.tools.runs.files import RunError, told
     from pcpo_overlay.tools.runs.run import load
 
     runs, code = [], 0
@@ -113,15 +112,18 @@ def write(folders: Sequence[Path], out: Path, *, command: str, **options: Any) -
         return 1
     try:
         document = build(runs, out, **options)
-    except (ReportError, ImportError, OSError) as error:
+    except (ReportError, ImportError) as error:
         print(f"pcpo {command}: {error}", file=sys.stderr)
         return 1
-    for note in document["notes"]:
+    except (OSError, RuntimeError) as error:
+        print(f"pcpo {command}: {out} cannot be written: {told(error)}", file=sys.stderr)
+        return 1
+    for note in document.notes:
         print(f"note: {note}")
-    for comparison in document["comparisons"]:
-        for warning in comparison["warnings"]:
+    for comparison in document.comparisons:
+        for warning in comparison.warnings:
             print(f"WARNING: {warning}")
-        print(f"\n{title_of(comparison)}: epochs to reach a reward (baseline: {comparison['baseline']})\n")
-        print(speedup_table(comparison))
+        title, text = main_table(comparison, document.window)
+        print(f"\n{comparison.title}: {title[0].lower()}{title[1:]}\n\n{text}")
     print(f"\nreport: {out / MARKDOWN}")
     return code

@@ -1,19 +1,61 @@
-"""What ``evaluate`` measured of checkpoints, compared where the arms have the same reward."""
+"""Chapter: what ``evaluate`` measured of checkpoints, compared where the arms have the same reward."""
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pcpo_overlay.tools.report import stats
+import pandas as pd
+
+from pcpo_overlay.tools import palette
+from pcpo_overlay.tools.report import draw, stats
+from pcpo_overlay.tools.report.arms import Material, Shown
+from pcpo_overlay.tools.report.stats import Curve, Estimate
+from pcpo_overlay.tools.report.text import digits_apart, estimated, number, percent, table
+from pcpo_overlay.tools.report.text import epochs as printed_epochs
+from pcpo_overlay.tools.report.text import reward as told
+from pcpo_overlay.tools.runs.files import printable
 from pcpo_overlay.tools.runs.run import Run
 
+TITLE = "Epochs to reach an evaluated reward"
+DEFINITIONS = {
+    "quality": "What `evaluate` measured on images drawn from checkpoints, equally many of each of the ten "
+    "prompts, with the run's steps, guidance and eta or noise level, upstream's native sampler in all arms "
+    "and the same noise for every policy. reward: the mean of the run's own reward over these images. "
+    "accuracy: the share that the digit classifier reads as prompted.",
+    "evaluated reward": "That mean, so of one sampler for all arms: it compares arms that draw with different ones, "
+    "which the training reward does not.",
+    "diversity": "Mean distance of two images of one prompt in the features of the digit classifier's last but "
+    "one layer, mean over the prompts. It falls where a policy collapses.",
+    "Fréchet distance": "That of FID, in the same features: between a policy's images and the base model's, of "
+    "all prompts together, and of each prompt by itself (mean over the prompts). 0 is the base model. As in "
+    "Appendix B.3 of the paper it measures drift: at the same reward, lower is better. It falls with more "
+    "samples, a prompt's own especially where they are fewer than the 64 features: compare it among equal "
+    "numbers of samples only.",
+    "matched reward": "A run's policy when its evaluated reward first reaches a level, with everything "
+    "interpolated linearly between the last checkpoint below and the first at the level; the closer the "
+    "checkpoints, the less hangs on that. Unless given with --thresholds the levels are four, evenly spaced "
+    "strictly between the base model's reward and the lowest of the runs' best. Numbers are means over seeds, in "
+    "brackets their bootstrap interval; a difference is taken seed by seed.",
+}
 #: What is measured by prompt.
 PER_PROMPT = ("accuracy", "diversity", "frechet", "reward")
-#: What the tables compare: over all prompts, but ``frechet_prompt``, which is the mean of the prompts' own distances.
-METRICS = ("accuracy", "diversity", "frechet_prompt", "frechet")
+#: What is compared: over all prompts, but ``frechet_prompt``, which is the mean of the prompts' own distances.
+METRICS = {
+    "accuracy": "accuracy",
+    "diversity": "diversity",
+    "frechet_prompt": "Fréchet distance, by prompt",
+    "frechet": "Fréchet distance, all prompts",
+}
+NO_MATCH = (
+    "No level of reward: at least one run's evaluated reward never rose above that of the model it began as."
+)
+
+
+# ------------------------------------------------------------- a run's policies
 
 
 @dataclass(frozen=True)
@@ -41,9 +83,8 @@ def points(run: Run) -> list[Point]:
     held = []
     for line in run.quality:
         prompts = line["prompts"]
-        distances = [values["frechet"] for values in prompts.values()]
-        values = {**line["overall"], "frechet_prompt": stats.mean(distances)}
-        held.append(Point(line["epoch"], values, prompts))
+        distance = math.fsum(values["frechet"] for values in prompts.values()) / len(prompts)
+        held.append(Point(line["epoch"], {**line["overall"], "frechet_prompt": distance}, prompts))
     return held
 
 
@@ -73,7 +114,7 @@ def at_reward(way: Sequence[Point], level: float) -> Point | None:
     share = (level - before.reward) / (after.reward - before.reward)
 
     def between(a: Mapping[str, float], b: Mapping[str, float]) -> dict[str, float]:
-        return {key: a[key] + share * (b[key] - a[key]) for key in b}
+        return {key: a[key] + share * (b[key] - a[key]) for key in b if key in a}
 
     return Point(
         before.epoch + share * (after.epoch - before.epoch),
@@ -101,48 +142,138 @@ def evaluated(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
         return [], [
             "the runs were evaluated with different settings (samples, seed, sampler, reward or base model), so their "
             "quality is not compared; evaluate them all alike: "
-            + "; ".join(f"`{run.path.name}`: {_told(run)}" for run in held)
+            + "; ".join(f"`{run.name}`: {_settings_of(run)}" for run in held)
         ]
-    missing = [f"`{run.path.name}`" for run in runs if run not in held]
+    missing = [f"`{run.name}`" for run in runs if run not in held]
     if not missing:
         return held, []
     return held, [f"not evaluated, and so not in the tables on quality: {', '.join(missing)}"]
 
 
-def _told(run: Run) -> str:
+def _settings_of(run: Run) -> str:
     settings = run.quality[0].get("settings", {})
-    sampler = ", ".join(f"{key} {value}" for key, value in settings.get("sampler", {}).items())
-    return f"{settings.get('samples')} samples, seed {settings.get('seed')}, {sampler}"
+    sampler = ", ".join(f"{key} {value}" for key, value in (settings.get("sampler") or {}).items())
+    return printable(f"{settings.get('samples')} samples, seed {settings.get('seed')}, {sampler}")
 
 
-def describe(
+# ------------------------------------------------------------------- the data
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Each of :data:`METRICS` as a mean over seeds with its bootstrap interval."""
+
+    runs: int
+    accuracy: Estimate
+    diversity: Estimate
+    frechet_prompt: Estimate
+    frechet: Estimate
+
+
+@dataclass(frozen=True)
+class ArmAtLevel(Metrics):
+    """An arm where its evaluated reward reaches a level; ``difference`` is to the baseline, seed by seed."""
+
+    label: str
+    epochs: Estimate
+    difference: Metrics | None
+
+
+@dataclass(frozen=True)
+class QualityLevel:
+    """A level of evaluated reward, and each arm there."""
+
+    reward: float
+    arms: list[ArmAtLevel]
+
+
+@dataclass(frozen=True)
+class ArmAtEnd(Metrics):
+    """An arm at the last checkpoint that every run has."""
+
+    label: str
+    reward: Estimate
+
+
+@dataclass(frozen=True)
+class LastCheckpoint:
+    """That checkpoint, in epochs of training before it, with the model that the runs began as."""
+
+    epoch: int | None
+    base: dict[str, float] | None
+    arms: list[ArmAtEnd]
+
+
+@dataclass(frozen=True)
+class Way:
+    """A run's policies, epoch by epoch."""
+
+    run: str
+    seed: int | None
+    epoch: list[float]
+    values: dict[str, list[float]]
+
+
+@dataclass(frozen=True)
+class Quality:
+    """The chapter's numbers.
+
+    Attributes:
+        settings: that the images were drawn with.
+        policies: evaluated, of each run.
+        levels: of matched reward.
+        last: the last common checkpoint.
+        rewards: the evaluated reward by epochs of training, of each arm.
+        ways: the policies of each run, of each arm.
+    """
+
+    settings: dict[str, Any]
+    policies: list[int]
+    levels: list[QualityLevel]
+    last: LastCheckpoint
+    rewards: list[Curve]
+    ways: list[list[Way]]
+
+
+def describe(material: Material) -> tuple[Quality | None, list[str]]:
+    """The quality of the evaluated runs, and warnings; None where no run was evaluated."""
+    held, warnings = evaluated(material.runs)
+    if not held:
+        return None, warnings
+    paths = {run.path for run in held}
+    arms = {arm.label: [run for run in arm.runs if run.path in paths] for arm in material.arms}
+    baseline = material.arms[material.baseline].label
+    return describe_arms(arms, baseline, material.thresholds), warnings
+
+
+def describe_arms(
     arms: Mapping[str, Sequence[Run]], baseline: str, thresholds: Sequence[float] | None = None
-) -> dict[str, Any] | None:
-    """The quality of evaluated runs, for the document.
+) -> Quality:
+    """The quality of some arms.
 
     Args:
-        arms: runs by label, all evaluated with the same settings; an arm may have none.
+        arms: runs by label, all evaluated with the same settings, and some at all; an arm may have none.
         baseline: the label of the arm that the others are held against.
         thresholds: levels of reward; None lets :func:`levels` choose them.
-
-    Returns:
-        None where no arm has a run.
     """
     runs = [run for members in arms.values() for run in members]
-    if not runs:
-        return None
-    chosen = list(thresholds) if thresholds is not None else levels(runs)
     settings = runs[0].quality[0].get("settings", {})
-    return {
-        "settings": {key: settings.get(key) for key in ("samples", "seed", "sampler", "reward")},
-        "policies": [len(run.quality) for run in runs],
-        "levels": [_level(arms, baseline, level) for level in chosen],
-        "last": _last(arms),
-        "ways": {label: [_way(run) for run in members] for label, members in arms.items()},
-    }
+    chosen = list(thresholds) if thresholds is not None else levels(runs)
+    return Quality(
+        {key: settings.get(key) for key in ("samples", "seed", "sampler", "reward")},
+        [len(run.quality) for run in runs],
+        [_level(arms, baseline, level) for level in chosen],
+        _last(arms),
+        [_rewards(members) for members in arms.values()],
+        [[_way(run) for run in members] for members in arms.values()],
+    )
 
 
-def _level(arms: Mapping[str, Sequence[Run]], baseline: str, level: float) -> dict[str, Any]:
+def _metrics(held: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+    return {"runs": len(held), **{key: stats.estimate([values[key] for values in held]) for key in METRICS}}
+
+
+def _level(arms: Mapping[str, Sequence[Run]], baseline: str, level: float) -> QualityLevel:
     reached: dict[str, dict[tuple[int | None, int], Point]] = {}
     for label, members in arms.items():
         reached[label] = {}
@@ -152,64 +283,266 @@ def _level(arms: Mapping[str, Sequence[Run]], baseline: str, level: float) -> di
             point = at_reward(points(run), level)
             if point is not None:
                 reached[label][run.seed, seeds[run.seed]] = point
+    reference = reached.get(baseline, {})
     described = []
-    for label, by_seed in reached.items():
-        entry = {
-            "label": label,
-            "runs": len(by_seed),
-            "epochs": stats.estimate([point.epoch for point in by_seed.values()]),
-            **{key: stats.estimate([point.values[key] for point in by_seed.values()]) for key in METRICS},
-        }
-        if label != baseline:
-            entry["difference"] = _difference(by_seed, reached.get(baseline, {}))
-        described.append(entry)
-    return {"reward": level, "arms": described}
+    for label, own in reached.items():
+        differences = [
+            {key: own[seed].values[key] - reference[seed].values[key] for key in METRICS}
+            for seed in own
+            if seed in reference
+        ]
+        described.append(
+            ArmAtLevel(
+                label=label,
+                epochs=stats.estimate([point.epoch for point in own.values()]),
+                difference=None if label == baseline else Metrics(**_metrics(differences)),
+                **_metrics([point.values for point in own.values()]),
+            )
+        )
+    return QualityLevel(level, described)
 
 
-def _difference(arm: Mapping[Any, Point], baseline: Mapping[Any, Point]) -> dict[str, Any]:
-    """An arm's metrics minus the baseline's, seed by seed over the seeds that both have."""
-    seeds = [seed for seed in arm if seed in baseline]
-    return {
-        "runs": len(seeds),
-        **{
-            key: stats.estimate([arm[seed].values[key] - baseline[seed].values[key] for seed in seeds])
-            for key in METRICS
-        },
-    }
-
-
-def _last(arms: Mapping[str, Sequence[Run]]) -> dict[str, Any]:
+def _last(arms: Mapping[str, Sequence[Run]]) -> LastCheckpoint:
     """The numbers at the last checkpoint that every run has, and of the base model."""
-    runs = [run for members in arms.values() for run in members]
-    by_run = {run.path: {int(p.epoch): p for p in points(run)} for run in runs}
-    common = stats.common_epochs([{epoch: p.reward for epoch, p in held.items()} for held in by_run.values()])
-    last = max((epoch for epoch in common if epoch > 0), default=None)
-    keys = ("reward", *METRICS)
+    by_run = {
+        run.path: {int(p.epoch): p.values for p in points(run)}
+        for members in arms.values()
+        for run in members
+    }
+    shared = set.intersection(*(set(held) for held in by_run.values()))
+    last = max((epoch for epoch in shared if epoch > 0), default=None)
     base = next((held[0] for held in by_run.values() if 0 in held), None)
-    return {
-        "epoch": last,
-        "base": None if base is None else {key: base.values[key] for key in keys},
-        "arms": [
-            {
-                "label": label,
-                "runs": len(members),
-                **{
-                    key: stats.estimate(
-                        [] if last is None else [by_run[run.path][last].values[key] for run in members]
-                    )
-                    for key in keys
-                },
-            }
-            for label, members in arms.items()
-        ],
-    }
+    described = []
+    for label, members in arms.items():
+        ends = [] if last is None else [by_run[run.path][last] for run in members]
+        described.append(
+            ArmAtEnd(
+                label=label,
+                reward=stats.estimate([values["reward"] for values in ends]),
+                **_metrics(ends) | {"runs": len(members)},
+            )
+        )
+    return LastCheckpoint(
+        last, None if base is None else {key: base[key] for key in ("reward", *METRICS)}, described
+    )
 
 
-def _way(run: Run) -> dict[str, Any]:
-    way = points(run)
-    return {
-        "run": run.path.name,
-        "seed": run.seed,
-        "epoch": [point.epoch for point in way],
-        **{key: [point.values[key] for point in way] for key in ("reward", *METRICS)},
-    }
+def _rewards(members: Sequence[Run]) -> Curve:
+    by_run = [pd.Series({int(p.epoch): p.reward for p in points(run)}, dtype="float64") for run in members]
+    return stats.curve([(run.name, run.seed) for run in members], by_run, 1)
+
+
+def _way(run: Run) -> Way:
+    held = points(run)
+    values = {key: [point.values[key] for point in held] for key in ("reward", *METRICS)}
+    return Way(run.name, run.seed, [point.epoch for point in held], values)
+
+
+# ------------------------------------------------------------------ the tables
+
+
+def tables(shown: Shown, quality: Quality) -> list[tuple[str, str]]:
+    """Titles and Markdown."""
+    return [
+        (TITLE, epochs_table(shown, quality)),
+        ("Quality at matched reward", _quality_table(shown, quality)),
+        ("Quality at matched reward, difference to the baseline", _difference_table(shown, quality)),
+        ("Quality at the last checkpoint", _last_table(shown, quality)),
+    ]
+
+
+def level_names(quality: Quality) -> list[str]:
+    """The levels of reward with as many digits as it takes to tell them apart."""
+    held = [level.reward for level in quality.levels]
+    return [told(level, digits_apart(held)) for level in held]
+
+
+def epochs_table(shown: Shown, quality: Quality) -> str:
+    """Levels down, arms across: epochs to reach an evaluated reward, and the speed-up against the baseline."""
+    if not quality.levels:
+        return NO_MATCH
+    head = ["evaluated reward"]
+    for n, name in enumerate(shown.names):
+        head += [name] if n == shown.baseline else [name, "speed-up"]
+    rows, some = [], False
+    for name, level in zip(level_names(quality), quality.levels, strict=True):
+        reference, row = level.arms[shown.baseline], [name]
+        for n, (arm, own) in enumerate(zip(shown.arms, level.arms, strict=True)):
+            few = 0 < own.runs < arm.seeds
+            some |= few
+            row.append(
+                estimated(own.epochs, printed_epochs) + (f" ({own.runs} of {arm.seeds})" if few else "")
+            )
+            if n != shown.baseline:
+                speedup = stats.speedup_percent(reference.epochs.mean, own.epochs.mean)
+                row.append(percent(speedup) if own.runs == reference.runs else "-")
+        rows.append(row)
+    text = "Mean over seeds, in brackets the bootstrap interval of 95%; speed-up: of the means."
+    if some:
+        text += " In parentheses: how many seeds reach it, of which the mean is."
+    return table(head, rows) + f"\n\n{text} {_drawn(quality)}"
+
+
+def _quality_table(shown: Shown, quality: Quality) -> str:
+    """Levels of reward and arms down, what was measured across."""
+    if not quality.levels:
+        return NO_MATCH
+    rows = []
+    for name, level in zip(level_names(quality), quality.levels, strict=True):
+        for arm, own in zip(shown.arms, level.arms, strict=True):
+            cells = [estimated(held) for held in (own.epochs, *_of(own))]
+            rows.append([name, arm.name, f"{own.runs} of {arm.seeds}", *cells])
+    return (
+        table(["reward", "arm", "seeds", "epochs", *METRICS.values()], rows, left=2)
+        + f"\n\n{_drawn(quality)}"
+    )
+
+
+def _of(held: Metrics) -> list[Estimate]:
+    return [getattr(held, key) for key in METRICS]
+
+
+def _signed(value: float | None) -> str:
+    return "-" if value is None else f"{value:+.4g}"
+
+
+def _difference_table(shown: Shown, quality: Quality) -> str:
+    if not quality.levels:
+        return NO_MATCH
+    rows = [
+        [
+            name,
+            arm.name,
+            str(own.difference.runs),
+            *(estimated(held, _signed) for held in _of(own.difference)),
+        ]
+        for name, level in zip(level_names(quality), quality.levels, strict=True)
+        for arm, own in zip(shown.arms, level.arms, strict=True)
+        if own.difference is not None
+    ]
+    if not rows:
+        return "There is no other arm than the baseline."
+    few = all(int(row[2]) < stats.LEAST_SEEDS for row in rows)
+    note = (
+        f"\n\nNo bootstrap intervals: they take {stats.LEAST_SEEDS} seeds that both arms have." if few else ""
+    )
+    return table(["reward", "arm", "seeds", *METRICS.values()], rows, left=2) + note
+
+
+def _last_table(shown: Shown, quality: Quality) -> str:
+    last = quality.last
+    if last.epoch is None:
+        return "The runs have no checkpoint of the same epoch."
+
+    def rewarded(value: float | None) -> str:
+        return told(value, shown.digits)
+
+    rows = []
+    if last.base is not None:
+        base = last.base
+        rows.append(["(base model)", "", rewarded(base["reward"]), *(number(base[key]) for key in METRICS)])
+    for arm, own in zip(shown.arms, last.arms, strict=True):
+        rows.append([arm.name, str(own.runs), estimated(own.reward, rewarded), *map(estimated, _of(own))])
+    text = table(["arm", "seeds", "reward", *METRICS.values()], rows, left=1)
+    return f"{text}\n\nAfter {last.epoch} epochs of training, the last that every evaluated run has a checkpoint of."
+
+
+def _drawn(quality: Quality) -> str:
+    """How the images were drawn, and how densely checkpoints lie."""
+    settings, counts = quality.settings, sorted(set(quality.policies))
+    sampler = ", ".join(
+        f"{key.replace('_', ' ')} {value}" for key, value in (settings["sampler"] or {}).items()
+    )
+    several = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else str(counts[0])
+    few = any(arm.runs < stats.LEAST_SEEDS for level in quality.levels for arm in level.arms)
+    return printable(
+        f"{settings['samples']} images a prompt and policy ({sampler}; native sampler in all arms), {several} policies "
+        "a run, the model it began as among them."
+        + (f" Intervals take {stats.LEAST_SEEDS} seeds." if few else "")
+    )
+
+
+# ----------------------------------------------------------------- the figures
+
+_PANELS = {
+    "accuracy": ("accuracy", "right is better"),
+    "diversity": ("diversity within a prompt", "right is more diverse"),
+    "frechet_prompt": ("Fréchet distance to the base model, by prompt", "left is less drift"),
+}
+
+
+def figures(shown: Shown, quality: Quality) -> dict[str, Any]:
+    """What a policy costs at the same reward: differences to the baseline with their intervals."""
+    if not quality.levels:
+        return {}
+    others = [n for n in range(len(shown.arms)) if n != shown.baseline]
+    arms = others or [shown.baseline]
+    rows = level_names(quality)
+    figure = palette.new_figure(12, 1.6 + 0.26 * len(rows) * (len(arms) + 1))
+    panels = figure.subplots(1, len(_PANELS), sharey=True)
+    for n, (axes, (key, (name, better))) in enumerate(zip(panels, _PANELS.items(), strict=True)):
+        held = [
+            [
+                getattr(held, key)
+                if (held := own.difference if others else own) is not None and held.runs
+                else None
+                for own in (level.arms[arm] for level in quality.levels)
+            ]
+            for arm in arms
+        ]
+        draw.dots(axes, shown, rows, held, arms=arms, legend=n == 0)
+        palette.plain(
+            axes, f"({'abc'[n]}) {name}", f"minus the baseline's ({better})" if others else name, grid="x"
+        )
+        if others:
+            axes.axvline(0, color=shown.arms[shown.baseline].look.colour, linewidth=1.2, zorder=0)
+    panels[0].set_ylabel("at an evaluated reward of")
+    intervals = any(own.epochs.low is not None for level in quality.levels for own in level.arms)
+    small = "dot: mean over seeds" + (
+        "; line: bootstrap interval of 95%" if intervals else "; too few seeds for intervals"
+    )
+    small += f"; grey line: {shown.names[shown.baseline]}" if others else ""
+    draw.heading(figure, "What the policies draw when they have the same evaluated reward", small)
+    palette.legend_below(figure, panels[0])
+    return {"quality": figure}
+
+
+def epochs_panel(axes: Any, shown: Shown, quality: Quality, title: str, *, legend: bool = False) -> None:
+    """Epochs to each level of evaluated reward, with their intervals."""
+    held = [[level.arms[n].epochs for level in quality.levels] for n in range(len(shown.arms))]
+    draw.dots(axes, shown, level_names(quality), held, legend=legend)
+    palette.plain(axes, title, "epochs of training (x: never)" if _never(held) else "epochs of training",
+                  "evaluated reward", grid="x")  # fmt: skip
+
+
+def _never(held: Sequence[Sequence[Estimate]]) -> bool:
+    return any(e.mean is None for own in held for e in own)
+
+
+def study_figure(shown: Shown, quality: Quality, title: str) -> Any:
+    """Epochs to each level of evaluated reward, and the reward at the last checkpoint, with intervals."""
+    rows = len(quality.levels) * (len(shown.arms) + 1)
+    figure = palette.new_figure(11, 1.6 + 0.24 * rows)
+    left, right = figure.subplots(1, 2, width_ratios=[3, 2])
+    epochs_panel(left, shown, quality, "(a) epochs to reach an evaluated reward", legend=True)
+    last = quality.last
+    for y, (arm, own) in enumerate(zip(shown.arms, last.arms, strict=True)):
+        ends = [own.reward if n == y else None for n in range(len(shown.arms))]
+        draw.dots(right, shown, shown.names, [ends], arms=[y])
+    if last.base is not None:
+        right.axvline(last.base["reward"], color=palette.NEUTRAL, linestyle=":", linewidth=1.2)
+    palette.plain(
+        right,
+        f"(b) evaluated reward after {last.epoch} epochs",
+        "evaluated reward (dotted: base model)",
+        grid="x",
+    )
+    intervals = any(own.reward.low is not None for own in last.arms)
+    draw.heading(
+        figure,
+        title,
+        "dot: mean over seeds"
+        + ("; line: bootstrap interval of 95%" if intervals else "; too few seeds for intervals"),
+    )
+    palette.legend_below(figure, left)
+    return figure

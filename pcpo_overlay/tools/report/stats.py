@@ -1,4 +1,4 @@
-"""The report's statistics, as pure functions on ``{epoch: value}`` series."""
+"""The report's statistics, as pure functions on pandas series by epoch and on plain numbers."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import math
 import random
 import statistics
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
-#: Values by epoch number, counted from 0, in ascending order; an epoch without a value is absent.
-Series = dict[int, float]
+import numpy as np
+import pandas as pd
 
 #: Window of the moving average, in epochs, as in the paper's figures.
 WINDOW = 5
@@ -20,6 +21,50 @@ LEAST_SEEDS = 3
 TAIL = 0.025
 _EXACT_UP_TO = 6
 _DRAWS = 2000
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Two ends; one that is never reached is None."""
+
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over seeds with two ends: lowest and highest seed, or a bootstrap interval. None where there is none."""
+
+    mean: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One number of an arm by epoch: the seeds' mean where all have it, smoothed, and the smoothed seeds' extremes.
+
+    Attributes:
+        epoch: counted from 0.
+        seeds: each run's own, over its own epochs, not smoothed.
+    """
+
+    epoch: list[int]
+    mean: list[float]
+    smoothed: list[float]
+    low: list[float]
+    high: list[float]
+    seeds: list[SeedCurve]
+
+
+@dataclass(frozen=True)
+class SeedCurve:
+    """One number of one run by epoch."""
+
+    run: str
+    seed: int | None
+    epoch: list[int]
+    value: list[float]
 
 
 def mean(values: Iterable[float]) -> float | None:
@@ -34,13 +79,20 @@ def median(values: Iterable[float]) -> float | None:
     return statistics.median(held) if held else None
 
 
-def spread(values: Iterable[float | None]) -> dict[str, float | None]:
-    """Mean, lowest and highest of the values that are there; None of nothing."""
+def ratio(value: float | None, other: float | None) -> float | None:
+    """``value / other``; None where that is no number."""
+    if value is None or not other or not math.isfinite(value / other):
+        return None
+    return value / other
+
+
+def spread(values: Iterable[float | None]) -> Estimate:
+    """Mean, lowest and highest of the values that are there."""
     held = [value for value in values if value is not None]
-    return {"mean": mean(held), "low": min(held, default=None), "high": max(held, default=None)}
+    return Estimate(mean(held), min(held, default=None), max(held, default=None))
 
 
-def moving_average(series: Mapping[int, float], window: int = WINDOW) -> Series:
+def moving_average(series: pd.Series, window: int = WINDOW) -> pd.Series:
     """Trailing mean: at epoch ``e``, over the values at epochs ``e - window + 1 .. e``.
 
     The first ``window - 1`` epochs average what there is so far, so the curve starts at the first value.
@@ -50,39 +102,49 @@ def moving_average(series: Mapping[int, float], window: int = WINDOW) -> Series:
     """
     if window < 1:
         raise ValueError(f"the moving average needs a window of at least 1 epoch, got {window}")
-    smoothed = {}
-    for epoch in series:
-        held = [series[e] for e in range(epoch - window + 1, epoch + 1) if e in series]
-        smoothed[epoch] = math.fsum(held) / len(held)
-    return smoothed
+    epochs, values = series.index.to_numpy(), series.to_numpy()
+    if not len(epochs):
+        return series
+    starts = np.searchsorted(epochs, epochs - min(window, int(epochs[-1]) + 1) + 1)
+    smoothed = [values[start : end + 1].mean() for end, start in enumerate(starts)]
+    return pd.Series(smoothed, index=series.index)
 
 
-def mean_series(many: Sequence[Mapping[int, float]]) -> Series:
-    """Mean over several series, at the epochs that every one of them has.
+def common(many: Sequence[pd.Series]) -> pd.DataFrame:
+    """Several series as columns, at the epochs that every one of them has.
 
     Not at the others: where one seed ends early, the mean over the rest would jump though no run did.
     """
-    return {epoch: math.fsum(s[epoch] for s in many) / len(many) for epoch in common_epochs(many)}
-
-
-def common_epochs(many: Sequence[Mapping[int, float]]) -> list[int]:
-    """The epochs that every series has, ascending."""
     if not many:
-        return []
-    shared = set(many[0]).intersection(*many[1:])
-    return sorted(shared)
+        return pd.DataFrame()
+    return pd.concat(many, axis=1, join="inner", keys=range(len(many))).sort_index()
 
 
-def epochs_to_reach(series: Mapping[int, float], threshold: float) -> int | None:
+def curve(names: Sequence[tuple[str, int | None]], many: Sequence[pd.Series], window: int) -> Curve:
+    """The curve of an arm from its runs' series; ``names`` are their folders and seeds."""
+    held = common(many).mean(axis=1)
+    seeds = common([moving_average(series, window) for series in many])
+    return Curve(
+        [int(e) for e in held.index],
+        held.tolist(),
+        moving_average(held, window).tolist(),
+        seeds.min(axis=1).tolist(),
+        seeds.max(axis=1).tolist(),
+        [
+            SeedCurve(name, seed, [int(e) for e in series.index], series.tolist())
+            for (name, seed), series in zip(names, many, strict=True)
+        ],
+    )
+
+
+def epochs_to_reach(series: pd.Series, threshold: float) -> int | None:
     """How many epochs were run when ``series`` first stood at ``threshold`` or above, that epoch included.
 
     Returns:
         A count from 1 (the first epoch has number 0), or None where the series never gets there.
     """
-    for epoch in sorted(series):
-        if series[epoch] >= threshold:
-            return epoch + 1
-    return None
+    there = series.index[series >= threshold]
+    return int(there[0]) + 1 if len(there) else None
 
 
 def speedup_percent(baseline: float | None, other: float | None) -> float | None:
@@ -90,9 +152,8 @@ def speedup_percent(baseline: float | None, other: float | None) -> float | None
 
     260 epochs against 131 give 98.5; negative where ``other`` is slower; None where either never arrived.
     """
-    if baseline is None or other is None:
-        return None
-    return 100.0 * (baseline / other - 1.0)
+    share = ratio(baseline, other)
+    return None if share is None else 100.0 * (share - 1.0)
 
 
 def levels(starts: Sequence[float], tops: Sequence[float], count: int = 4) -> list[float]:
@@ -119,7 +180,7 @@ def levels(starts: Sequence[float], tops: Sequence[float], count: int = 4) -> li
     return [start + (top - start) * k / (count + 1) for k in range(1, count + 1)]
 
 
-def early_late(epochs: Sequence[int], window: int = WINDOW) -> tuple[list[int], list[int]]:
+def early_late(epochs: Iterable[int], window: int = WINDOW) -> tuple[list[int], list[int]]:
     """The first and the last ``window`` epochs, fewer where they would overlap.
 
     Returns:
@@ -147,15 +208,15 @@ def resamples(n: int) -> list[tuple[tuple[int, ...], float]]:
     ]
 
 
-def bootstrap(seeds: int, statistic: Callable[[tuple[int, ...]], float | None]) -> tuple[float, float] | None:
+def bootstrap(seeds: int, statistic: Callable[[tuple[int, ...]], float | None]) -> Interval | None:
     """Percentile bootstrap over seeds: the interval that holds the statistic of 95% of all resamples.
 
     Args:
         seeds: how many there are.
-        statistic: of a resample, given as the places of its seeds; may be infinite.
+        statistic: of a resample, given as the places of its seeds; may be infinite, which makes an end None.
 
     Returns:
-        Low and high; None with fewer than 3 seeds, or where a resample has no statistic.
+        None with fewer than 3 seeds, or where a resample has no statistic.
     """
     if seeds < LEAST_SEEDS:
         return None
@@ -166,7 +227,8 @@ def bootstrap(seeds: int, statistic: Callable[[tuple[int, ...]], float | None]) 
             return None
         weighted.append((value, probability))
     weighted.sort()
-    return _quantile(weighted, TAIL), _quantile(weighted, 1 - TAIL)
+    ends = (_quantile(weighted, TAIL), _quantile(weighted, 1 - TAIL))
+    return Interval(*(end if math.isfinite(end) else None for end in ends))
 
 
 def _quantile(weighted: Sequence[tuple[float, float]], share: float) -> float:
@@ -178,8 +240,7 @@ def _quantile(weighted: Sequence[tuple[float, float]], share: float) -> float:
     )
 
 
-def estimate(values: Sequence[float]) -> dict[str, float | None]:
-    """Mean over seeds, and the bootstrap interval as ``low`` and ``high``: None of nothing, and with too few seeds."""
+def estimate(values: Sequence[float]) -> Estimate:
+    """Mean over seeds, and the bootstrap interval: None of nothing, and with too few seeds."""
     held = bootstrap(len(values), lambda chosen: math.fsum(values[i] for i in chosen) / len(chosen))
-    low, high = held or (None, None)
-    return {"mean": mean(values), "low": low, "high": high}
+    return Estimate(mean(values), *((held.low, held.high) if held else (None, None)))

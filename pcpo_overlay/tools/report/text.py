@@ -1,9 +1,16 @@
-"""Numbers as the tables and figures print them."""
+"""Numbers as the tables and figures print them, and dataclasses as JSON has them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import dataclasses
+import types
+import typing
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
+
+from pcpo_overlay.tools.report.stats import Estimate, Interval
+
+T = TypeVar("T")
 
 
 def number(value: float | None, digits: int = 4) -> str:
@@ -21,11 +28,31 @@ def reward(value: float | None, digits: int = 4) -> str:
     return "-" if value is None else f"{value:#.{digits}g}".rstrip(".")
 
 
-def level_digits(comparison: dict[str, Any]) -> int:
-    """How many significant digits it takes to tell the thresholds apart: 4, or up to 8 where they lie close."""
-    levels = {level["reward"] for level in comparison["thresholds"]["levels"]}
+def epochs(value: float | None) -> str:
+    """A count of epochs, whole or interpolated."""
+    return "never" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def or_dash(value: object) -> str:
+    """A dash for nothing."""
+    return "-" if value is None else str(value)
+
+
+def bracketed(held: Interval | None, shown: Callable[[Any], str]) -> str:
+    """An interval as the tables print it; nothing for none."""
+    return "" if held is None else f" [{shown(held.low)}, {shown(held.high)}]"
+
+
+def estimated(held: Estimate, shown: Callable[[Any], str] = number) -> str:
+    """A mean and its ends, where it has any."""
+    return shown(held.mean) + ("" if held.low is None else f" [{shown(held.low)}, {shown(held.high)}]")
+
+
+def digits_apart(levels: Iterable[float]) -> int:
+    """How many significant digits it takes to tell rewards apart: 4, or up to 8 where they lie close."""
+    distinct = set(levels)
     for digits in range(4, 8):
-        if len({reward(level, digits) for level in levels}) == len(levels):
+        if len({reward(level, digits) for level in distinct}) == len(distinct):
             return digits
     return 8
 
@@ -44,3 +71,30 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 0) -> 
         + " |"
         for line in lines
     )
+
+
+def quoted(kind: str, texts: Sequence[str]) -> list[str]:
+    """One Markdown quotation of several paragraphs, and the empty line after it; nothing for no text."""
+    return ["\n>\n".join(f"> **{kind}:** {text}" for text in texts), ""] if texts else []
+
+
+def from_plain(kind: type[T], value: Any) -> T:
+    """A dataclass from what ``dataclasses.asdict`` and JSON made of it; keys it does not know are passed over."""
+    hints = typing.get_type_hints(kind)
+    fields = {f.name for f in dataclasses.fields(kind)} & set(value)  # type: ignore[arg-type]
+    return kind(**{name: _read(hints[name], value[name]) for name in fields})
+
+
+def _read(hint: Any, value: Any) -> Any:
+    if value is None:
+        return None
+    if dataclasses.is_dataclass(hint):
+        return from_plain(hint, value)  # type: ignore[arg-type]
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is list:
+        return [_read(arguments[0], held) for held in value]
+    if origin is dict:
+        return {key: _read(arguments[1], held) for key, held in value.items()}
+    if origin in (types.UnionType, typing.Union):
+        return _read(next(a for a in arguments if a is not type(None)), value)
+    return value

@@ -2,7 +2,7 @@
 
 ``files`` reads JSON that anybody may have written, within bounds; ``run`` knows what a run folder holds, ``tail``
 follows one that grows, ``settings`` asks the trainers what a run was asked for, ``labels`` names its arm. Nothing here
-writes.
+writes, and nothing but a run's series needs more than the standard library: those are pandas'.
 """
 
 from __future__ import annotations

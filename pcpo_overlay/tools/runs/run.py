@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pcpo_overlay.tools.runs.files import (
     RunError,
@@ -22,6 +22,9 @@ from pcpo_overlay.tools.runs.files import (
 )
 from pcpo_overlay.tools.runs.labels import label
 from pcpo_overlay.tools.runs.settings import planned_epochs, samples_per_epoch
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 FORMAT = 1
 RUN, METRICS, QUALITY = "run.json", "metrics.jsonl", "evaluation.jsonl"
@@ -134,22 +137,25 @@ class Run:
         kept, first = ([n for n in held if n["epoch"] <= epoch] for held in (self.epochs, self.first_steps))
         return replace(self, epochs=kept, first_steps=first)
 
-    def validation(self) -> dict[int, float]:
+    def validation(self) -> pd.Series:
         """The reward on the test prompts by the number of epochs trained before: 0 is the policy as it was given."""
         return series(self.evaluations, "reward_mean")
 
-    def series(self, key: str) -> dict[int, float]:
-        """The finite values of ``key`` by epoch, counted from 0."""
+    def series(self, key: str) -> pd.Series:
+        """The pandas series of the finite values of ``key`` by epoch, counted from 0."""
         return series(self.epochs, key)
 
-    def on_policy(self, key: str) -> dict[int, float]:
+    def on_policy(self, key: str) -> pd.Series:
         """The same of the first optimizer step of each epoch."""
         return series(self.first_steps, key)
 
 
-def series(lines: Iterable[Mapping[str, Any]], key: str) -> dict[int, float]:
-    """The values by epoch, of every line where ``key`` is a finite number."""
-    return {line["epoch"]: float(line[key]) for line in lines if is_number(line.get(key))}
+def series(lines: Iterable[Mapping[str, Any]], key: str) -> pd.Series:
+    """The pandas series by epoch of every line where ``key`` is a finite number."""
+    import pandas
+
+    held = {line["epoch"]: float(line[key]) for line in lines if is_number(line.get(key))}
+    return pandas.Series(list(held.values()), index=pandas.Index(list(held), dtype="int64"), dtype="float64")
 
 
 # ----------------------------------------------------------------- finding

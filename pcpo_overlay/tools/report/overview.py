@@ -1,0 +1,64 @@
+"""Chapter: the four panels that tell most, in one picture."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pcpo_overlay.tools import palette
+from pcpo_overlay.tools.report import draw, quality, speed
+from pcpo_overlay.tools.report.arms import Shown
+from pcpo_overlay.tools.report.compare import Comparison
+from pcpo_overlay.tools.report.text import reward
+from pcpo_overlay.trainers import TRAINERS
+
+
+def figures(shown: Shown, comparison: Comparison) -> dict[str, Any]:
+    """Reward, what is outside the clip range, gradient norm, epochs to a reward: evaluated where it can be."""
+    evaluated = comparison.quality
+    if evaluated is None and not any(arm.curve.epoch for arm in comparison.reward.arms):
+        return {}
+    figure = palette.new_figure(11, 7.4)
+    (first, second), (third, fourth) = figure.subplots(2, 2)
+    if evaluated is not None:
+        title = "(a) reward of evaluated checkpoints"
+        draw.curves(first, shown, evaluated.rewards, title, first=0, xlabel="epochs of training", window=1)
+    else:
+        draw.curves(
+            first,
+            shown,
+            [arm.curve for arm in comparison.reward.arms],
+            "(a) reward of the training's samples",
+        )
+    outside = [arm.curves["fraction_outside"] for arm in comparison.clipping.arms]
+    draw.curves(second, shown, outside, r"(b) share outside the clip range, $|\rho-1|>\xi$")
+    draw.curves(third, shown, [arm.grad_norm.curve for arm in comparison.gradients.arms], "(c) gradient norm")
+    if evaluated is not None and evaluated.levels:
+        quality.epochs_panel(fourth, shown, evaluated, "(d) epochs to reach an evaluated reward")
+    else:
+        _training_epochs(fourth, shown, comparison.thresholds)
+    trainer = TRAINERS.get(shown.upstream)
+    title = trainer.title if trainer else shown.upstream
+    size = "" if comparison.batch_size is None else f", {comparison.batch_size} samples an epoch"
+    few = "; lines in (d): bootstrap interval of 95%" if max(a.seeds for a in shown.arms) >= 3 else ""
+    small = draw.caption(shown) + few
+    if shown.samplers_differ and evaluated is None:
+        small += "; the arms draw with different samplers, so their training rewards do not compare them"
+    draw.heading(figure, f"{title}{size}", small)
+    palette.legend_below(figure, first)
+    return {"overview": figure}
+
+
+def _training_epochs(axes: Any, shown: Shown, held: speed.Speed) -> None:
+    """Epochs to each threshold of the training reward."""
+    rows = [reward(level.reward, shown.digits) for level in held.levels]
+    estimates = [speed.estimates(held, n) for n in range(len(shown.arms))]
+    if rows:
+        draw.dots(axes, shown, rows, estimates)
+    else:
+        axes.text(0.5, 0.5, "no threshold: see the table", ha="center", transform=axes.transAxes)
+    never = any(e.mean is None for own in estimates for e in own)
+    palette.plain(
+        axes, "(d) epochs to reach a training reward", "epochs (x: never)" if never else "epochs",
+        "training reward", grid="x",
+    )  # fmt: skip
+    axes.xaxis.get_major_locator().set_params(integer=True)

@@ -1,0 +1,100 @@
+"""Chapter: the reward of the training's own samples, epoch by epoch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from pcpo_overlay.tools import palette
+from pcpo_overlay.tools.report import draw, stats
+from pcpo_overlay.tools.report.arms import Arm, Material, Shown
+from pcpo_overlay.tools.report.stats import Curve
+from pcpo_overlay.tools.report.text import reward as told
+from pcpo_overlay.tools.report.text import table
+
+DEFINITIONS = {
+    "epoch": "One round of sampling and the training on its samples, counted from 1 in tables and figures and from 0 "
+    "in the JSON's curves. The training reward of an epoch is that of its samples, drawn before its training, with "
+    "the arm's own sampler.",
+    "arm": "All runs of one mode with the same options; `baseline` is upstream's own objective (mode `observe`), and "
+    "options that all arms have are left out of the names. A curve of an arm is the mean over its seeds, at the epochs "
+    "every seed has; bands and square brackets give the lowest and highest seed, not a standard deviation.",
+    "moving average": "Trailing: the mean over an epoch and up to window - 1 before it. Curves are smoothed with it, "
+    "and so is the reward before it is held against a threshold.",
+}
+
+
+@dataclass(frozen=True)
+class ArmReward:
+    """An arm's training reward, on the moving average: at its end with the extremes over seeds, and where all are."""
+
+    final_epoch: int | None
+    final: float | None
+    final_low: float | None
+    final_high: float | None
+    at_last_common_epoch: float | None
+    best: float | None
+    curve: Curve
+
+
+@dataclass(frozen=True)
+class Reward:
+    """The chapter's numbers, arm by arm."""
+
+    arms: list[ArmReward]
+
+
+def describe(material: Material) -> Reward:
+    """The training reward of each arm."""
+    return Reward([_arm(a, m, material) for a, m in zip(material.arms, material.measured, strict=True)])
+
+
+def _arm(arm: Arm, measured: Arm, material: Material) -> ArmReward:
+    curve = arm.curve("reward_mean", material.window)
+    smoothed = stats.moving_average(measured.mean("reward_mean"), material.window)
+    if not len(smoothed):
+        return ArmReward(None, None, None, None, None, None, curve)
+    last = smoothed.index[-1]
+    ends = [stats.moving_average(run.series("reward_mean"), material.window)[last] for run in measured.runs]
+    common = material.last_common
+    return ArmReward(
+        int(last), float(smoothed[last]), float(min(ends)), float(max(ends)),
+        float(smoothed[common]) if common is not None and common in smoothed.index else None,
+        float(smoothed.max()), curve,
+    )  # fmt: skip
+
+
+def tables(shown: Shown, reward: Reward, last_common: int | None) -> list[tuple[str, str]]:
+    """Title and Markdown."""
+    shared = (
+        "at the last common epoch" if last_common is None else f"at epoch {last_common + 1} (last common)"
+    )
+    rows = []
+    for arm, held in zip(shown.arms, reward.arms, strict=True):
+        final = told(held.final, shown.digits)
+        if arm.seeds > 1 and held.final is not None:
+            final += f" [{told(held.final_low, shown.digits)}, {told(held.final_high, shown.digits)}]"
+        rows.append(
+            [arm.name, final, told(held.at_last_common_epoch, shown.digits), told(held.best, shown.digits)]
+        )
+    text = table(["arm", "final", shared, "best"], rows, left=1)
+    return [("Training reward", f"{text}\n\nAll on the moving average.")]
+
+
+def figures(shown: Shown, reward: Reward, levels: list[float]) -> dict[str, Any]:
+    """Reward by epoch, with the thresholds of the speed-up table."""
+    if not any(arm.curve.epoch for arm in reward.arms):
+        return {}
+    figure = palette.new_figure(7, 4.6)
+    axes = figure.subplots()
+    draw.curves(axes, shown, [arm.curve for arm in reward.arms], "", raw=True)
+    for level in levels:
+        axes.axhline(level, color=palette.NEUTRAL, linewidth=0.6, linestyle=":")
+    axes.set_ylabel("training reward")
+    small = f"{draw.caption(shown)}; thin lines: each epoch's mean over seeds"
+    small += "; grey: thresholds" if levels else ""
+    if shown.samplers_differ:
+        small += "; the arms' samplers differ, so this does not compare them"
+    draw.heading(figure, "Reward of the training's own samples", small)
+    palette.legend_below(figure, axes)
+    return {"reward": figure}

@@ -1,0 +1,226 @@
+"""Chapter: epochs to reach a reward of the training itself, and the speed-ups (the paper's Tables 1 and 10)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from pcpo_overlay.tools.report import stats
+from pcpo_overlay.tools.report.arms import Arm, Material, Shown
+from pcpo_overlay.tools.report.stats import Estimate, Interval
+from pcpo_overlay.tools.report.text import bracketed, epochs, or_dash, percent, reward, table
+
+TITLE = "Epochs to reach a training reward"
+BY_SEED = f"{TITLE}, seed by seed"
+DEFINITIONS = {
+    "thresholds": "Unless given with --thresholds: four levels evenly spaced strictly between the highest of the arms' "
+    "rewards in the first epoch and the lowest of the arms' best smoothed rewards. The rule treats all arms alike: no "
+    "arm starts at a level, and every arm reaches every level.",
+    "speed-up": "100 * (baseline's epochs / this arm's epochs - 1) percent, as in the paper's Tables 1 and 10 (260 "
+    "against 131 epochs is 98.5%). Negative: slower than the baseline. Epochs are those run until the moving average "
+    "of the seed-mean reward first stands at the threshold, that epoch included. 'never': not within the epochs run.",
+    "bootstrap interval": "In square brackets at epochs and speed-ups: the range of the same number over 95% of all "
+    "resamples of the seeds with replacement (percentile bootstrap), given from 3 seeds on; for a speed-up both arms "
+    "take the same seeds, and it has none where a resample of either arm never arrives. With so few seeds it is "
+    "narrower than a 95% interval should be; it says how much hangs on single seeds.",
+}
+NO_LEVELS = "No threshold: at least one arm's smoothed reward never rose above where an arm started."
+
+
+@dataclass(frozen=True)
+class SeedReached:
+    """One run at one level; the speed-up is against the baseline's run of the same seed."""
+
+    run: str
+    seed: int | None
+    epochs: int | None
+    speedup_percent: float | None
+
+
+@dataclass(frozen=True)
+class ArmReached:
+    """One arm at one level; the baseline has no speed-up."""
+
+    label: str
+    epochs: int | None
+    epochs_interval: Interval | None
+    speedup_percent: float | None
+    speedup_interval: Interval | None
+    seeds: list[SeedReached]
+
+
+@dataclass(frozen=True)
+class Level:
+    """A level of reward, and each arm there."""
+
+    reward: float
+    arms: list[ArmReached]
+
+
+@dataclass(frozen=True)
+class Speed:
+    """The chapter's numbers."""
+
+    chosen_from_data: bool
+    levels: list[Level]
+
+
+def describe(material: Material) -> Speed:
+    """Epochs to each level: on the moving average of the seed-mean curve, and on each seed's own."""
+    rewards = [arm.mean("reward_mean") for arm in material.arms]
+    smoothed = [stats.moving_average(curve, material.window) for curve in rewards]
+    held = [n for n, curve in enumerate(rewards) if len(curve)]
+    levels = (
+        stats.levels([rewards[n].iloc[0] for n in held], [smoothed[n].max() for n in held])
+        if material.thresholds is None
+        else list(material.thresholds)
+    )
+    own = [
+        [stats.moving_average(run.series("reward_mean"), material.window) for run in arm.runs]
+        for arm in material.arms
+    ]
+    return Speed(
+        material.thresholds is None,
+        [_level(float(level), material, smoothed, own) for level in levels],
+    )
+
+
+def _level(
+    level: float, material: Material, smoothed: Sequence[pd.Series], own: Sequence[Sequence[pd.Series]]
+) -> Level:
+    baseline = material.arms[material.baseline]
+    reference = stats.epochs_to_reach(smoothed[material.baseline], level)
+    resampled = [_resampled(curves, level) for curves in own]
+    by_seed = [[stats.epochs_to_reach(curve, level) for curve in curves] for curves in own]
+    arms = []
+    for n, arm in enumerate(material.arms):
+        is_baseline = n == material.baseline
+        reached = stats.epochs_to_reach(smoothed[n], level)
+        seeds = []
+        for run, e in zip(arm.runs, by_seed[n], strict=True):
+            twins = [
+                r
+                for other, r in zip(baseline.runs, by_seed[material.baseline], strict=True)
+                if other.seed == run.seed
+            ]
+            speedup = stats.speedup_percent(twins[0], e) if len(twins) == 1 and not is_baseline else None
+            seeds.append(SeedReached(run.name, run.seed, e, speedup))
+        arms.append(
+            ArmReached(
+                arm.label,
+                reached,
+                stats.bootstrap(len(arm.runs), resampled[n].__getitem__),
+                None if is_baseline else stats.speedup_percent(reference, reached),
+                None
+                if is_baseline
+                else _speedup_interval(baseline, arm, resampled[material.baseline], resampled[n]),
+                seeds,
+            )
+        )
+    return Level(level, arms)
+
+
+def _resampled(smoothed: Sequence[pd.Series], level: float) -> dict[tuple[int, ...], float]:
+    """Epochs to reach a level by resample of an arm's seeds, infinite for never; empty with too few seeds.
+
+    As of the arm itself: of the moving average of the mean over a resample's seeds. Both are linear, so the seeds are
+    smoothed first and once.
+    """
+    if len(smoothed) < stats.LEAST_SEEDS:
+        return {}
+    held = stats.common(smoothed)
+    values, numbers = held.to_numpy(), held.index.to_numpy()
+    reached = {}
+    for chosen, _ in stats.resamples(len(smoothed)):
+        there = np.flatnonzero(values[:, list(chosen)].sum(axis=1) >= level * len(smoothed))
+        reached[chosen] = float(numbers[there[0]] + 1) if len(there) else math.inf
+    return reached
+
+
+def _speedup_interval(
+    baseline: Arm, arm: Arm, reference: Mapping[tuple[int, ...], float], own: Mapping[tuple[int, ...], float]
+) -> Interval | None:
+    """That of the speed-up where both arms have the same seeds, each resample taking the same ones of both."""
+    if [run.seed for run in baseline.runs] != [run.seed for run in arm.runs]:
+        return None
+
+    def speedup(chosen: tuple[int, ...]) -> float | None:
+        ends = (reference[chosen], own[chosen])
+        return stats.speedup_percent(*ends) if all(map(math.isfinite, ends)) else None
+
+    return stats.bootstrap(len(arm.runs), speedup)
+
+
+def tables(shown: Shown, speed: Speed) -> list[tuple[str, str]]:
+    """Titles and Markdown."""
+    own_sampler = "\n\nThe arms draw with different samplers: these rewards do not compare them."
+    note = _interval_note(shown, speed) + (own_sampler if shown.samplers_differ else "")
+    made = [(TITLE, speedup_table(shown, speed) + note)]
+    if any(arm.seeds > 1 for arm in shown.arms):
+        made.append((BY_SEED, _seed_table(shown, speed)))
+    return made
+
+
+def speedup_table(shown: Shown, speed: Speed) -> str:
+    """Thresholds down, arms across: epochs, and the speed-up against the baseline."""
+    if not speed.levels:
+        return NO_LEVELS
+    head = ["reward"]
+    for n, name in enumerate(shown.names):
+        head += [name] if n == shown.baseline else [name, "speed-up"]
+    rows = []
+    for level in speed.levels:
+        row = [reward(level.reward, shown.digits)]
+        for n, arm in enumerate(level.arms):
+            row.append(epochs(arm.epochs) + bracketed(arm.epochs_interval, _whole))
+            if n != shown.baseline:
+                row.append(percent(arm.speedup_percent) + bracketed(arm.speedup_interval, percent))
+        rows.append(row)
+    return table(head, rows)
+
+
+def _whole(value: float | None) -> str:
+    return epochs(None if value is None else int(value))
+
+
+def _interval_note(shown: Shown, speed: Speed) -> str:
+    """What the brackets are, and why there are none where there are too few seeds."""
+    few = [arm.name for arm in shown.arms if arm.seeds < stats.LEAST_SEEDS]
+    if not speed.levels:
+        return ""
+    if len(few) < len(shown.arms):
+        told = f"; none for {', '.join(few)}, with fewer than {stats.LEAST_SEEDS} seeds" if few else ""
+        return f"\n\nIn brackets: bootstrap interval of 95% over seeds{told}."
+    return f"\n\nNo bootstrap intervals: they take {stats.LEAST_SEEDS} seeds an arm."
+
+
+def _seed_table(shown: Shown, speed: Speed) -> str:
+    if not speed.levels:
+        return NO_LEVELS
+    head = ["arm", "seed", *(reward(level.reward, shown.digits) for level in speed.levels)]
+    rows = []
+    for n, arm in enumerate(shown.arms):
+        for place in range(arm.seeds):
+            entries = [level.arms[n].seeds[place] for level in speed.levels]
+            cells = [
+                epochs(e.epochs) + ("" if e.speedup_percent is None else f" ({percent(e.speedup_percent)})")
+                for e in entries
+            ]
+            rows.append([arm.name, or_dash(entries[0].seed), *cells])
+    return (
+        table(head, rows, left=1)
+        + "\n\nIn brackets: the speed-up against the baseline's run of the same seed."
+    )
+
+
+def estimates(speed: Speed, arm: int) -> list[Estimate]:
+    """An arm's epochs at each level, for a figure."""
+    held = [level.arms[arm] for level in speed.levels]
+    return [
+        Estimate(a.epochs, *((a.epochs_interval.low, a.epochs_interval.high) if a.epochs_interval else ()))
+        for a in held
+    ]
