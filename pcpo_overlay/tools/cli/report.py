@@ -115,7 +115,7 @@ def write(folders: Sequence[Path], out: Path, *, command: str, **options: Any) -
     except (ReportError, ImportError) as error:
         print(f"pcpo {command}: {error}", file=sys.stderr)
         return 1
-    except (OSError, RuntimeError) as error:
+    except OSError as error:
         print(f"pcpo {command}: {out} cannot be written: {told(error)}", file=sys.stderr)
         return 1
     for note in document.notes:

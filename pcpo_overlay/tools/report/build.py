@@ -69,7 +69,10 @@ def build(
     """
     palette.require_matplotlib()
     document = compare(runs, thresholds=thresholds, window=window, baseline=baseline)
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except ValueError as error:  # a NUL in the path
+        raise OSError(str(error)) from None
     many = len(document.comparisons) > 1
     for comparison in document.comparisons:
         size = "" if comparison.batch_size is None else f"{comparison.batch_size}-"

@@ -60,7 +60,7 @@ def describe(material: Material) -> Cost:
                 part(arm, "total"),
                 max(arm.values("peak_memory_bytes"), default=None),
                 max(arm.values("tape_bytes"), default=None),
-            )  # fmt: skip
+            )
             for arm in material.measured
         ]
     )

@@ -102,12 +102,15 @@ def moving_average(series: pd.Series, window: int = WINDOW) -> pd.Series:
     """
     if window < 1:
         raise ValueError(f"the moving average needs a window of at least 1 epoch, got {window}")
+    return pd.Series(_trailing(series, window), index=series.index)
+
+
+def _trailing(series: pd.Series, window: int) -> np.ndarray:
     epochs, values = series.index.to_numpy(), series.to_numpy()
     if not len(epochs):
-        return series
+        return values
     starts = np.searchsorted(epochs, epochs - min(window, int(epochs[-1]) + 1) + 1)
-    smoothed = [values[start : end + 1].mean() for end, start in enumerate(starts)]
-    return pd.Series(smoothed, index=series.index)
+    return np.array([values[start : end + 1].mean() for end, start in enumerate(starts)])
 
 
 def common(many: Sequence[pd.Series]) -> pd.DataFrame:
@@ -115,25 +118,29 @@ def common(many: Sequence[pd.Series]) -> pd.DataFrame:
 
     Not at the others: where one seed ends early, the mean over the rest would jump though no run did.
     """
-    if not many:
-        return pd.DataFrame()
+    if len(many) < 2:
+        return pd.DataFrame(dict(enumerate(many)))
     return pd.concat(many, axis=1, join="inner", keys=range(len(many))).sort_index()
 
 
 def curve(names: Sequence[tuple[str, int | None]], many: Sequence[pd.Series], window: int) -> Curve:
     """The curve of an arm from its runs' series; ``names`` are their folders and seeds."""
+    seeds = [
+        SeedCurve(name, seed, series.index.tolist(), series.tolist())
+        for (name, seed), series in zip(names, many, strict=True)
+    ]
+    if not any(seed.epoch for seed in seeds):
+        return Curve([], [], [], [], [], seeds)
     held = common(many).mean(axis=1)
-    seeds = common([moving_average(series, window) for series in many])
+    smoothed = common([moving_average(series, window) for series in many]).to_numpy()
+    low, high = smoothed.min(axis=1), smoothed.max(axis=1)
     return Curve(
-        [int(e) for e in held.index],
+        held.index.tolist(),
         held.tolist(),
-        moving_average(held, window).tolist(),
-        seeds.min(axis=1).tolist(),
-        seeds.max(axis=1).tolist(),
-        [
-            SeedCurve(name, seed, [int(e) for e in series.index], series.tolist())
-            for (name, seed), series in zip(names, many, strict=True)
-        ],
+        _trailing(held, window).tolist(),
+        low.tolist(),
+        high.tolist(),
+        seeds,
     )
 
 

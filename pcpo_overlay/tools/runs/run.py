@@ -152,10 +152,11 @@ class Run:
 
 def series(lines: Iterable[Mapping[str, Any]], key: str) -> pd.Series:
     """The pandas series by epoch of every line where ``key`` is a finite number."""
-    import pandas
+    import numpy as np
+    import pandas as pd
 
     held = {line["epoch"]: float(line[key]) for line in lines if is_number(line.get(key))}
-    return pandas.Series(list(held.values()), index=pandas.Index(list(held), dtype="int64"), dtype="float64")
+    return pd.Series(np.fromiter(held.values(), "float64"), index=np.fromiter(held, "int64"))
 
 
 # ----------------------------------------------------------------- finding
