@@ -4,6 +4,7 @@
 ``tape_memory``  what a rollout's tape takes, by hand and by the tape itself
 ``on_policy``    the policy ratio before the first update
 ``learning``     the studies: several seeds of every mode on a miniature
+``figures``      redraws every figure from benchmarks/data
 ``miniatures``   trains the models of digits that the package ships
 ``measuring``    what the commands measure with
 

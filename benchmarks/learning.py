@@ -12,13 +12,11 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
-import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 from benchmarks import ROOT
 from benchmarks.measuring import machine, study_page
@@ -37,18 +35,21 @@ from benchmarks.measuring.study import (
     parts,
     python,
 )
+from benchmarks.measuring.study_data import StudyData
 from pcpo_overlay.config import parse
 from pcpo_overlay.tools.cli.arguments import at_least, seeds
-from pcpo_overlay.tools.report.build import build
+from pcpo_overlay.tools.report.build import build, save
+from pcpo_overlay.tools.report.compare import Comparison
 from pcpo_overlay.tools.runs.labels import label_of
 from pcpo_overlay.tools.runs.run import Run, find, load
 
 PAGES = ROOT / "benchmarks" / "learning"
 FIGURES = ROOT / "benchmarks" / "figures"
-#: Figures of the ladder that a page shows, with their captions.
+DATA = ROOT / "benchmarks" / "data"
+#: Figures of the ladder by what their files' names end in, with their captions.
 SHOWN = {
-    "overview": "Reward, fraction outside, gradient norm and epochs to thresholds of every arm",
-    "quality": "Accuracy, diversity and Fréchet distance at matched reward",
+    "": "Epochs to reach an evaluated reward, and the reward at the end, of every arm",
+    "-quality": "Accuracy, diversity and Fréchet distance at matched reward, difference to the baseline",
 }
 _EPILOG = """\
 Exit codes: 0 done; 1 a run or an evaluation failed (its command says why; the
@@ -75,7 +76,7 @@ def main(argv: list[str] | None = None) -> int:
                 return 130 if code == 130 else 1
     except KeyboardInterrupt:
         return 130
-    print(write(study, chosen, out, args.pages, args.figures))
+    print(write(study, chosen, out, args.pages, args.figures, args.data))
     return 0
 
 
@@ -103,8 +104,8 @@ def _evaluate(folder: Path, jobs: int) -> int:
         return max(pool.map(one, [runs[n::jobs] for n in range(min(jobs, len(runs)))]))
 
 
-def write(study: Study, made: Sequence[Part], out: Path, pages: Path, figures: Path) -> Path:
-    """The page of a study whose parts are run, and, with the ladder, its figures.
+def write(study: Study, made: Sequence[Part], out: Path, pages: Path, figures: Path, data: Path) -> Path:
+    """The page of a study whose parts are run, and, with the ladder, its figures and the numbers behind them.
 
     Args:
         made: the parts, first the one that the others are held against.
@@ -117,18 +118,20 @@ def write(study: Study, made: Sequence[Part], out: Path, pages: Path, figures: P
     name = study.name if middle.kind == LADDER else "-".join([study.name, *kinds])
     runs = {part.name: [load(folder) for folder in find([out / part.name])[0]] for part in made}
     document = build([*runs[middle.name], *runs.get(SMALLER, [])], out / "report")
-    main_table = max(document["comparisons"], key=lambda c: c["batch_size"] or 0)
-    text = study_page.page(
-        study,
-        document,
-        _sweeps(study, middle, runs, main_table),
-        [_own_command(study, middle, kinds), *(_typed(command(study, part, out, 2), out) for part in made)],
-        [run for held in runs.values() for run in held],
-        _figures(main_table, out / "report", name, pages, figures) if middle.kind == LADDER else [],
-    )
+    main_table = max(document.comparisons, key=lambda c: c.batch_size or 0)
+    commands = [
+        _own_command(study, middle, kinds), *(_typed(command(study, part, out, 2), out) for part in made),
+    ]  # fmt: skip
+    every = [run for held in runs.values() for run in held]
+    shown = []
+    if middle.kind == LADDER and main_table.quality is not None:
+        kept = StudyData.of(study, main_table, commands, study_page.machine(every))
+        kept.write(data / f"{name}.json")
+        shown = _figures(kept, pages, figures)
+    sweeps = _sweeps(study, middle, runs, main_table)
     pages.mkdir(parents=True, exist_ok=True)
     path = pages / f"{name}.md"
-    path.write_text(text, encoding="utf-8")
+    path.write_text(study_page.page(study, document, sweeps, commands, every, shown), encoding="utf-8")
     return path
 
 
@@ -142,25 +145,21 @@ def _own_command(study: Study, middle: Part, kinds: Sequence[str]) -> list[str]:
     return typed
 
 
-def _figures(
-    main_table: Mapping[str, Any], report: Path, name: str, pages: Path, figures: Path
-) -> list[tuple[str, str]]:
-    """Put the report's figures with the benchmarks': captions, and paths relative to the page."""
+def _figures(kept: StudyData, pages: Path, figures: Path) -> list[tuple[str, str]]:
+    """Draw a study's figures: captions, and paths relative to the page."""
     shown = []
-    figures.mkdir(parents=True, exist_ok=True)
-    for figure, caption in SHOWN.items():
-        if figure in main_table["figures"]:
-            target = figures / f"learning-{name}{'' if figure == 'overview' else '-' + figure}.png"
-            shutil.copyfile(report / main_table["figures"][figure], target)
-            shown.append((caption, os.path.relpath(target, pages)))
+    for end, figure in kept.figures().items():
+        path = figures / f"learning-{kept.study}{end}.png"
+        save(figure, path)
+        shown.append((SHOWN[end], os.path.relpath(path, pages)))
     return shown
 
 
 def _sweeps(
-    study: Study, middle: Part, runs: Mapping[str, Sequence[Run]], main_table: Mapping[str, Any]
+    study: Study, middle: Part, runs: Mapping[str, Sequence[Run]], main_table: Comparison
 ) -> list[tuple[Sweep, str]]:
     """What was swept, and its table: the trio at the value of ``middle`` and at the others that were run."""
-    upstream = main_table["upstream"]
+    upstream = main_table.upstream
     trio = {label_of(parse(mode).on(upstream), upstream) for mode in study.trio}
     seeds_swept = middle.seeds[:SWEPT]
     made = []
@@ -172,8 +171,8 @@ def _sweeps(
             value: [run for run in runs[part] if run.label in trio and run.seed in seeds_swept]
             for value, part in {sweep.value: middle.name, **others}.items()
         }
-        levels = [level["reward"] for level in main_table["quality"]["levels"]]
-        made.append((sweep, study_page.sweep_table(sweep, by_value, levels, main_table["baseline"])))
+        levels = [level.reward for level in main_table.quality.levels] if main_table.quality else []
+        made.append((sweep, study_page.sweep_table(sweep, by_value, levels, main_table.baseline)))
     return made
 
 
@@ -215,6 +214,13 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--figures", type=Path, default=FIGURES, metavar="DIR", help="(default: benchmarks/figures)"
+    )
+    parser.add_argument(
+        "--data",
+        type=Path,
+        default=DATA,
+        metavar="DIR",
+        help="numbers behind the figures (default: benchmarks/data)",
     )
     parser.add_argument("--dry-run", action="store_true", help="print the commands and run nothing")
     args = parser.parse_args(argv)

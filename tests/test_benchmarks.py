@@ -9,10 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from synthetic_runs import learning_curve, write_quality, write_run
 
-from benchmarks import learning, on_policy, overhead
-from benchmarks.measuring import clones, in_turn, loss_step, machine, ratios, study, tables, training
+from benchmarks import on_policy, overhead
+from benchmarks.measuring import clones, in_turn, loss_step, machine, ratios, tables, training
 from benchmarks.measuring.miniature_run import Miniatures, RunFailed
 from benchmarks.measuring.pairs import Ratio, alternate, interval_ranks, ratio_of
 from benchmarks.measuring.turns import Laps, race
@@ -443,124 +442,3 @@ def test_wrong_arguments_of_on_policy(capsys: pytest.CaptureFixture[str]) -> Non
             on_policy.main(arguments)
         assert stop.value.code == 2
         assert says in capsys.readouterr().err
-
-
-# ------------------------------------------------------------------ learning
-
-
-@pytest.mark.parametrize("name", study.STUDIES)
-def test_a_study_compares_the_ladder_at_one_setting_and_three_arms_at_others(name: str) -> None:
-    studied = study.STUDIES[name]
-    ladder, smaller, *swept = study.parts(studied)
-    assert len(ladder.seeds) == 5 and ladder.modes[:4] == studied.modes[:4] and len(ladder.modes) == 5
-    assert smaller.modes == (ladder.modes[0], ladder.modes[3]) and "full" in smaller.modes[1]
-    assert set(ladder.settings) < set(smaller.settings)
-    assert all(part.modes == (*smaller.modes, ladder.modes[4]) for part in swept)
-    assert all(part.seeds == ladder.seeds[:2] for part in swept)
-    for sweep in studied.sweeps:
-        of_sweep = [part for part in swept if part.kind == sweep.kind]
-        assert len({sweep.value, *sweep.others}) == 3 and len(of_sweep) == 2
-        for part, value in zip(of_sweep, sweep.others, strict=True):
-            words = study.command(studied, part, Path("out"), 2)
-            assert words[:3] == ["-m", "pcpo_overlay", "ab"]
-            assert [w for w in words if w.startswith(f"{sweep.flag}=")] == [f"{sweep.flag}={value:g}"]
-    assert any(word == f"{studied.rates.flag}={studied.rates.value:g}" for word in ladder.settings)
-
-
-def test_the_page_of_a_study_has_its_tables_figures_and_sweep(tmp_path: Path) -> None:
-    studied = study.STUDIES["ddpo-digit"]
-    parts = study.parts(studied, (0, 1, 2))
-    speeds = {"observe": 1.5, "log": 1.8, "match": 2.2, "full": 3.5, "full,variance=native": 3.0}
-    for part in parts:
-        batches = 4 if part.name == study.SMALLER else 8
-        for mode in part.modes:
-            for seed in part.seeds:
-                run = write_run(
-                    tmp_path / "runs" / part.name / f"{mode}-{seed}",
-                    mode,
-                    seed=seed,
-                    rewards=learning_curve(seed, speeds[mode]),
-                    trainer={"sample": {"batch_size": 8, "num_batches_per_epoch": batches}},
-                )
-                slow = 5.0 if part.name == "rate-0.001" and mode == "observe" else 0.0
-                write_quality(run, {0: -60.0, 20: -50.0 + seed - slow, 40: -40.0 + seed - 3 * slow})
-    page = learning.write(studied, parts, tmp_path / "runs", tmp_path / "pages", tmp_path / "figures")
-    text = page.read_text()
-    for heading in (
-        "## ddpo, 64 samples an epoch",
-        "### Quality at matched reward",
-        "### Gradients",
-        "## ddpo, 32 samples an epoch",
-        "## ddpo: mixed model of `full` against `observe`",
-        "## Other learning rates",
-        "## Other clip ranges",
-    ):
-        assert heading in text, heading
-    assert text.count("### Gradients") == 1  # the smaller batch is there for the mixed model
-    assert str(tmp_path) not in text and "pcpo_ab/learning" in text
-    assert "- `python -m benchmarks.learning ddpo-digit --seeds 0,1,2`, which runs:" in text
-    sweep = text.split("## Other learning rates")[1].split("##")[0]
-    assert sweep.count("observe") == sweep.count("| full ") == sweep.count("| full,variance=native") == 3
-    slower, fastest = sweep.split("| 0.001", 1)
-    assert "epochs to -56.00" in sweep and "never" in fastest and "never" not in slower
-    for name in ("learning-ddpo-digit.png", "learning-ddpo-digit-quality.png"):
-        assert (tmp_path / "figures" / name).stat().st_size > 10_000 and f"../figures/{name}" in text
-
-
-def test_a_page_of_the_ladder_alone_says_so(tmp_path: Path) -> None:
-    studied = study.STUDIES["ddpo-jpeg"]
-    ladder, *_ = study.parts(studied)
-    for mode in ("observe", "full"):
-        for seed in ladder.seeds:
-            folder = tmp_path / "runs" / ladder.name / f"{mode}-{seed}"
-            write_run(folder, mode, seed=seed, rewards=learning_curve(seed, 2.0))
-    page = learning.write(studied, [ladder], tmp_path / "runs", tmp_path / "pages", tmp_path / "figures")
-    text = page.read_text()
-    assert "- `python -m benchmarks.learning ddpo-jpeg --parts ladder`, which runs:" in text
-    assert "## Other" not in text and "### Gradients" in text
-
-
-def test_a_sweep_without_the_ladder_runs_its_arms_at_the_ladders_setting(tmp_path: Path) -> None:
-    studied = study.STUDIES["ddpo-digit"]
-    middle, *others = made = study.parts(studied, kinds=[study.RATES])
-    ladder = study.parts(studied)[0]
-    assert middle.settings == ladder.settings and middle.seeds == (0, 1) and middle.modes == studied.trio
-    assert [part.kind for part in others] == [study.RATES] * 2
-    for part in made:
-        for mode in part.modes:
-            for seed in part.seeds:
-                folder = tmp_path / "runs" / part.name / f"{mode}-{seed}"
-                run = write_run(folder, mode, seed=seed, rewards=learning_curve(seed, 2.0))
-                write_quality(run, {0: -60.0, 20: -50.0 + seed, 40: -40.0 + seed})
-    page = learning.write(studied, made, tmp_path / "runs", tmp_path / "pages", tmp_path / "figures")
-    text = page.read_text()
-    assert page.name == "ddpo-digit-rates.md" and not (tmp_path / "figures").exists()
-    assert "- `python -m benchmarks.learning ddpo-digit --parts rates`, which runs:" in text
-    sweep = text.split("## Other learning rates")[1].split("##")[0]
-    assert sweep.count("| observe") == 3 and "## Other clip ranges" not in text
-
-
-def test_wrong_arguments_of_learning(capsys: pytest.CaptureFixture[str]) -> None:
-    for arguments, says in (
-        (
-            ["--parts", "rates,smaller-batch"],
-            "--parts has smaller-batch without ladder, which it is held against",
-        ),
-        (["--parts", "ladder,clip-ranges"], "--parts: ddpo-jpeg has no clip-ranges"),
-        (["--parts", "ladder,lost"], "no part lost; there are ladder, smaller-batch, rates, clip-ranges"),
-        (["--seeds", "0,one"], "--seeds: expected a whole number, 0 or more, got 'one'"),
-        (["--jobs", "0"], "--jobs: expected a whole number, 1 or more, got '0'"),
-    ):
-        with pytest.raises(SystemExit) as stop:
-            learning.main(["ddpo-jpeg", *arguments])
-        assert stop.value.code == 2
-        assert says in capsys.readouterr().err
-
-
-def test_a_study_whose_part_failed_says_how_to_go_on(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    argv = ["ddpo-jpeg", "--vendor", str(tmp_path), "--out", str(tmp_path / "out"), "--pages", str(tmp_path)]
-    assert learning.main(argv) == 1
-    assert "type the same command to go on" in capsys.readouterr().err
-    assert not list(tmp_path.glob("*.md"))

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from pcpo_overlay.__main__ import main
+from pcpo_overlay.tools import palette
 from pcpo_overlay.tools.weights.table import dancegrpo_table, ddim_table, flow_grpo_table
 
 Capture = pytest.CaptureFixture[str]
@@ -250,6 +251,7 @@ def test_1000_steps_come_with_a_note(capsys: Capture) -> None:
     ("sampler", "steps"), [("ddim", "1"), ("ddim", "1000"), ("dancegrpo", "12"), ("flow-grpo", "10")]
 )
 def test_plot_is_a_picture(capsys: Capture, tmp_path: Path, sampler: str, steps: str) -> None:
+    from matplotlib.colors import to_rgb
     from matplotlib.image import imread
 
     path = tmp_path / "figure 2.png"
@@ -260,9 +262,9 @@ def test_plot_is_a_picture(capsys: Capture, tmp_path: Path, sampler: str, steps:
     assert path.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
     image = imread(path)
     assert image.shape[0] > 400 and image.shape[1] > 600
-    # Both series are drawn, each in its colour.
-    for colour in ((0xD5, 0x5E, 0x00), (0x00, 0x72, 0xB2)):
-        matches = (abs(image[..., :3] - [c / 255 for c in colour]) < 0.01).all(axis=-1)
+    # Both series are drawn, each in its arm's colour.
+    for arm in ("observe", "full"):
+        matches = (abs(image[..., :3] - to_rgb(palette.look(arm).colour)) < 0.01).all(axis=-1)
         assert matches.sum() > 50
 
 
@@ -292,7 +294,7 @@ def test_a_plot_without_matplotlib_names_the_extra(
     code, out, err = run(capsys, "ddim", "--plot", str(tmp_path / "figure.png"))
     assert code == 1
     assert out == ""
-    assert err == 'error: plots need matplotlib; install it with: pip install "pcpo-overlay[report]"\n'
+    assert err == 'error: the figures need matplotlib; install it with: pip install "pcpo-overlay[report]"\n'
     assert not (tmp_path / "figure.png").exists()
 
 

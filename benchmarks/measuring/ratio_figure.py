@@ -1,91 +1,128 @@
-"""The ratios before the first update as a figure: a panel for each setting, the baseline against PCPO."""
+"""The ratios before the first update as one figure: a row for each setting, in it the share outside by arm."""
 
 from __future__ import annotations
 
-import io
-import math
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.measuring.ratios import BASELINE, MATCHED, Ratios, Setting
-from pcpo_overlay.tools.weights.plot import INTERVAL, NATIVE, PCPO
+from benchmarks.measuring.ratios import Ratios, Setting
+from benchmarks.measuring.study_data import from_plain
+from pcpo_overlay.tools import palette
+from pcpo_overlay.tools.report import draw as drawing
+from pcpo_overlay.tools.report.build import save
+from pcpo_overlay.trainers import TRAINERS
 
-CLIP_RANGE = 1e-4
-COLUMNS = 4
-#: Below this the axis is linear, so that exactly 1 has a place on it.
-LINEAR = 1e-7
-COLOURS = {BASELINE: NATIVE, "full": PCPO, MATCHED: "#009E73"}
-LABELS = {
-    BASELINE: "baseline (median; shaded: all)",
-    "full": "full",
-    MATCHED: "full,precision=match",
-}
+#: The arms that are drawn, of those that are measured; ``match`` is exact where ``full`` is.
+ARMS = ("observe", "full", "full,precision=match")
 
 
-def draw(found: dict[Setting, dict[str, Ratios]], path: Path) -> None:
-    """Write the figure.
+@dataclass(frozen=True)
+class Measured:
+    """One arm of one setting before its first update.
+
+    Attributes:
+        upstream, dtype, network: the setting.
+        mode: the arm's label.
+        largest: of ``|ratio - 1|``; 0 where every ratio is exactly 1.
+        outside: share of sample-timesteps.
+    """
+
+    upstream: str
+    dtype: str
+    network: str
+    mode: str
+    largest: float
+    outside: float
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What was measured on one machine."""
+
+    name: str
+    source: str
+    measured: list[Measured]
+
+
+@dataclass(frozen=True)
+class OnPolicy:
+    """The numbers behind the figure, machine by machine: the first is drawn filled, a second hollow."""
+
+    machines: list[Machine]
+
+    @staticmethod
+    def read(path: Path) -> OnPolicy:
+        """What :meth:`write` wrote."""
+        return from_plain(OnPolicy, json.loads(path.read_text(encoding="utf-8")))
+
+    def write(self, path: Path) -> None:
+        """As JSON."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(asdict(self), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+    def figure(self) -> Any:
+        """The figure."""
+        rows = list(
+            dict.fromkeys((m.upstream, m.dtype, m.network) for x in self.machines for m in x.measured)
+        )
+        figure = palette.new_figure(9, 1.9 + 0.4 * len(rows))
+        axes = figure.subplots()
+        for n, mode in enumerate(ARMS):
+            look, offset = palette.look(mode), 0.27 * (n - (len(ARMS) - 1) / 2) - 0.05
+            for hollow, machine in enumerate(self.machines):
+                held = [m for m in machine.measured if m.mode == mode]
+                y = [rows.index((m.upstream, m.dtype, m.network)) + offset + 0.1 * hollow for m in held]
+                axes.plot(
+                    [100 * m.outside for m in held], y, color=look.colour, marker=look.marker, linestyle="none",
+                    markersize=6, markerfacecolor="white" if hollow else look.colour, clip_on=False, zorder=3,
+                    label=f"{palette.name(mode)}, {machine.name}" if held else None,
+                )  # fmt: skip
+        for row in range(1, len(rows)):
+            axes.axhline(row - 0.5, color="#dddddd", linewidth=0.8)
+        told = [f"{TRAINERS[upstream].title}, {dtype}, {network}" for upstream, dtype, network in rows]
+        axes.set_yticks(range(len(rows)), told)
+        axes.tick_params(axis="y", length=0)
+        axes.set_ylim(len(rows) - 0.5, -0.5)
+        axes.set_xlim(-1.5, 101.5)
+        palette.plain(axes, xlabel="outside the clip range of 1e-4 before anything was learned, %", grid="x")
+        drawing.heading(
+            figure,
+            "Before the first update every policy ratio should be 1",
+            "share of sample-timesteps outside the clip range for their rounding alone; 0 is right. Of `full`: of the "
+            "number inside its objective",
+        )
+        palette.legend_below(figure, axes)
+        return figure
+
+
+def of(found: Mapping[Setting, Mapping[str, Ratios]], name: str, source: str) -> OnPolicy:
+    """What one call measured.
 
     Args:
         found: by setting and mode.
-        path: of the image; its folder is made.
+        name: of the machine, in a word.
+        source: the command, the date and the machine.
     """
-    from matplotlib.figure import Figure
-
-    rows, columns = math.ceil(len(found) / COLUMNS), min(COLUMNS, len(found))
-    # A bare Figure draws with Agg: no display, and nothing global is changed.
-    figure = Figure(figsize=(3.8 * columns, 2.7 * rows + 1), dpi=110, layout="constrained")
-    grid = figure.subplots(rows, columns, sharey=True, squeeze=False)
-    panels = list(grid.flat)
-    for panel, (setting, modes) in zip(panels, found.items(), strict=False):
-        _panel(panel, setting, modes)
-    for panel in panels[len(found) :]:
-        panel.set_axis_off()
-    for row in grid:
-        row[0].set_ylabel("|ratio - 1|")
-    handles: dict[str, Any] = {}
-    for panel in panels:
-        for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
-            handles.setdefault(label, handle)
-    figure.legend(
-        handles.values(), handles.keys(), loc="outside lower center", ncols=min(2, columns) * 2, frameon=False
-    )
-    figure.suptitle("Before the first update every policy ratio should be 1")
-    image = io.BytesIO()  # drawn aside first: a failure half-way leaves no broken file
-    figure.savefig(image, format="png")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(image.getvalue())
+    measured = [
+        Measured(
+            setting.upstream,
+            setting.dtype,
+            setting.network,
+            mode,
+            float(torch.expm1(ratios.log_rho).abs().max()),
+            float(ratios.outside.double().mean()),
+        )
+        for setting, modes in found.items()
+        for mode, ratios in modes.items()
+    ]
+    return OnPolicy([Machine(name, source, measured)])
 
 
-def _panel(panel: Any, setting: Setting, modes: dict[str, Ratios]) -> None:
-    panel.axhspan(0, CLIP_RANGE, color=INTERVAL, alpha=0.3, linewidth=0, label="within the clip range")
-    for mode, ratios in modes.items():
-        if mode not in COLOURS:
-            continue
-        steps = range(1, len(ratios.timesteps) + 1)
-        off = [torch.expm1(ratios.at(t).log_rho).abs() for t in ratios.timesteps]
-        low, middle, high = ([float(q(x)) for x in off] for q in (torch.min, torch.median, torch.max))
-        colour = COLOURS[mode]
-        if not ratios.is_exact:
-            panel.fill_between(steps, low, high, color=colour, alpha=0.25, linewidth=0)
-        panel.plot(steps, middle, color=colour, linewidth=2, marker=".", label=LABELS[mode], clip_on=False)
-    panel.set_yscale("symlog", linthresh=LINEAR)
-    panel.set_ylim(0, 1)
-    panel.set_yticks(
-        [0, 1e-6, 1e-4, 1e-2, 1], labels=["exactly 1", "$10^{-6}$", "$10^{-4}$", "$10^{-2}$", "1"]
-    )
-    panel.set_title(f"{setting.name}\n{_outcome(modes)}", fontsize=8)
-    panel.set_xlabel("sampling step", fontsize=8)
-
-
-def _outcome(modes: dict[str, Ratios]) -> str:
-    """What a panel says in a line: the share that clipping meets without any update."""
-    said = []
-    for mode, label in ((BASELINE, "baseline"), ("full", "full"), (MATCHED, "matched")):
-        if mode not in modes:
-            continue
-        outside = float(modes[mode].outside.double().mean())
-        off = float(torch.expm1(modes[mode].log_rho).abs().max())
-        said.append(f"{label} " + ("exactly 1" if off == 0 else f"{outside:.0%} outside"))
-    return ", ".join(said)
+def draw(found: Mapping[Setting, Mapping[str, Ratios]], path: Path) -> None:
+    """Write the figure of one call's measurements; its folder is made."""
+    save(of(found, "measured here", "").figure(), path)

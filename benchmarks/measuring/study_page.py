@@ -4,28 +4,30 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from benchmarks.measuring.study import Study, Sweep
-from pcpo_overlay.tools.report import markdown, quality, quality_tables, stats
-from pcpo_overlay.tools.report.text import level_digits, number, reward, table
+from pcpo_overlay.tools.report import mixed_model, quality, speed, stats
+from pcpo_overlay.tools.report.build import tables as report_tables
+from pcpo_overlay.tools.report.compare import Document
+from pcpo_overlay.tools.report.text import digits_apart, number, reward, table
+from pcpo_overlay.tools.runs.labels import names
 from pcpo_overlay.tools.runs.run import Run
 
-#: Of the smaller batch, which is there for the mixed model, the page has this table alone.
-FIRST = "Epochs to reach a reward"
+#: Of the smaller batch, which is there for the mixed model, the page has these tables alone.
+FIRST = (quality.TITLE, speed.TITLE)
 #: What a page leaves to the report.
-LEFT_OUT = ("Epochs to reach a reward, seed by seed", "Runs")
+LEFT_OUT = (speed.BY_SEED, "Runs")
 
 
 def page(
     study: Study,
-    document: Mapping[str, Any],
+    document: Document,
     sweeps: Sequence[tuple[Sweep, str]],
     commands: Sequence[Sequence[str]],
     runs: Sequence[Run],
     figures: Sequence[tuple[str, str]],
 ) -> str:
-    """The page.
+    """The page: the evaluated reward first, which compares arms whatever they draw with.
 
     Args:
         study: which.
@@ -37,45 +39,42 @@ def page(
     """
     parts = [f"# {study.told}", "", *_provenance(commands, runs), ""]
     parts += [line for caption, path in figures for line in (f"![{caption}]({path})", "")]
-    parts += [line for note in document["notes"] for line in (f"> {note}", "")]
-    sizes = [comparison["batch_size"] or 0 for comparison in document["comparisons"]]
-    for comparison in sorted(document["comparisons"], key=lambda c: -(c["batch_size"] or 0)):
-        parts += [f"## {markdown.title_of(comparison)}", ""]
-        parts += [line for warning in comparison["warnings"] for line in (f"> {warning}", "")]
-        is_ladder = (comparison["batch_size"] or 0) == max(sizes)
-        for title, text in markdown.tables(comparison):
-            if (is_ladder and title not in LEFT_OUT) or title == FIRST:
+    parts += [line for note in document.notes for line in (f"> {note}", "")]
+    by_size = sorted(document.comparisons, key=lambda c: -(c.batch_size or 0))
+    for comparison in by_size:
+        parts += [f"## {comparison.title}", ""]
+        parts += [line for warning in comparison.warnings for line in (f"> {warning}", "")]
+        for title, text in report_tables(comparison, document.window):
+            if (comparison is by_size[0] and title not in LEFT_OUT) or title in FIRST:
                 parts += [f"### {title}", "", text, ""]
-    for model in document["mixed_models"]:
-        parts += [f"## {quality_tables.title_of_model(model)}", ""]
-        parts += [line for note in model["notes"] for line in (f"> {note}", "")]
-        if model["metrics"]:
-            parts += [quality_tables.mixed_model_table(model), ""]
+    for model in document.mixed_models:
+        parts += [f"## {model.title}", ""]
+        parts += [line for note in model.notes for line in (f"> {note}", "")]
+        parts += [mixed_model.model_table(model), ""] if model.metrics else []
     for sweep, text in sweeps:
         parts += [f"## Other {sweep.told}s", "", text, ""]
     parts += ["## What each number is", ""]
-    parts += [f"- **{name}**: {text}" for name, text in markdown.definitions(dict(document)).items()]
+    parts += [f"- **{name}**: {text}" for name, text in document.definitions.items()]
     return "\n".join(parts).rstrip() + "\n"
 
 
 def _provenance(commands: Sequence[Sequence[str]], runs: Sequence[Run]) -> list[str]:
-    """Machine, date, versions, seeds and the commands."""
+    """The commands, and :func:`machine`."""
+    typed, *run = map(shlex.join, commands)
+    told = [f"- {line}" for line in machine(runs)]
+    return [f"- `{typed}`, which runs:", "", "```bash", *run, "```", "", *told]
+
+
+def machine(runs: Sequence[Run]) -> list[str]:
+    """Date, machine and versions, a line each."""
     days = sorted(str(run.info.get("started"))[:10] for run in runs)
     hardware = runs[0].info["hardware"]
-    versions = ", ".join(f"{name} {version}" for name, version in runs[0].info["versions"].items())
     others = {str(run.info["hardware"].get("name")) for run in runs} - {str(hardware.get("name"))}
-    typed, *run = map(shlex.join, commands)
     return [
-        f"- `{typed}`, which runs:",
-        "",
-        "```bash",
-        *run,
-        "```",
-        "",
-        f"- {len(runs)} runs, of {days[0]}" + (f" to {days[-1]}" if days[-1] != days[0] else ""),
-        f"- {hardware.get('name')}, {hardware.get('threads')} thread(s) a run"
+        f"{len(runs)} runs, of {days[0]}" + (f" to {days[-1]}" if days[-1] != days[0] else ""),
+        f"{hardware.get('name')}, {hardware.get('threads')} thread(s) a run"
         + (f"; also {', '.join(sorted(others))}" if others else ""),
-        f"- {versions}",
+        ", ".join(f"{name} {version}" for name, version in runs[0].info["versions"].items()),
     ]
 
 
@@ -93,25 +92,25 @@ def sweep_table(
         baseline: the baseline's label.
     """
     rows = []
-    digits = level_digits({"thresholds": {"levels": [{"reward": level} for level in levels]}})
+    digits = digits_apart(levels)
+    labels = {run.label for runs in by_value.values() for run in runs}
+    named = names(sorted(labels, key=lambda label: (label != baseline, len(label))))
     for value, runs in sorted(by_value.items()):
-        arms: dict[str, list[Run]] = {}
-        for run in sorted(runs, key=lambda run: (run.label != baseline, len(run.label), run.seed or 0)):
-            arms.setdefault(run.label, []).append(run)
-        held = quality.describe(arms, baseline, levels)
-        assert held is not None
+        arms = {label: [run for run in runs if run.label == label] for label in named}
+        arms = {label: members for label, members in arms.items() if members}
+        held = quality.describe_arms(arms, baseline, levels)
         for n, (label, members) in enumerate(arms.items()):
             ends = [quality.points(run)[-1].reward for run in members]
-            last = held["last"]["arms"][n]
+            last = held.last.arms[n]
             cells = [
                 f"{reward(stats.mean(ends), digits)} [{reward(min(ends), digits)}, {reward(max(ends), digits)}]",
                 " / ".join(number(_mean(members, key), 3) for key in ("fraction_outside", "fraction_masked")),
-                number(last["accuracy"]["mean"], 3),
-                number(last["diversity"]["mean"]),
-                number(last["frechet_prompt"]["mean"]),
-                *(_epochs(level["arms"][n], len(members)) for level in held["levels"]),
+                number(last.accuracy.mean, 3),
+                number(last.diversity.mean),
+                number(last.frechet_prompt.mean),
+                *(_epochs(level.arms[n], len(members)) for level in held.levels),
             ]
-            rows.append([f"{value:g}", label, *cells])
+            rows.append([f"{value:g}", named[label], *cells])
     seeds = sorted({run.seed for runs in by_value.values() for run in runs if run.seed is not None})
     head = [
         sweep.told,
@@ -131,13 +130,13 @@ def sweep_table(
     return told + "\n\n" + table(head, rows, left=2)
 
 
-def _mean(runs: Sequence[Run], key: str) -> float:
-    return stats.mean([stats.mean(list(run.series(key).values())) for run in runs])
+def _mean(runs: Sequence[Run], key: str) -> float | None:
+    return stats.mean(m for run in runs if (m := stats.mean(run.series(key))) is not None)
 
 
-def _epochs(arm: Mapping[str, Any], runs: int) -> str:
+def _epochs(arm: quality.ArmAtLevel, runs: int) -> str:
     """The mean of the seeds that reached a level, and how many did not."""
-    if not arm["runs"]:
+    if not arm.runs:
         return "never"
-    some = "" if arm["runs"] == runs else f" ({arm['runs']} of {runs} seeds)"
-    return number(arm["epochs"]["mean"], 3) + some
+    some = "" if arm.runs == runs else f" ({arm.runs} of {runs} seeds)"
+    return number(arm.epochs.mean, 3) + some

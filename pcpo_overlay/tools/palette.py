@@ -47,9 +47,14 @@ NEUTRAL = "#999999"
 PARTS = ("#BBBBBB", "#DDCC77")
 
 
-def look(name: str) -> Look:
-    """The look of an arm that has one of its own, by its name for people or its label."""
-    return _KNOWN[names([name])[name]]
+def look(label: str) -> Look:
+    """The look of an arm that has one of its own, by its label or its name for people."""
+    return _KNOWN[name(label)]
+
+
+def name(label: str) -> str:
+    """What people read for one arm by itself."""
+    return names([label])[label]
 
 
 def looks(labels: Iterable[str]) -> dict[str, Look]:

@@ -478,7 +478,7 @@ def figures(shown: Shown, quality: Quality) -> dict[str, Any]:
     others = [n for n in range(len(shown.arms)) if n != shown.baseline]
     arms = others or [shown.baseline]
     rows = level_names(quality)
-    figure = palette.new_figure(12, 1.6 + 0.26 * len(rows) * (len(arms) + 1))
+    figure = palette.new_figure(12, 1.7 + 0.2 * len(rows) * (len(arms) + 1))
     panels = figure.subplots(1, len(_PANELS), sharey=True)
     for n, (axes, (key, (name, better))) in enumerate(zip(panels, _PANELS.items(), strict=True)):
         held = [
@@ -517,32 +517,3 @@ def epochs_panel(axes: Any, shown: Shown, quality: Quality, title: str, *, legen
 
 def _never(held: Sequence[Sequence[Estimate]]) -> bool:
     return any(e.mean is None for own in held for e in own)
-
-
-def study_figure(shown: Shown, quality: Quality, title: str) -> Any:
-    """Epochs to each level of evaluated reward, and the reward at the last checkpoint, with intervals."""
-    rows = len(quality.levels) * (len(shown.arms) + 1)
-    figure = palette.new_figure(11, 1.6 + 0.24 * rows)
-    left, right = figure.subplots(1, 2, width_ratios=[3, 2])
-    epochs_panel(left, shown, quality, "(a) epochs to reach an evaluated reward", legend=True)
-    last = quality.last
-    for y, (arm, own) in enumerate(zip(shown.arms, last.arms, strict=True)):
-        ends = [own.reward if n == y else None for n in range(len(shown.arms))]
-        draw.dots(right, shown, shown.names, [ends], arms=[y])
-    if last.base is not None:
-        right.axvline(last.base["reward"], color=palette.NEUTRAL, linestyle=":", linewidth=1.2)
-    palette.plain(
-        right,
-        f"(b) evaluated reward after {last.epoch} epochs",
-        "evaluated reward (dotted: base model)",
-        grid="x",
-    )
-    intervals = any(own.reward.low is not None for own in last.arms)
-    draw.heading(
-        figure,
-        title,
-        "dot: mean over seeds"
-        + ("; line: bootstrap interval of 95%" if intervals else "; too few seeds for intervals"),
-    )
-    palette.legend_below(figure, left)
-    return figure

@@ -43,7 +43,7 @@ class RunTold:
 
 @dataclass(frozen=True)
 class ArmTold:
-    """An arm: its label, its name for people, the full configuration of its first run, and its runs."""
+    """An arm: label, name for people, full configuration (with the variance that was drawn with), and its runs."""
 
     label: str
     name: str
@@ -54,9 +54,13 @@ class ArmTold:
 def describe(arms: Sequence[Arm], names: Sequence[str]) -> list[ArmTold]:
     """The runs of each arm."""
     return [
-        ArmTold(arm.label, name, arm.runs[0].info.get("pcpo") or {}, [_run(run) for run in arm.runs])
+        ArmTold(arm.label, name, _configuration(arm.runs[0]), [_run(run) for run in arm.runs])
         for arm, name in zip(arms, names, strict=True)
     ]
+
+
+def _configuration(run: Run) -> dict[str, Any]:
+    return {**(run.info.get("pcpo") or {}), "variance": run.variance}
 
 
 def _run(run: Run) -> RunTold:

@@ -1,16 +1,11 @@
-"""Numbers as the tables and figures print them, and dataclasses as JSON has them."""
+"""Numbers as the tables and figures print them."""
 
 from __future__ import annotations
 
-import dataclasses
-import types
-import typing
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 from pcpo_overlay.tools.report.stats import Estimate, Interval
-
-T = TypeVar("T")
 
 
 def number(value: float | None, digits: int = 4) -> str:
@@ -76,25 +71,3 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 0) -> 
 def quoted(kind: str, texts: Sequence[str]) -> list[str]:
     """One Markdown quotation of several paragraphs, and the empty line after it; nothing for no text."""
     return ["\n>\n".join(f"> **{kind}:** {text}" for text in texts), ""] if texts else []
-
-
-def from_plain(kind: type[T], value: Any) -> T:
-    """A dataclass from what ``dataclasses.asdict`` and JSON made of it; keys it does not know are passed over."""
-    hints = typing.get_type_hints(kind)
-    fields = {f.name for f in dataclasses.fields(kind)} & set(value)  # type: ignore[arg-type]
-    return kind(**{name: _read(hints[name], value[name]) for name in fields})
-
-
-def _read(hint: Any, value: Any) -> Any:
-    if value is None:
-        return None
-    if dataclasses.is_dataclass(hint):
-        return from_plain(hint, value)  # type: ignore[arg-type]
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin is list:
-        return [_read(arguments[0], held) for held in value]
-    if origin is dict:
-        return {key: _read(arguments[1], held) for key, held in value.items()}
-    if origin in (types.UnionType, typing.Union):
-        return _read(next(a for a in arguments if a is not type(None)), value)
-    return value

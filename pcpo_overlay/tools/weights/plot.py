@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pcpo_overlay.tools import palette
 from pcpo_overlay.tools.weights.table import WeightTable
 
-# Okabe and Ito's palette: told apart with every common colour vision.
-NATIVE, PCPO, INTERVAL = "#D55E00", "#0072B2", "#999999"
+# What the baseline has, and what `full` puts in its place.
+_NATIVE, _FULL = palette.look("observe"), palette.look("full")
 
 _TITLES = {"ddim": "DDIM, Stable Diffusion 1.x", "dancegrpo": "DanceGRPO", "flow-grpo": "Flow-GRPO"}
 
@@ -29,16 +31,8 @@ def save_weights_plot(table: WeightTable, path: Path) -> None:
         ImportError: matplotlib is missing; the message names the extra to install.
         OSError: ``path`` cannot be written.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise ImportError(
-            'plots need matplotlib; install it with: pip install "pcpo-overlay[report]"'
-        ) from None
-
-    # A bare Figure draws with Agg: no display, and nothing global is changed.
     ddim = table.steps.sigma is None
-    figure = Figure(figsize=(11, 4) if ddim else (6.5, 4.2), dpi=150, layout="constrained")
+    figure = palette.new_figure(*((11, 4.2) if ddim else (6.5, 4.6)))
     if ddim:
         left, right = figure.subplots(1, 2)
         _draw_ddim_weights(left, table)
@@ -47,7 +41,7 @@ def save_weights_plot(table: WeightTable, path: Path) -> None:
         _draw_flow_weights(figure.subplots(), table)
     numbers = {name: value for name, value in table.parameters.items() if isinstance(value, int | float)}
     parameters = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in numbers.items())
-    figure.suptitle(f"{_title(table)}: {parameters}")
+    figure.suptitle(f"{_title(table)}: {parameters}", x=0.01, ha="left", fontsize="medium")
     # Drawn aside first: a failure half-way leaves no broken file.
     image = io.BytesIO()
     figure.savefig(image, format="png")
@@ -56,73 +50,54 @@ def save_weights_plot(table: WeightTable, path: Path) -> None:
 
 def _draw_ddim_weights(axes: Any, table: WeightTable) -> None:
     t = table.steps.timestep.tolist()
-    axes.plot(t, table.steps.weight_native.tolist(), color=NATIVE, marker="o", markersize=3, label="native")
+    _line(axes, t, table.steps.weight_native.tolist(), _NATIVE, "native")
     mean = f"{table.config.weights}, mean {float(table.steps.weight.mean()):.4g}"
-    axes.plot(
-        t, table.steps.weight.tolist(), color=PCPO, linestyle="--", marker="s", markersize=3, label=mean
-    )
-    axes.set_title("(a) weight of each step", loc="left", fontsize="medium")
-    axes.set_ylabel("weight $w$")
-    _finish_timestep_axis(axes)
+    _line(axes, t, table.steps.weight.tolist(), _FULL, mean)
+    _finish_timestep_axis(axes, "(a) weight of each step", "weight $w$")
 
 
 def _draw_ddim_variance(axes: Any, table: WeightTable) -> None:
     t = table.steps.timestep.tolist()
-    axes.plot(t, table.steps.std_native.tolist(), color=NATIVE, marker="o", markersize=3, label="native")
+    _line(axes, t, table.steps.std_native.tolist(), _NATIVE, "native")
     w_star = table.steps.w_star
     sampled = "as sampled: native" if w_star is None else f"paper's, $w^*$ = {w_star:.4g}"
+    _line(axes, t, table.steps.std.tolist(), _FULL, sampled)
+    _finish_timestep_axis(axes, "(b) standard deviation of each step", r"standard deviation $\sigma$")
+
+
+def _line(axes: Any, x: Sequence[float], y: Sequence[float], look: palette.Look, told: str) -> None:
     axes.plot(
-        t, table.steps.std.tolist(), color=PCPO, linestyle="--", marker="s", markersize=3, label=sampled
+        x, y, color=look.colour, linestyle=look.line, marker=look.marker, markersize=3.5, label=told, zorder=3
     )
-    axes.set_title("(b) standard deviation of each step", loc="left", fontsize="medium")
-    axes.set_ylabel(r"standard deviation $\sigma$")
-    _finish_timestep_axis(axes)
 
 
-def _finish_timestep_axis(axes: Any) -> None:
+def _finish_timestep_axis(axes: Any, title: str, ylabel: str) -> None:
     axes.margins(y=0.2)
     axes.set_ylim(bottom=0)
     axes.set_xlim(1020, -20)
-    axes.set_xlabel("timestep (the rollout runs left to right)")
-    axes.grid(alpha=0.3)
-    axes.legend()
+    palette.plain(axes, title, "timestep (the rollout runs left to right)", ylabel)
+    axes.legend(frameon=False)
 
 
 def _draw_flow_weights(axes: Any, table: WeightTable) -> None:
     steps = list(range(table.steps.dt.numel()))
-    axes.plot(
-        steps,
-        table.steps.weight_native.tolist(),
-        color=NATIVE,
-        marker="o",
-        markersize=4,
-        label="native",
-        zorder=3,
-    )
+    _line(axes, steps, table.steps.weight_native.tolist(), _NATIVE, "native")
     zeta = table.steps.zeta
     weights = table.config.weights if zeta is None else rf"{table.config.weights}, $\zeta$ = {zeta:.4g}"
-    axes.plot(
-        steps,
-        table.steps.weight.tolist(),
-        color=PCPO,
-        linestyle="--",
-        marker="s",
-        markersize=4,
-        label=weights,
-        zorder=3,
-    )
+    _line(axes, steps, table.steps.weight.tolist(), _FULL, weights)
     axes.set_ylim(bottom=0)
-    axes.set_ylabel("weight $w$")
-    axes.set_xlabel("step of the rollout")
+    palette.plain(axes, xlabel="step of the rollout", ylabel="weight $w$")
     axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.grid(alpha=0.3)
 
     # zeta*dt and dt share their shape, so the interval is drawn on a scale of its own, behind the lines.
     interval = axes.twinx()
-    interval.bar(steps, table.steps.dt.tolist(), color=INTERVAL, alpha=0.35, width=0.8, label="interval $dt$")
+    interval.bar(
+        steps, table.steps.dt.tolist(), color=palette.NEUTRAL, alpha=0.35, width=0.8, label="interval $dt$"
+    )
     interval.set_ylabel("interval $dt$")
     interval.set_ylim(bottom=0, top=1.35 * float(table.steps.dt.max()))
+    interval.spines["top"].set_visible(False)
     axes.set_zorder(interval.get_zorder() + 1)
     axes.patch.set_visible(False)
     handles = [*axes.get_legend_handles_labels()[0], *interval.get_legend_handles_labels()[0]]
-    axes.legend(handles=handles)
+    axes.legend(handles=handles, frameon=False)

@@ -1,0 +1,244 @@
+"""The studies: what they run, their pages, and the figures that are redrawn from the data in the repository."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from synthetic_runs import learning_curve, write_quality, write_run
+
+from benchmarks import ROOT, figures, learning
+from benchmarks.measuring import ratio_figure, ratios, study
+from benchmarks.measuring.ratio_figure import OnPolicy
+from benchmarks.measuring.study_data import StudyData
+from pcpo_overlay.config import parse
+from pcpo_overlay.tools.report.build import save
+from pcpo_overlay.tools.runs.labels import label_of
+
+STORED = sorted(path for path in figures.DATA.glob("*.json") if path != figures.ON_POLICY)
+
+# ------------------------------------------------------------------ learning
+
+
+@pytest.mark.parametrize("name", study.STUDIES)
+def test_a_study_compares_the_ladder_at_one_setting_and_three_arms_at_others(name: str) -> None:
+    studied = study.STUDIES[name]
+    ladder, smaller, *swept = study.parts(studied)
+    assert len(ladder.seeds) == 5 and ladder.modes[:4] == studied.modes[:4] and len(ladder.modes) == 5
+    assert smaller.modes == (ladder.modes[0], ladder.modes[3]) and "full" in smaller.modes[1]
+    assert set(ladder.settings) < set(smaller.settings)
+    assert all(part.modes == (*smaller.modes, ladder.modes[4]) for part in swept)
+    assert all(part.seeds == ladder.seeds[:2] for part in swept)
+    for sweep in studied.sweeps:
+        of_sweep = [part for part in swept if part.kind == sweep.kind]
+        assert len({sweep.value, *sweep.others}) == 3 and len(of_sweep) == 2
+        for part, value in zip(of_sweep, sweep.others, strict=True):
+            words = study.command(studied, part, Path("out"), 2)
+            assert words[:3] == ["-m", "pcpo_overlay", "ab"]
+            assert [w for w in words if w.startswith(f"{sweep.flag}=")] == [f"{sweep.flag}={value:g}"]
+    assert any(word == f"{studied.rates.flag}={studied.rates.value:g}" for word in ladder.settings)
+
+
+def test_the_page_of_a_study_has_its_tables_figures_and_sweep(tmp_path: Path) -> None:
+    studied = study.STUDIES["ddpo-digit"]
+    parts = study.parts(studied, (0, 1, 2))
+    speeds = {"observe": 1.5, "log": 1.8, "match": 2.2, "full": 3.5, "full,variance=native": 3.0}
+    for part in parts:
+        batches = 4 if part.name == study.SMALLER else 8
+        for mode in part.modes:
+            for seed in part.seeds:
+                run = write_run(
+                    tmp_path / "runs" / part.name / f"{mode}-{seed}",
+                    mode,
+                    seed=seed,
+                    rewards=learning_curve(seed, speeds[mode]),
+                    trainer={"sample": {"batch_size": 8, "num_batches_per_epoch": batches}},
+                )
+                slow = 5.0 if part.name == "rate-0.001" and mode == "observe" else 0.0
+                write_quality(run, {0: -60.0, 20: -50.0 + seed - slow, 40: -40.0 + seed - 3 * slow})
+    page = learning.write(
+        studied, parts, tmp_path / "runs", tmp_path / "pages", tmp_path / "figures", tmp_path / "data"
+    )
+    text = page.read_text()
+    for heading in (
+        "## ddpo, 64 samples an epoch",
+        "### Epochs to reach an evaluated reward",
+        "### Quality at matched reward",
+        "### Gradients",
+        "## ddpo, 32 samples an epoch",
+        "## ddpo: mixed model of `full` against `baseline`",
+        "## Other learning rates",
+        "## Other clip ranges",
+    ):
+        assert heading in text, heading
+    assert text.count("### Gradients") == 1  # the smaller batch is there for the mixed model
+    assert str(tmp_path) not in text and "pcpo_ab/learning" in text
+    assert "- `python -m benchmarks.learning ddpo-digit --seeds 0,1,2`, which runs:" in text
+    sweep = text.split("## Other learning rates")[1].split("##")[0]
+    assert sweep.count("baseline") == sweep.count("| full ") == sweep.count("| full,variance=native") == 3
+    slower, fastest = sweep.split("| 0.001", 1)
+    assert "epochs to -56.00" in sweep and "never" in fastest and "never" not in slower
+    for name in ("learning-ddpo-digit.png", "learning-ddpo-digit-quality.png"):
+        assert (tmp_path / "figures" / name).stat().st_size > 10_000 and f"../figures/{name}" in text
+    evaluated, training = (
+        text.index(f"### Epochs to reach {kind} reward") for kind in ("an evaluated", "a training")
+    )
+    assert evaluated < training, "the evaluated reward compares arms whatever they draw with"
+    assert "these rewards do not compare them" in text
+    kept = StudyData.read(tmp_path / "data" / "ddpo-digit.json")
+    assert (
+        kept.labels == list(speeds)
+        and kept.commands[0] == "python -m benchmarks.learning ddpo-digit --seeds 0,1,2"
+    )
+    assert "25 epochs" not in kept.source and set(kept.arms[3].configuration) >= {
+        "mode",
+        "weights",
+        "variance",
+    }
+    redrawn = kept.figures()
+    save(redrawn["-quality"], tmp_path / "again.png")
+    assert (tmp_path / "again.png").read_bytes() == (
+        tmp_path / "figures" / "learning-ddpo-digit-quality.png"
+    ).read_bytes()
+
+
+def test_a_page_of_the_ladder_alone_says_so(tmp_path: Path) -> None:
+    studied = study.STUDIES["ddpo-jpeg"]
+    ladder, *_ = study.parts(studied)
+    for mode in ("observe", "full"):
+        for seed in ladder.seeds:
+            folder = tmp_path / "runs" / ladder.name / f"{mode}-{seed}"
+            write_run(folder, mode, seed=seed, rewards=learning_curve(seed, 2.0))
+    page = learning.write(
+        studied, [ladder], tmp_path / "runs", tmp_path / "pages", tmp_path / "figures", tmp_path / "data"
+    )
+    text = page.read_text()
+    assert "- `python -m benchmarks.learning ddpo-jpeg --parts ladder`, which runs:" in text
+    assert "## Other" not in text and "### Gradients" in text
+
+
+def test_a_sweep_without_the_ladder_runs_its_arms_at_the_ladders_setting(tmp_path: Path) -> None:
+    studied = study.STUDIES["ddpo-digit"]
+    middle, *others = made = study.parts(studied, kinds=[study.RATES])
+    ladder = study.parts(studied)[0]
+    assert middle.settings == ladder.settings and middle.seeds == (0, 1) and middle.modes == studied.trio
+    assert [part.kind for part in others] == [study.RATES] * 2
+    for part in made:
+        for mode in part.modes:
+            for seed in part.seeds:
+                folder = tmp_path / "runs" / part.name / f"{mode}-{seed}"
+                run = write_run(folder, mode, seed=seed, rewards=learning_curve(seed, 2.0))
+                write_quality(run, {0: -60.0, 20: -50.0 + seed, 40: -40.0 + seed})
+    page = learning.write(
+        studied, made, tmp_path / "runs", tmp_path / "pages", tmp_path / "figures", tmp_path / "data"
+    )
+    text = page.read_text()
+    assert page.name == "ddpo-digit-rates.md" and not (tmp_path / "figures").exists()
+    assert "- `python -m benchmarks.learning ddpo-digit --parts rates`, which runs:" in text
+    sweep = text.split("## Other learning rates")[1].split("##")[0]
+    assert sweep.count("| baseline") == 3 and "## Other clip ranges" not in text
+
+
+def test_wrong_arguments_of_learning(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, says in (
+        (
+            ["--parts", "rates,smaller-batch"],
+            "--parts has smaller-batch without ladder, which it is held against",
+        ),
+        (["--parts", "ladder,clip-ranges"], "--parts: ddpo-jpeg has no clip-ranges"),
+        (["--parts", "ladder,lost"], "no part lost; there are ladder, smaller-batch, rates, clip-ranges"),
+        (["--seeds", "0,one"], "--seeds: expected a whole number, 0 or more, got 'one'"),
+        (["--jobs", "0"], "--jobs: expected a whole number, 1 or more, got '0'"),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            learning.main(["ddpo-jpeg", *arguments])
+        assert stop.value.code == 2
+        assert says in capsys.readouterr().err
+
+
+def test_a_study_whose_part_failed_says_how_to_go_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["ddpo-jpeg", "--vendor", str(tmp_path), "--out", str(tmp_path / "out"), "--pages", str(tmp_path)]
+    assert learning.main(argv) == 1
+    assert "type the same command to go on" in capsys.readouterr().err
+    assert not list(tmp_path.glob("*.md"))
+
+
+# ------------------------------------------------------------------- figures
+
+
+def test_every_figure_is_redrawn_from_data_in_less_than_a_minute(tmp_path: Path) -> None:
+    started = time.process_time()
+    assert figures.main(["--out", str(tmp_path)]) == 0
+    assert time.process_time() - started < 60
+    drawn = {path.name for path in tmp_path.iterdir()}
+    kept = {path.name for path in figures.FIGURES.glob("*.png") if not path.name.startswith("miniature-")}
+    assert drawn == kept, "a figure of the repository that no data is behind, or one that is not kept"
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in tmp_path.iterdir())
+
+
+def test_every_figure_is_shown_somewhere() -> None:
+    pages = [ROOT / "README.md", *ROOT.glob("benchmarks/**/*.md"), *ROOT.glob("docs/**/*.md")]
+    text = "\n".join(page.read_text(encoding="utf-8") for page in pages)
+    assert [p.name for p in figures.FIGURES.glob("*.png") if f"figures/{p.name}" not in text] == []
+
+
+@pytest.mark.parametrize("path", STORED, ids=lambda path: path.stem)
+def test_the_data_of_a_study_is_what_its_page_says(path: Path) -> None:
+    data = StudyData.read(path)
+    page = (ROOT / "benchmarks" / "learning" / f"{data.study}.md").read_text(encoding="utf-8")
+    rows = [
+        [cell.strip() for cell in line.split("|")[1:-1]] for line in page.splitlines() if line.startswith("|")
+    ]
+    names = dict(zip(data.labels, data.shown().names, strict=True))
+    for level in data.quality.levels:
+        assert [arm.label for arm in level.arms] == data.labels
+        for arm in level.arms:
+            (row,) = [r for r in rows if r[:2] == [f"{level.reward:#.4g}", names[arm.label]] and "of" in r[2]]
+            numbers = [float(n) for n in re.findall(r"[-+\d.e]+", row[3])]
+            assert numbers == [v for v in (arm.epochs.mean, arm.epochs.low, arm.epochs.high) if v is not None]
+    assert all(f"learning-{data.study}{end}.png" in page for end in data.figures())
+    evaluated, training = (
+        page.index(f"### Epochs to reach {kind} reward") for kind in ("an evaluated", "a training")
+    )
+    assert evaluated < training
+
+
+def test_a_stored_arm_is_named_by_what_full_takes_by_itself() -> None:
+    for study_name, told in (
+        ("ddpo-digit", "full,variance=paper"),
+        ("ddpo-digit-50", "full,variance=native"),
+    ):
+        data = StudyData.read(figures.DATA / f"{study_name}.json")
+        by_label = dict(zip(data.labels, data.arms, strict=True))
+        assert list(by_label)[3:] == ["full", told]
+        assert by_label[told].configuration["variance"] == told.partition("=")[2]
+        assert by_label["full"].configuration["variance"] == data.auto_variance
+        for label, arm in by_label.items():
+            config = parse(label)
+            assert arm.configuration["mode"] == config.mode and arm.configuration["weights"] == config.weights
+    assert label_of(parse("observe").on("ddpo"), "ddpo") == "observe"
+
+
+def test_wrong_arguments_of_figures(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        figures.main(["lost"])
+    assert stop.value.code == 2
+    assert "no figure lost; there are weights, dancegrpo-flux" in capsys.readouterr().err
+
+
+def test_the_numbers_before_the_first_update_are_kept(tmp_path: Path) -> None:
+    x = torch.tensor([1e-3, 0.0], dtype=torch.float64)
+    off = ratios.Ratios(
+        torch.tensor([901.0, 1.0]), x, torch.exp(x), x > 1e-4, torch.zeros(2, dtype=torch.bool)
+    )
+    kept = ratio_figure.of({ratios.SETTINGS[0]: {"observe": off}}, "CPU", "a test")
+    kept.write(tmp_path / "on-policy.json")
+    assert OnPolicy.read(tmp_path / "on-policy.json") == kept
+    assert kept.machines[0].measured[0].outside == 0.5
+    json.loads((tmp_path / "on-policy.json").read_text())
