@@ -21,8 +21,10 @@ from benchmarks.measuring.clones import MissingClone
 from benchmarks.measuring.miniature_run import Miniatures, RunFailed
 from pcpo_overlay.tools.ab.runner import stoppable
 from pcpo_overlay.tools.cli.arguments import at_least
+from pcpo_overlay.tools.report.build import save
 
 FIGURE = ROOT / "benchmarks" / "figures" / "on-policy.png"
+DATA = ROOT / "benchmarks" / "data" / "on-policy.json"
 DTYPES = ("fp32", "bf16", "fp16")
 _EPILOG = """\
 Exit codes: 0 every ratio that should be exactly 1 is; 1 one is not (a line
@@ -58,8 +60,13 @@ def main(argv: list[str] | None = None) -> int:
         result = {"machine": described, **overall.as_dict()}
         args.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     if args.figure:
-        ratio_figure.draw(found, args.figure)
-        print(f"\nfigure: {args.figure}")
+        name = str(described["name"])
+        kept = ratio_figure.of(
+            found, name, f"python -m benchmarks.on_policy, {described['date']}, seed 0, {name}"
+        )
+        save(kept.figure(), args.figure)
+        kept.write(args.data)
+        print(f"\nfigure: {args.figure}, from the numbers in {args.data}")
     return 1 if overall.missed else 0
 
 
@@ -97,6 +104,9 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         default=FIGURE,
         metavar="FILE",
         help="where the figure goes; '' for none (default: benchmarks/figures/on-policy.png)",
+    )
+    parser.add_argument(
+        "--data", type=Path, default=DATA, metavar="FILE", help="(default: benchmarks/data/on-policy.json)"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write what the tables say there too")
     args = parser.parse_args(argv)

@@ -417,11 +417,13 @@ def test_a_ratio_that_is_not_exactly_one_is_the_exit_code(
     code: int,
 ) -> None:
     monkeypatch.setattr(ratios, "measure", lambda make, settings, jobs: found(full))
-    figure = tmp_path / "figures" / "on-policy.png"
-    assert on_policy.main(["--figure", str(figure), "--json", str(tmp_path / "out.json")]) == code
+    figure, data = tmp_path / "figures" / "on-policy.png", tmp_path / "data" / "on-policy.json"
+    kept = ["--figure", str(figure), "--data", str(data)]
+    assert on_policy.main([*kept, "--json", str(tmp_path / "out.json")]) == code
     out = capsys.readouterr().out
     assert ("**Goal missed:** ddpo, fp32, whole network, `full`: not every ratio is 1" in out) == bool(code)
     assert figure.read_bytes().startswith(b"\x89PNG")
+    assert json.loads(data.read_text())["machines"][0]["measured"][0]["mode"] == "observe"
     assert json.loads((tmp_path / "out.json").read_text())["missed"] == [] or code
 
 

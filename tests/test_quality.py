@@ -15,6 +15,7 @@ from pcpo_overlay.tools.report import mixed_model, quality
 from pcpo_overlay.tools.report.build import build
 from pcpo_overlay.tools.report.compare import Comparison, Document, compare
 from pcpo_overlay.tools.report.mixed_model import CannotFit, Observation, fit
+from pcpo_overlay.tools.runs import policies
 from pcpo_overlay.tools.runs.files import RunError
 from pcpo_overlay.tools.runs.run import load
 
@@ -49,10 +50,10 @@ def run_of(path: Path, mode: str, seed: int, rewards: dict[int, float], **option
 
 
 def test_the_policy_at_a_reward_lies_between_its_checkpoints(tmp_path: Path) -> None:
-    way = quality.points(
+    way = policies.points(
         load(run_of(tmp_path / "a", "observe", 0, {0: 1.0, 5: 0.5, 9: 2.5, 13: 2.0}, quality=linear))
     )
-    point = quality.at_reward(way, 1.5)
+    point = policies.at_reward(way, 1.5)
     assert point is not None and point.epoch == pytest.approx(7)
     assert point.reward == pytest.approx(1.5)
     assert point.values["diversity"] == pytest.approx(8.5)
@@ -61,10 +62,10 @@ def test_the_policy_at_a_reward_lies_between_its_checkpoints(tmp_path: Path) -> 
     assert point.prompts["a one"] == pytest.approx(
         {"reward": 1.5, "accuracy": 0.985, "diversity": 8.5, "frechet": 3}
     )
-    at = quality.at_reward(way, 2.5)
+    at = policies.at_reward(way, 2.5)
     assert at is way[2]
-    assert quality.at_reward(way, 2.6) is None
-    assert quality.at_reward(way, 0.9) is None, "the base model is past it, and nothing was matched"
+    assert policies.at_reward(way, 2.6) is None
+    assert policies.at_reward(way, 0.9) is None, "the base model is past it, and nothing was matched"
 
 
 def test_arms_are_compared_at_the_same_reward_by_hand(tmp_path: Path) -> None:

@@ -9,9 +9,10 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from synthetic_runs import TIMESTEPS, write_flow, write_ladder, write_run
+from synthetic_runs import TIMESTEPS, write_flow, write_ladder, write_quality, write_run
 
 from pcpo_overlay.config import parse
+from pcpo_overlay.tools import palette
 from pcpo_overlay.tools.cli import report as cli
 from pcpo_overlay.tools.report import build, speed, stats, validation
 from pcpo_overlay.tools.report.arms import ReportError
@@ -144,6 +145,28 @@ def test_a_label_is_the_upstreams() -> None:
     assert label("observe,unique_prompts=true") == "observe,unique_prompts=true"
     assert labels.slug("observe,unique_prompts=true") == "observe_unique_prompts-true"
     assert labels.label({"mode": "full", "variance": "native"}, "unheard_of") == "full,variance=native"
+
+
+def test_people_read_baseline_and_no_option_that_all_arms_have() -> None:
+    both = [
+        "observe,unique_prompts=true",
+        "full,unique_prompts=true",
+        "full,weights=uniform,unique_prompts=true",
+    ]
+    assert list(labels.names(both).values()) == ["baseline", "full", "full,weights=uniform"]
+    assert labels.names(["observe"]) == {"observe": "baseline"}
+    assert labels.names(["full,variance=native"]) == {"full,variance=native": "full,variance=native"}
+    assert labels.names(["observe", "off"]) == {"observe": "observe", "off": "off"}
+    guard = labels.label({"mode": "observe"}, "flow_grpo", "GRPO-Guard")
+    assert labels.names(["observe", guard]) == {"observe": "baseline", "GRPO-Guard": "GRPO-Guard"}
+
+
+def test_an_arm_looks_the_same_in_every_comparison() -> None:
+    drawn = palette.looks(["observe,unique_prompts=true", "full,unique_prompts=true"])
+    assert drawn["observe,unique_prompts=true"] == palette.look("observe") == palette.look("baseline")
+    assert drawn["full,unique_prompts=true"] == palette.look("full")
+    several = ["observe", "log", "match", "full", "full,w_star=5", "GRPO-Guard", "full,variance=native"]
+    assert len({look.colour for look in palette.looks(several).values()}) == len(several)
 
 
 def test_resamples_are_all_of_them_with_their_probabilities() -> None:
@@ -293,17 +316,17 @@ def test_groups_clipping_time_and_timesteps_by_hand(tmp_path: Path) -> None:
     ).comparisons[0]
     assert [arm.label for arm in comparison.arms] == ["observe", "full,variance=native"]
     assert [arm.name for arm in comparison.arms] == ["baseline", "full,variance=native"]
-    base = comparison.clipping.arms[0]
+    base = comparison.clipping[0]
     assert base.fraction_outside == pytest.approx(0.4)
     # the first optimizer step of the synthetic runs has nothing outside, the second has all of it
     assert base.on_policy_fraction_outside == 0.0
-    assert comparison.cost.arms[1].total.ratio == pytest.approx(0.9)
-    assert comparison.cost.arms[1].sampling.ratio == pytest.approx(1.0)
-    assert comparison.gradients.arms[0].grad_norm.early.mean == pytest.approx(1.0)
-    assert comparison.gradients.arms[0].grad_norm.late.mean == pytest.approx(1.04)
+    assert comparison.cost[1].total.ratio == pytest.approx(0.9)
+    assert comparison.cost[1].sampling.ratio == pytest.approx(1.0)
+    assert comparison.gradients[0].grad_norm.early.mean == pytest.approx(1.0)
+    assert comparison.gradients[0].grad_norm.late.mean == pytest.approx(1.04)
     assert base.early.timestep == TIMESTEPS
     assert base.early.fraction_outside[0] == pytest.approx(0.4 * (0.5 + 20 / 981))
-    assert comparison.cost.arms[0].peak_memory_bytes == 2**30
+    assert comparison.cost[0].peak_memory_bytes == 2**30
 
 
 def test_per_timestep_fractions_count_each_sample_once(tmp_path: Path) -> None:
@@ -318,7 +341,7 @@ def test_per_timestep_fractions_count_each_sample_once(tmp_path: Path) -> None:
                 "ratio_mean": [1.0] * len(t),
             }  # fmt: skip
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    early = compared(folder).comparisons[0].clipping.arms[0].early
+    early = compared(folder).comparisons[0].clipping[0].early
     assert early.timestep == [900, 100]
     assert early.count == [4, 3]
     assert early.fraction_outside == [pytest.approx((1.0 + 3 * 0.2) / 4), 0.0]
@@ -339,6 +362,44 @@ def test_mixed_configs_name_the_keys_that_differ(tmp_path: Path) -> None:
     assert "seeds differ" in text and "different numbers of epochs" in text
     assert "learning_rate" not in text and "logdir" not in text and "num_epochs" not in text
     assert "**Warning:** `clip_range`" in build.render(document)
+
+
+def test_arms_that_draw_with_different_samplers_are_said_and_the_evaluated_reward_leads(
+    tmp_path: Path,
+) -> None:
+    native, paper = {"std": [0.5], "std_native": [0.5]}, {"std": [0.4], "std_native": [0.5]}
+    folders = [
+        write_quality(write_run(tmp_path / "a", rewards=[0, 1]), {0: 0.0, 2: 1.0}),
+        write_quality(write_run(tmp_path / "b", "full", rewards=[0, 1], resolved=native), {0: 0.0, 2: 1.0}),
+        write_quality(
+            write_run(tmp_path / "c", "full,w_star=5", rewards=[0, 1], resolved=paper), {0: 0.0, 2: 1.0}
+        ),
+    ]
+    alike = compared(*folders[:2]).comparisons[0]
+    assert not alike.samplers_differ and not any("sampler" in warning for warning in alike.warnings)
+    comparison = compared(*folders).comparisons[0]
+    assert comparison.samplers_differ
+    assert "variance native in baseline, full; paper in full,w_star=5" in comparison.warnings[0]
+    told = tables(comparison)
+    assert next(iter(told)) == "Epochs to reach an evaluated reward"
+    assert "these rewards do not compare them" in told["Epochs to reach a training reward"]
+    assert build.main_table(comparison, 5)[0] == "Epochs to reach an evaluated reward"
+
+
+def test_runs_that_recorded_the_credit_as_the_ratio_are_named(tmp_path: Path) -> None:
+    new = [write_run(tmp_path / f"new-{mode}", mode, rewards=[0, 1]) for mode in ("observe", "full")]
+    assert not any("credit" in warning for warning in compared(*new).comparisons[0].warnings)
+    assert "std of the credit" in tables(compared(*new).comparisons[0])["Policy ratio"]
+    for folder in new:
+        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        old = [{k: v for k, v in line.items() if k not in ("kl", "credit_std")} for line in lines]
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in old))
+    comparison = compared(*new).comparisons[0]
+    assert [arm.of_credit for arm in comparison.ratio] == [False, True]
+    assert comparison.warnings[-1].startswith(
+        "full: recorded by a version that called the objective's credit"
+    )
+    assert "credit" not in tables(comparison)["Policy ratio"]
 
 
 def test_the_same_seed_twice_is_said(tmp_path: Path) -> None:
@@ -399,7 +460,7 @@ def test_validation_reward_at_the_last_common_evaluation(tmp_path: Path) -> None
     assert base.curve.smoothed == base.curve.mean == [1.0, 2.0, 3.5]
     assert full.curve.high == [1.0, 3.0, 5.0]
     # the training reward is what it was
-    assert comparison.reward.arms[0].curve.mean == [0.0, 1.0, 2.0, 3.0]
+    assert comparison.reward[0].curve.mean == [0.0, 1.0, 2.0, 3.0]
 
     table = tables(comparison)["Validation reward and KL"]
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()[:4]]
@@ -466,15 +527,15 @@ def test_runs_without_an_end_are_compared_over_the_epochs_they_share(tmp_path: P
     comparison = document.comparisons[0]
     assert any("the first 5 epochs, which every run has" in w for w in comparison.warnings)
     assert not any("num_epochs" in w for w in comparison.warnings)
-    assert [arm.final_epoch for arm in comparison.reward.arms] == [4, 4]
+    assert [arm.final_epoch for arm in comparison.reward] == [4, 4]
     # over five epochs, of which the late ones are the fourth and fifth
-    assert comparison.gradients.arms[0].grad_norm.late.mean == pytest.approx(1 + 0.4 * 3.5 / 10)
+    assert comparison.gradients[0].grad_norm.late.mean == pytest.approx(1 + 0.4 * 3.5 / 10)
     assert comparison.kl.arms[0].running_mean.mean == pytest.approx((0.2 + 3 * 0.9) / 5)
     base = comparison.validation.arms[0]
     assert base.at_last_common_evaluation.mean == 2.0
     assert base.best.mean == 5.0
     # what was recorded beyond is in the curves
-    assert len(comparison.reward.arms[0].curve.epoch) == 6
+    assert len(comparison.reward[0].curve.epoch) == 6
     assert base.curve.epoch == [0, 2, 4, 6]
     assert [run.epochs for arm in comparison.arms for run in arm.runs] == [6, 5]
     assert "6 |" in build.render(document)
@@ -582,7 +643,7 @@ def test_unreadable_run_json(tmp_path: Path, text: str | None, said: str) -> Non
 def test_nulls_and_nans_are_left_out_of_every_number(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "a", rewards=[0.0, None, float("nan"), 3.0])
     comparison = compared(folder, window=2).comparisons[0]
-    curve = comparison.reward.arms[0].curve
+    curve = comparison.reward[0].curve
     assert curve.epoch == [0, 3]
     assert curve.smoothed == [0.0, 3.0]
 

@@ -14,7 +14,6 @@ from benchmarks.measuring.ratios import Ratios, Setting
 from benchmarks.measuring.study_data import from_plain
 from pcpo_overlay.tools import palette
 from pcpo_overlay.tools.report import draw as drawing
-from pcpo_overlay.tools.report.build import save
 from pcpo_overlay.trainers import TRAINERS
 
 #: The arms that are drawn, of those that are measured; ``match`` is exact where ``full`` is.
@@ -121,8 +120,3 @@ def of(found: Mapping[Setting, Mapping[str, Ratios]], name: str, source: str) ->
         for mode, ratios in modes.items()
     ]
     return OnPolicy([Machine(name, source, measured)])
-
-
-def draw(found: Mapping[Setting, Mapping[str, Ratios]], path: Path) -> None:
-    """Write the figure of one call's measurements; its folder is made."""
-    save(of(found, "measured here", "").figure(), path)

@@ -137,7 +137,9 @@ def _speed(shown: Shown, held: Quality, title: str) -> Any:
         right.set_xlabel("evaluated reward (dotted: before training)")
     intervals = any(own.reward.low is not None for own in last.arms)
     told = "line: bootstrap interval of 95%" if intervals else "two seeds, too few for intervals"
-    draw.heading(figure, f"How fast each arm learns: {title}", f"dot: mean over seeds; {told}")
+    draw.heading(
+        figure, f"How fast each arm learns: {title.replace(chr(96), '')}", f"dot: mean over seeds; {told}"
+    )
     palette.legend_below(figure, left)
     return figure
 

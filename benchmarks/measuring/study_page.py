@@ -10,6 +10,7 @@ from pcpo_overlay.tools.report import mixed_model, quality, speed, stats
 from pcpo_overlay.tools.report.build import tables as report_tables
 from pcpo_overlay.tools.report.compare import Document
 from pcpo_overlay.tools.report.text import digits_apart, number, reward, table
+from pcpo_overlay.tools.runs import policies
 from pcpo_overlay.tools.runs.labels import names
 from pcpo_overlay.tools.runs.run import Run
 
@@ -100,7 +101,7 @@ def sweep_table(
         arms = {label: members for label, members in arms.items() if members}
         held = quality.describe_arms(arms, baseline, levels)
         for n, (label, members) in enumerate(arms.items()):
-            ends = [quality.points(run)[-1].reward for run in members]
+            ends = [policies.points(run)[-1].reward for run in members]
             last = held.last.arms[n]
             cells = [
                 f"{reward(stats.mean(ends), digits)} [{reward(min(ends), digits)}, {reward(max(ends), digits)}]",

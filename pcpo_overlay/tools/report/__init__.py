@@ -12,7 +12,7 @@ lie ``arms`` (what is compared, and how it is told), ``stats``, ``text`` and ``d
 pandas is needed throughout; matplotlib (figures) and statsmodels (the mixed model) are imported where they are used.
 
 ``report.json`` has format 2. Against format 1 its numbers lie by chapter: what was ``groups[i].clipping`` is
-``clipping.arms[i]``, and so with ``reward``, ``gradients`` (``grad_norm_early`` is ``grad_norm.early``),
+``clipping[i]``, and so with ``reward``, ``gradients`` (``grad_norm_early`` is ``grad_norm.early``),
 ``validation`` and ``kl``; ``log_ratio`` and the on-policy ratios are in ``ratio``, ``time``, ``peak_memory_bytes`` and
 ``tape_bytes`` in ``cost``, ``per_timestep`` in ``clipping`` (``early``, ``late``), and a curve in the chapter of its
 number. ``groups`` is ``arms``, with label, name, the full configuration and the runs. ``last_common_evaluation`` and

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from pcpo_overlay.config import MODES
 from pcpo_overlay.tools.palette import Look, looks
@@ -13,6 +12,9 @@ from pcpo_overlay.tools.report import stats
 from pcpo_overlay.tools.report.stats import Curve
 from pcpo_overlay.tools.runs.labels import names
 from pcpo_overlay.tools.runs.run import Run
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class ReportError(Exception):

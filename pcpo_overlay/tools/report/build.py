@@ -64,10 +64,11 @@ def build(
 
     Raises:
         ReportError: there is nothing to compare.
-        ImportError: matplotlib is missing; the message names the extra to install.
+        ImportError: matplotlib or pandas is missing; the message names the extra to install.
         OSError: ``out`` cannot be written.
     """
     palette.require_matplotlib()
+    stats.require_pandas()
     document = compare(runs, thresholds=thresholds, window=window, baseline=baseline)
     try:
         out.mkdir(parents=True, exist_ok=True)

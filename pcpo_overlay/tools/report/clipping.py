@@ -6,11 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import pandas as pd
-
 from pcpo_overlay.tools import palette
 from pcpo_overlay.tools.report import draw, stats
-from pcpo_overlay.tools.report.arms import Arm, Material, Shown
+from pcpo_overlay.tools.report.arms import Arm, Shown
 from pcpo_overlay.tools.report.stats import Curve
 from pcpo_overlay.tools.report.text import number, table
 from pcpo_overlay.tools.runs.files import is_number
@@ -36,7 +34,7 @@ class Timesteps:
 
 
 @dataclass(frozen=True)
-class ArmClipping:
+class Clipping:
     """Means over all epochs and seeds of an arm, its curves, and its timesteps in the first and last epochs."""
 
     fraction_outside: float | None
@@ -48,30 +46,19 @@ class ArmClipping:
     late: Timesteps
 
 
-@dataclass(frozen=True)
-class Clipping:
-    """The chapter's numbers, arm by arm."""
-
-    arms: list[ArmClipping]
-
-
-def describe(material: Material) -> Clipping:
-    """The clipping of each arm."""
-    return Clipping(
-        [_arm(a, m, material.window) for a, m in zip(material.arms, material.measured, strict=True)]
-    )
-
-
-def _arm(arm: Arm, measured: Arm, window: int) -> ArmClipping:
+def describe(arm: Arm, measured: Arm, window: int) -> Clipping:
+    """The clipping of an arm: numbers as far as ``measured`` goes, curves of the whole."""
     outside, masked = (stats.mean(measured.values(key)) for key in _FRACTIONS)
     first = [stats.mean(v for run in measured.runs for v in run.on_policy(key)) for key in _FRACTIONS]
     curves = {key: arm.curve(key, window) for key in _FRACTIONS}
     early, late = (_timesteps(measured.runs, when) for when in (0, 1))
-    return ArmClipping(outside, masked, first[0], first[1], curves, early, late)
+    return Clipping(outside, masked, first[0], first[1], curves, early, late)
 
 
 def _timesteps(runs: Sequence[Run], when: int) -> Timesteps:
     """Over the first (0) or the last (1) epochs of every run."""
+    import pandas as pd
+
     rows: list[tuple[float, ...]] = []
     for run in runs:
         window = set(stats.early_late(line["epoch"] for line in run.epochs)[when])
@@ -87,7 +74,7 @@ def _timesteps(runs: Sequence[Run], when: int) -> Timesteps:
     return Timesteps(sums.index.tolist(), sums["count"].tolist(), *fractions)
 
 
-def tables(shown: Shown, clipping: Clipping) -> list[tuple[str, str]]:
+def tables(shown: Shown, clipping: Sequence[Clipping]) -> list[tuple[str, str]]:
     """Title and Markdown."""
     head = ["arm", "outside", "masked", "outside, on-policy", "masked, on-policy"]
     rows = [
@@ -98,38 +85,38 @@ def tables(shown: Shown, clipping: Clipping) -> list[tuple[str, str]]:
             number(held.on_policy_fraction_outside),
             number(held.on_policy_fraction_masked),
         ]
-        for arm, held in zip(shown.arms, clipping.arms, strict=True)
+        for arm, held in zip(shown.arms, clipping, strict=True)
     ]
     return [("Clipping", table(head, rows, left=1) + "\n\nMean over all epochs and seeds.")]
 
 
-def figures(shown: Shown, clipping: Clipping) -> dict[str, Any]:
+def figures(shown: Shown, clipping: Sequence[Clipping]) -> dict[str, Any]:
     """Both fractions by epoch, and by timestep early and late."""
     drawn = {}
-    if any(arm.curves["fraction_outside"].epoch for arm in clipping.arms):
+    if any(arm.curves["fraction_outside"].epoch for arm in clipping):
         figure = palette.new_figure(10, 4.3)
         panels = figure.subplots(1, 2, sharey=True)
         for axes, key, title in (
             (panels[0], "fraction_outside", r"(a) outside the clip range: $|\rho-1|>\xi$"),
             (panels[1], "fraction_masked", "(b) masked: no gradient"),
         ):
-            draw.curves(axes, shown, [arm.curves[key] for arm in clipping.arms], title)
+            draw.curves(axes, shown, [arm.curves[key] for arm in clipping], title)
         panels[0].set_ylabel("share of sample-timesteps")
         draw.heading(figure, "What clipping meets", draw.caption(shown))
         palette.legend_below(figure, panels[0])
         drawn["clipping"] = figure
-    if any(arm.early.timestep for arm in clipping.arms):
+    if any(arm.early.timestep for arm in clipping):
         drawn["timesteps"] = _timesteps_figure(shown, clipping)
     return drawn
 
 
-def _timesteps_figure(shown: Shown, clipping: Clipping) -> Any:
+def _timesteps_figure(shown: Shown, clipping: Sequence[Clipping]) -> Any:
     figure = palette.new_figure(10, 6.6)
     grid = figure.subplots(2, 2, sharex=True, sharey=True)
     for row, (key, name) in enumerate(zip(_FRACTIONS, ("outside", "masked"), strict=True)):
         for column, when in enumerate(("early", "late")):
             axes = grid[row][column]
-            for arm, clipped in zip(shown.arms, clipping.arms, strict=True):
+            for arm, clipped in zip(shown.arms, clipping, strict=True):
                 held: Timesteps = getattr(clipped, when)
                 axes.plot(
                     held.timestep, getattr(held, key), color=arm.look.colour, linestyle=arm.look.line,

@@ -32,6 +32,7 @@ from pcpo_overlay.tools.report.arms import (
     shown_arms,
 )
 from pcpo_overlay.tools.report.text import digits_apart
+from pcpo_overlay.tools.runs import policies
 from pcpo_overlay.tools.runs.run import Run
 
 #: Of ``report.json``; 2 has the numbers by chapter.
@@ -40,7 +41,7 @@ FORMAT = 2
 
 @dataclass
 class Comparison:
-    """The arms of one upstream, or of one batch size of it, against their baseline; each field below is a chapter.
+    """The arms of one upstream, or of one batch size of it, against their baseline: a field a chapter, lists by arm.
 
     Attributes:
         batch_size: samples an epoch, where arms have runs of several.
@@ -61,11 +62,11 @@ class Comparison:
     kl: validation.KLs | None
     validation: validation.Validation | None
     thresholds: speed.Speed
-    reward: reward.Reward
-    clipping: clipping.Clipping
-    gradients: gradients.Gradients
-    ratio: ratio.Ratio
-    cost: cost.Cost
+    reward: list[reward.Reward]
+    clipping: list[clipping.Clipping]
+    gradients: list[gradients.Gradients]
+    ratio: list[ratio.Ratio]
+    cost: list[cost.Cost]
     figures: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -148,7 +149,7 @@ def compare(
                 f"{upstream}: runs of {told} samples an epoch; each batch size is compared by itself, and the mixed "
                 "model, where runs are evaluated, is over both"
             )
-            notes += quality.evaluated([run for arm in arms for run in arm.runs])[1]
+            notes += policies.evaluated([run for arm in arms for run in arm.runs])[1]
         for size, members in by_size.items():
             chosen = choose_baseline(members, baseline)
             comparisons.append(
@@ -178,12 +179,16 @@ def _compare(
     drawn, further = quality.describe(material)
     validated = validation.describe_validation(material)
     warnings += further + (validation.warnings(arms, names, validated) if validated else [])
+    pairs = list(zip(arms, measured, strict=True))
     comparison = Comparison(
         arms[0].upstream, baseline.label, baseline.mode == "observe", size, samplers is not None, warnings, last,
-        [], drawn, validation.describe_kl(material), validated, speed.describe(material), reward.describe(material),
-        clipping.describe(material), gradients.describe(material), ratio.describe(material), cost.describe(material),
+        settings.describe(arms, names), drawn, validation.describe_kl(material), validated, speed.describe(material),
+        [reward.describe(*pair, material) for pair in pairs],
+        [clipping.describe(*pair, window) for pair in pairs],
+        [gradients.describe(*pair, window) for pair in pairs],
+        [ratio.describe(*pair, window) for pair in pairs],
+        [cost.describe(arm, measured[arms.index(baseline)]) for arm in measured],
     )  # fmt: skip
-    comparison.arms = settings.describe(arms, names)
     if told := ratio.warning(names, comparison.ratio):
         warnings.append(told)
     return comparison

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pcpo_overlay.tools import palette
 from pcpo_overlay.tools.report import draw, stats
-from pcpo_overlay.tools.report.arms import Arm, Material, Shown
+from pcpo_overlay.tools.report.arms import Arm, Shown
 from pcpo_overlay.tools.report.text import number, table
 
 DEFINITIONS = {
@@ -27,7 +28,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class ArmCost:
+class Cost:
     """What an arm's epochs took."""
 
     sampling: Part
@@ -37,41 +38,22 @@ class ArmCost:
     tape_bytes: float | None
 
 
-@dataclass(frozen=True)
-class Cost:
-    """The chapter's numbers, arm by arm."""
-
-    arms: list[ArmCost]
-
-
-def describe(material: Material) -> Cost:
-    """Time and memory of each arm."""
-    baseline = material.measured[material.baseline]
-
-    def part(arm: Arm, name: str) -> Part:
+def describe(arm: Arm, baseline: Arm) -> Cost:
+    """Time and memory of an arm, against the baseline's."""
+    parts = []
+    for name in ("sampling", "training", "total"):
         own, reference = (stats.median(a.values(f"seconds_{name}")) for a in (arm, baseline))
-        return Part(own, stats.ratio(own, reference))
-
-    return Cost(
-        [
-            ArmCost(
-                part(arm, "sampling"),
-                part(arm, "training"),
-                part(arm, "total"),
-                max(arm.values("peak_memory_bytes"), default=None),
-                max(arm.values("tape_bytes"), default=None),
-            )
-            for arm in material.measured
-        ]
-    )
+        parts.append(Part(own, stats.ratio(own, reference)))
+    peak, tape = (max(arm.values(key), default=None) for key in ("peak_memory_bytes", "tape_bytes"))
+    return Cost(parts[0], parts[1], parts[2], peak, tape)
 
 
-def tables(shown: Shown, cost: Cost) -> list[tuple[str, str]]:
+def tables(shown: Shown, cost: Sequence[Cost]) -> list[tuple[str, str]]:
     """Title and Markdown."""
     head = ["arm", "sampling, s", "ratio", "training, s", "ratio", "epoch, s", "ratio"]
     head += ["peak memory, MiB", "tape, MiB"]
     rows = []
-    for arm, held in zip(shown.arms, cost.arms, strict=True):
+    for arm, held in zip(shown.arms, cost, strict=True):
         parts = (held.sampling, held.training, held.total)
         seconds = [cell for part in parts for cell in (number(part.median_s), number(part.ratio, 3))]
         rows.append(
@@ -84,12 +66,10 @@ def _mebibytes(value: float | None, digits: int) -> str:
     return "-" if value is None else f"{value / 2**20:.{digits}f}"[:24]
 
 
-def figures(shown: Shown, cost: Cost) -> dict[str, Any]:
+def figures(shown: Shown, cost: Sequence[Cost]) -> dict[str, Any]:
     """Median wall-clock seconds of an epoch, sampling and training."""
     arms = [
-        (arm, held)
-        for arm, held in zip(shown.arms, cost.arms, strict=True)
-        if held.total.median_s is not None
+        (arm, held) for arm, held in zip(shown.arms, cost, strict=True) if held.total.median_s is not None
     ]
     if not arms:
         return {}

@@ -6,8 +6,6 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
-import pandas as pd
-
 from pcpo_overlay.tools import palette
 from pcpo_overlay.tools.report import stats
 from pcpo_overlay.tools.report.arms import Shown
@@ -65,6 +63,8 @@ def curves(
 
 def _longer_seeds(axes: Any, curve: Curve, colour: str, window: int, first: int) -> None:
     """Seeds that went on after the shortest one of their arm, from where the mean ends, each as a dotted line."""
+    import pandas as pd
+
     for seed in curve.seeds:
         smoothed = stats.moving_average(pd.Series(seed.value, index=pd.Index(seed.epoch)), window)
         beyond = smoothed[smoothed.index >= max(curve.epoch)]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pcpo_overlay.tools import palette
 from pcpo_overlay.tools.report import draw, stats
-from pcpo_overlay.tools.report.arms import Arm, Material, Shown
+from pcpo_overlay.tools.report.arms import Arm, Shown
 from pcpo_overlay.tools.report.stats import Curve, Estimate
 from pcpo_overlay.tools.report.text import number, table
 from pcpo_overlay.tools.runs.files import printable
@@ -35,7 +36,7 @@ class Statistic:
 
 
 @dataclass(frozen=True)
-class ArmGradients:
+class Gradients:
     """An arm's gradients; ``layer`` is the one that the last two are of."""
 
     layer: str | None
@@ -44,21 +45,8 @@ class ArmGradients:
     grad_abs_var: Statistic
 
 
-@dataclass(frozen=True)
-class Gradients:
-    """The chapter's numbers, arm by arm."""
-
-    arms: list[ArmGradients]
-
-
-def describe(material: Material) -> Gradients:
-    """The gradients of each arm."""
-    return Gradients(
-        [_arm(a, m, material.window) for a, m in zip(material.arms, material.measured, strict=True)]
-    )
-
-
-def _arm(arm: Arm, measured: Arm, window: int) -> ArmGradients:
+def describe(arm: Arm, measured: Arm, window: int) -> Gradients:
+    """The gradients of an arm: numbers as far as ``measured`` goes, curves of the whole."""
     layers = {
         printable(line["grad_layer"])
         for run in measured.runs
@@ -74,25 +62,25 @@ def _arm(arm: Arm, measured: Arm, window: int) -> ArmGradients:
                 held.append(stats.mean(series[epochs]))
         return Statistic(stats.spread(ends[0]), stats.spread(ends[1]), arm.curve(key, window))
 
-    return ArmGradients(", ".join(sorted(layers)) or None, *map(statistic, _KEYS))
+    return Gradients(", ".join(sorted(layers)) or None, *map(statistic, _KEYS))
 
 
-def tables(shown: Shown, gradients: Gradients) -> list[tuple[str, str]]:
+def tables(shown: Shown, gradients: Sequence[Gradients]) -> list[tuple[str, str]]:
     """Title and Markdown."""
     head = ["arm"] + [f"{n}, {when}" for n in ("norm", "mean", "variance") for when in ("early", "late")]
     rows = []
-    for arm, held in zip(shown.arms, gradients.arms, strict=True):
+    for arm, held in zip(shown.arms, gradients, strict=True):
         statistics: list[Statistic] = [getattr(held, key) for key in _KEYS]
         rows.append([arm.name, *(number(end.mean) for s in statistics for end in (s.early, s.late))])
-    layers = sorted({held.layer for held in gradients.arms if held.layer})
+    layers = sorted({held.layer for held in gradients if held.layer})
     told = f" First layer: `{'`, `'.join(layers)}`." if layers else ""
     text = table(head, rows, left=1)
     return [("Gradients", f"{text}\n\nmean and variance: of |grad| of the first layer.{told}")]
 
 
-def figures(shown: Shown, gradients: Gradients) -> dict[str, Any]:
+def figures(shown: Shown, gradients: Sequence[Gradients]) -> dict[str, Any]:
     """Each number by epoch, and below it early against late."""
-    held: dict[str, list[Statistic]] = {key: [getattr(arm, key) for arm in gradients.arms] for key in _KEYS}
+    held: dict[str, list[Statistic]] = {key: [getattr(arm, key) for arm in gradients] for key in _KEYS}
     keys = [key for key, own in held.items() if any(statistic.curve.epoch for statistic in own)]
     if not keys:
         return {}

@@ -17,6 +17,7 @@ from typing import Any
 from pcpo_overlay.tools.report import quality
 from pcpo_overlay.tools.report.arms import Arm
 from pcpo_overlay.tools.report.text import number, reward, table
+from pcpo_overlay.tools.runs import policies
 from pcpo_overlay.tools.runs.files import printable
 from pcpo_overlay.tools.runs.labels import names
 from pcpo_overlay.tools.runs.run import Run
@@ -183,7 +184,7 @@ def describe_all(
     arms: Sequence[Arm], baseline: Arm, thresholds: Sequence[float] | None = None
 ) -> list[MixedModel]:
     """One model for each arm but the baseline, over the evaluated runs of both, of all batch sizes."""
-    held, _ = quality.evaluated([run for arm in arms for run in arm.runs])
+    held, _ = policies.evaluated([run for arm in arms for run in arm.runs])
     paths = {run.path for run in held}
     by_label = {arm.label: [run for run in arm.runs if run.path in paths] for arm in arms}
     return [
@@ -230,9 +231,9 @@ def describe(
         told = ", ".join(map(str, sizes))
         model.notes.append(f"the model is of two batch sizes, and these runs are of {told}; leave some out")
         return model
-    ways = [quality.points(run) for *_, run in runs]
+    ways = [policies.points(run) for *_, run in runs]
     choice = list(thresholds) if thresholds is not None else quality.levels([run for *_, run in runs])
-    passed = [level for level in choice if all(quality.at_reward(way, level) is not None for way in ways)]
+    passed = [level for level in choice if all(policies.at_reward(way, level) is not None for way in ways)]
     if not passed:
         flat = [
             f"`{printable(run.path.parent.name)}/{run.name}`" for *_, run in runs if not quality.levels([run])
@@ -241,7 +242,7 @@ def describe(
         model.notes.append(f"no level of reward that every one of these runs passes{told}")
         return model
     model.reward = max(passed)
-    matched = [quality.at_reward(way, model.reward) for way in ways]
+    matched = [policies.at_reward(way, model.reward) for way in ways]
     rows = [
         (prompt, algorithm, int(size != sizes[0]) if sizes else 0, values)
         for (algorithm, size, _), point in zip(runs, matched, strict=True)
@@ -249,7 +250,7 @@ def describe(
         for prompt, values in point.prompts.items()
     ]
     model.prompts = len({prompt for prompt, *_ in rows})
-    for metric in quality.PER_PROMPT:
+    for metric in policies.PER_PROMPT:
         observations = [Observation(prompt, a, b, values[metric]) for prompt, a, b, values in rows]
         try:
             model.metrics[metric] = fit(observations)

@@ -15,23 +15,21 @@ from pcpo_overlay.trainers import TRAINERS
 def figures(shown: Shown, comparison: Comparison) -> dict[str, Any]:
     """Reward, what is outside the clip range, gradient norm, epochs to a reward: evaluated where it can be."""
     evaluated = comparison.quality
-    if evaluated is None and not any(arm.curve.epoch for arm in comparison.reward.arms):
+    if evaluated is None and not any(arm.curve.epoch for arm in comparison.reward):
         return {}
     figure = palette.new_figure(11, 7.4)
     (first, second), (third, fourth) = figure.subplots(2, 2)
-    if evaluated is not None:
-        title = "(a) reward of evaluated checkpoints"
-        draw.curves(first, shown, evaluated.rewards, title, first=0, xlabel="epochs of training", window=1)
+    validated = comparison.validation
+    if evaluated is not None or validated is not None:
+        held = evaluated.rewards if evaluated else [arm.curve for arm in validated.arms] if validated else []
+        title = "(a) reward of evaluated checkpoints" if evaluated else "(a) validation reward"
+        draw.curves(first, shown, held, title, first=0, xlabel="epochs of training", window=1)
     else:
-        draw.curves(
-            first,
-            shown,
-            [arm.curve for arm in comparison.reward.arms],
-            "(a) reward of the training's samples",
-        )
-    outside = [arm.curves["fraction_outside"] for arm in comparison.clipping.arms]
+        held = [arm.curve for arm in comparison.reward]
+        draw.curves(first, shown, held, "(a) reward of the training's samples")
+    outside = [arm.curves["fraction_outside"] for arm in comparison.clipping]
     draw.curves(second, shown, outside, r"(b) share outside the clip range, $|\rho-1|>\xi$")
-    draw.curves(third, shown, [arm.grad_norm.curve for arm in comparison.gradients.arms], "(c) gradient norm")
+    draw.curves(third, shown, [arm.grad_norm.curve for arm in comparison.gradients], "(c) gradient norm")
     if evaluated is not None and evaluated.levels:
         quality.epochs_panel(fourth, shown, evaluated, "(d) epochs to reach an evaluated reward")
     else:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-
-import pandas as pd
 
 from pcpo_overlay.tools import palette
 from pcpo_overlay.tools.report import draw, stats
@@ -17,7 +14,9 @@ from pcpo_overlay.tools.report.stats import Curve, Estimate
 from pcpo_overlay.tools.report.text import digits_apart, estimated, number, percent, table
 from pcpo_overlay.tools.report.text import epochs as printed_epochs
 from pcpo_overlay.tools.report.text import reward as told
+from pcpo_overlay.tools.runs import policies
 from pcpo_overlay.tools.runs.files import printable
+from pcpo_overlay.tools.runs.policies import Point
 from pcpo_overlay.tools.runs.run import Run
 
 TITLE = "Epochs to reach an evaluated reward"
@@ -41,8 +40,6 @@ DEFINITIONS = {
     "strictly between the base model's reward and the lowest of the runs' best. Numbers are means over seeds, in "
     "brackets their bootstrap interval; a difference is taken seed by seed.",
 }
-#: What is measured by prompt.
-PER_PROMPT = ("accuracy", "diversity", "frechet", "reward")
 #: What is compared: over all prompts, but ``frechet_prompt``, which is the mean of the prompts' own distances.
 METRICS = {
     "accuracy": "accuracy",
@@ -55,105 +52,10 @@ NO_MATCH = (
 )
 
 
-# ------------------------------------------------------------- a run's policies
-
-
-@dataclass(frozen=True)
-class Point:
-    """A policy on its run's way; between two checkpoints everything is interpolated.
-
-    Attributes:
-        epoch: epochs of training before it.
-        values: ``reward`` and :data:`METRICS`.
-        prompts: :data:`PER_PROMPT` by prompt.
-    """
-
-    epoch: float
-    values: Mapping[str, float]
-    prompts: Mapping[str, Mapping[str, float]]
-
-    @property
-    def reward(self) -> float:
-        """The mean training reward of its images."""
-        return self.values["reward"]
-
-
-def points(run: Run) -> list[Point]:
-    """The evaluated policies of a run, in the order of training."""
-    held = []
-    for line in run.quality:
-        prompts = line["prompts"]
-        distance = math.fsum(values["frechet"] for values in prompts.values()) / len(prompts)
-        held.append(Point(line["epoch"], {**line["overall"], "frechet_prompt": distance}, prompts))
-    return held
-
-
-def at_reward(way: Sequence[Point], level: float) -> Point | None:
-    """The policy of a run when its reward first reached a level.
-
-    That is on the line from the last checkpoint before the first that stands at the level or above, to that one. So the
-    reward is the same in every run though checkpoints are epochs apart, and an arm that learns faster, whose checkpoint
-    lies further above the level, is not blamed for what that cost.
-
-    Args:
-        way: in the order of training.
-        level: of reward.
-
-    Returns:
-        None where no checkpoint is at the level, or the first of all already is above it.
-    """
-    above = next((n for n, point in enumerate(way) if point.reward >= level), None)
-    if above is None:
-        return None
-    after = way[above]
-    if after.reward == level:
-        return after
-    if above == 0:
-        return None
-    before = way[above - 1]
-    share = (level - before.reward) / (after.reward - before.reward)
-
-    def between(a: Mapping[str, float], b: Mapping[str, float]) -> dict[str, float]:
-        return {key: a[key] + share * (b[key] - a[key]) for key in b if key in a}
-
-    return Point(
-        before.epoch + share * (after.epoch - before.epoch),
-        between(before.values, after.values),
-        {prompt: between(before.prompts[prompt], after.prompts[prompt]) for prompt in after.prompts},
-    )
-
-
 def levels(runs: Sequence[Run]) -> list[float]:
     """Levels of reward that every one of these evaluated runs passes, by the rule of :func:`stats.levels`."""
-    ways = [points(run) for run in runs]
+    ways = [policies.points(run) for run in runs]
     return stats.levels([way[0].reward for way in ways], [max(p.reward for p in way) for way in ways])
-
-
-def evaluated(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
-    """The runs whose evaluations can be compared, and what a reader has to know about the others.
-
-    Returns:
-        None of them where they were evaluated with different settings.
-    """
-    held = [run for run in runs if len(run.quality) > 1]
-    if not held:
-        return [], []
-    if len({run.quality[0].get("digest") for run in held}) > 1:
-        return [], [
-            "the runs were evaluated with different settings (samples, seed, sampler, reward or base model), so their "
-            "quality is not compared; evaluate them all alike: "
-            + "; ".join(f"`{run.name}`: {_settings_of(run)}" for run in held)
-        ]
-    missing = [f"`{run.name}`" for run in runs if run not in held]
-    if not missing:
-        return held, []
-    return held, [f"not evaluated, and so not in the tables on quality: {', '.join(missing)}"]
-
-
-def _settings_of(run: Run) -> str:
-    settings = run.quality[0].get("settings", {})
-    sampler = ", ".join(f"{key} {value}" for key, value in (settings.get("sampler") or {}).items())
-    return printable(f"{settings.get('samples')} samples, seed {settings.get('seed')}, {sampler}")
 
 
 # ------------------------------------------------------------------- the data
@@ -237,7 +139,7 @@ class Quality:
 
 def describe(material: Material) -> tuple[Quality | None, list[str]]:
     """The quality of the evaluated runs, and warnings; None where no run was evaluated."""
-    held, warnings = evaluated(material.runs)
+    held, warnings = policies.evaluated(material.runs)
     if not held:
         return None, warnings
     paths = {run.path for run in held}
@@ -280,7 +182,7 @@ def _level(arms: Mapping[str, Sequence[Run]], baseline: str, level: float) -> Qu
         seeds: Counter[int | None] = Counter()  # a seed may be there twice
         for run in members:
             seeds[run.seed] += 1
-            point = at_reward(points(run), level)
+            point = policies.at_reward(policies.points(run), level)
             if point is not None:
                 reached[label][run.seed, seeds[run.seed]] = point
     reference = reached.get(baseline, {})
@@ -305,7 +207,7 @@ def _level(arms: Mapping[str, Sequence[Run]], baseline: str, level: float) -> Qu
 def _last(arms: Mapping[str, Sequence[Run]]) -> LastCheckpoint:
     """The numbers at the last checkpoint that every run has, and of the base model."""
     by_run = {
-        run.path: {int(p.epoch): p.values for p in points(run)}
+        run.path: {int(p.epoch): p.values for p in policies.points(run)}
         for members in arms.values()
         for run in members
     }
@@ -328,12 +230,16 @@ def _last(arms: Mapping[str, Sequence[Run]]) -> LastCheckpoint:
 
 
 def _rewards(members: Sequence[Run]) -> Curve:
-    by_run = [pd.Series({int(p.epoch): p.reward for p in points(run)}, dtype="float64") for run in members]
+    import pandas as pd
+
+    by_run = [
+        pd.Series({int(p.epoch): p.reward for p in policies.points(run)}, dtype="float64") for run in members
+    ]
     return stats.curve([(run.name, run.seed) for run in members], by_run, 1)
 
 
 def _way(run: Run) -> Way:
-    held = points(run)
+    held = policies.points(run)
     values = {key: [point.values[key] for point in held] for key in ("reward", *METRICS)}
     return Way(run.name, run.seed, [point.epoch for point in held], values)
 
@@ -513,6 +419,7 @@ def epochs_panel(axes: Any, shown: Shown, quality: Quality, title: str, *, legen
     draw.dots(axes, shown, level_names(quality), held, legend=legend)
     palette.plain(axes, title, "epochs of training (x: never)" if _never(held) else "epochs of training",
                   "evaluated reward", grid="x")  # fmt: skip
+    axes.xaxis.get_major_locator().set_params(integer=True)
 
 
 def _never(held: Sequence[Sequence[Estimate]]) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 
 from pcpo_overlay.tools import palette
 from pcpo_overlay.tools.report import draw, stats
-from pcpo_overlay.tools.report.arms import Arm, Material, Shown
+from pcpo_overlay.tools.report.arms import Arm, Shown
 from pcpo_overlay.tools.report.stats import Curve
 from pcpo_overlay.tools.report.text import number, table
 
@@ -33,7 +33,7 @@ _FURTHER = {"kl": "kl per step", "credit_std": "std of the credit"}
 
 
 @dataclass(frozen=True)
-class ArmRatio:
+class Ratio:
     """Means over all epochs and seeds of an arm; None where its runs have no such column.
 
     Attributes:
@@ -52,24 +52,14 @@ class ArmRatio:
     curves: dict[str, Curve]
 
 
-@dataclass(frozen=True)
-class Ratio:
-    """The chapter's numbers, arm by arm."""
+def describe(arm: Arm, measured: Arm, window: int) -> Ratio:
+    """The policy ratio of an arm: numbers as far as ``measured`` goes, curves of the whole."""
 
-    arms: list[ArmRatio]
-
-
-def describe(material: Material) -> Ratio:
-    """The policy ratio of each arm."""
-    return Ratio([_arm(a, m, material.window) for a, m in zip(material.arms, material.measured, strict=True)])
-
-
-def _arm(arm: Arm, measured: Arm, window: int) -> ArmRatio:
     def on_policy(key: str) -> float | None:
         return stats.mean(v for run in measured.runs for v in run.on_policy(key))
 
     columns = {key for run in measured.runs for line in run.epochs for key in line}
-    return ArmRatio(
+    return Ratio(
         stats.mean(measured.values("ratio_mean")),
         stats.mean(measured.values("ratio_std")),
         on_policy("ratio_mean"),
@@ -82,9 +72,9 @@ def _arm(arm: Arm, measured: Arm, window: int) -> ArmRatio:
     )
 
 
-def warning(names: Sequence[str], ratio: Ratio) -> str | None:
+def warning(names: Sequence[str], ratio: Sequence[Ratio]) -> str | None:
     """What a reader has to know where an older version recorded the credit under the ratio's name."""
-    named = [name for name, held in zip(names, ratio.arms, strict=True) if held.of_credit]
+    named = [name for name, held in zip(names, ratio, strict=True) if held.of_credit]
     if not named:
         return None
     return (
@@ -93,13 +83,13 @@ def warning(names: Sequence[str], ratio: Ratio) -> str | None:
     )
 
 
-def tables(shown: Shown, ratio: Ratio) -> list[tuple[str, str]]:
+def tables(shown: Shown, ratio: Sequence[Ratio]) -> list[tuple[str, str]]:
     """Title and Markdown."""
-    further = {k: name for k, name in _FURTHER.items() if any(a.further[k] is not None for a in ratio.arms)}
+    further = {k: name for k, name in _FURTHER.items() if any(a.further[k] is not None for a in ratio)}
     head = ["arm", "mean of rho", "std of rho", "mean of rho - 1, on-policy", "std, on-policy"]
     head += ["error of log rho, mean", "max", *further.values()]
     rows = []
-    for arm, held in zip(shown.arms, ratio.arms, strict=True):
+    for arm, held in zip(shown.arms, ratio, strict=True):
         on_policy = held.on_policy_ratio_mean
         rows.append(
             [
@@ -116,9 +106,9 @@ def tables(shown: Shown, ratio: Ratio) -> list[tuple[str, str]]:
     return [("Policy ratio", table(head, rows, left=1))]
 
 
-def figures(shown: Shown, ratio: Ratio) -> dict[str, Any]:
+def figures(shown: Shown, ratio: Sequence[Ratio]) -> dict[str, Any]:
     """Its spread, how far log rho is from rho - 1, and what else was recorded, by epoch."""
-    keys = [key for key in _CURVES if any(arm.curves[key].epoch for arm in ratio.arms)]
+    keys = [key for key in _CURVES if any(arm.curves[key].epoch for arm in ratio)]
     if "ratio_std" not in keys:
         return {}
     rows = (len(keys) + 1) // 2
@@ -126,7 +116,7 @@ def figures(shown: Shown, ratio: Ratio) -> dict[str, Any]:
     panels = list(figure.subplots(rows, 2, squeeze=False).flat)
     for n, (axes, key) in enumerate(zip(panels, keys, strict=False)):
         draw.curves(
-            axes, shown, [arm.curves[key] for arm in ratio.arms], f"({'abcd'[n]}) {_CURVES[key]}", log=True
+            axes, shown, [arm.curves[key] for arm in ratio], f"({'abcd'[n]}) {_CURVES[key]}", log=True
         )
     for axes in panels[len(keys) :]:
         axes.set_axis_off()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +26,7 @@ DEFINITIONS = {
 
 
 @dataclass(frozen=True)
-class ArmReward:
+class Reward:
     """An arm's training reward, on the moving average: at its end with the extremes over seeds, and where all are."""
 
     final_epoch: int | None
@@ -37,40 +38,29 @@ class ArmReward:
     curve: Curve
 
 
-@dataclass(frozen=True)
-class Reward:
-    """The chapter's numbers, arm by arm."""
-
-    arms: list[ArmReward]
-
-
-def describe(material: Material) -> Reward:
-    """The training reward of each arm."""
-    return Reward([_arm(a, m, material) for a, m in zip(material.arms, material.measured, strict=True)])
-
-
-def _arm(arm: Arm, measured: Arm, material: Material) -> ArmReward:
+def describe(arm: Arm, measured: Arm, material: Material) -> Reward:
+    """The training reward of an arm."""
     curve = arm.curve("reward_mean", material.window)
     smoothed = stats.moving_average(measured.mean("reward_mean"), material.window)
     if not len(smoothed):
-        return ArmReward(None, None, None, None, None, None, curve)
+        return Reward(None, None, None, None, None, None, curve)
     last = smoothed.index[-1]
     ends = [stats.moving_average(run.series("reward_mean"), material.window)[last] for run in measured.runs]
     common = material.last_common
-    return ArmReward(
+    return Reward(
         int(last), float(smoothed[last]), float(min(ends)), float(max(ends)),
         float(smoothed[common]) if common is not None and common in smoothed.index else None,
         float(smoothed.max()), curve,
     )  # fmt: skip
 
 
-def tables(shown: Shown, reward: Reward, last_common: int | None) -> list[tuple[str, str]]:
+def tables(shown: Shown, reward: Sequence[Reward], last_common: int | None) -> list[tuple[str, str]]:
     """Title and Markdown."""
     shared = (
         "at the last common epoch" if last_common is None else f"at epoch {last_common + 1} (last common)"
     )
     rows = []
-    for arm, held in zip(shown.arms, reward.arms, strict=True):
+    for arm, held in zip(shown.arms, reward, strict=True):
         final = told(held.final, shown.digits)
         if arm.seeds > 1 and held.final is not None:
             final += f" [{told(held.final_low, shown.digits)}, {told(held.final_high, shown.digits)}]"
@@ -81,13 +71,13 @@ def tables(shown: Shown, reward: Reward, last_common: int | None) -> list[tuple[
     return [("Training reward", f"{text}\n\nAll on the moving average.")]
 
 
-def figures(shown: Shown, reward: Reward, levels: list[float]) -> dict[str, Any]:
+def figures(shown: Shown, reward: Sequence[Reward], levels: list[float]) -> dict[str, Any]:
     """Reward by epoch, with the thresholds of the speed-up table."""
-    if not any(arm.curve.epoch for arm in reward.arms):
+    if not any(arm.curve.epoch for arm in reward):
         return {}
     figure = palette.new_figure(7, 4.6)
     axes = figure.subplots()
-    draw.curves(axes, shown, [arm.curve for arm in reward.arms], "", raw=True)
+    draw.curves(axes, shown, [arm.curve for arm in reward], "", raw=True)
     for level in levels:
         axes.axhline(level, color=palette.NEUTRAL, linewidth=0.6, linestyle=":")
     axes.set_ylabel("training reward")

@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-
-import numpy as np
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from pcpo_overlay.tools.report import stats
 from pcpo_overlay.tools.report.arms import Arm, Material, Shown
 from pcpo_overlay.tools.report.stats import Estimate, Interval
 from pcpo_overlay.tools.report.text import bracketed, epochs, or_dash, percent, reward, table
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 TITLE = "Epochs to reach a training reward"
 BY_SEED = f"{TITLE}, seed by seed"
@@ -136,7 +137,7 @@ def _resampled(smoothed: Sequence[pd.Series], level: float) -> dict[tuple[int, .
     values, numbers = held.to_numpy(), held.index.to_numpy()
     reached = {}
     for chosen, _ in stats.resamples(len(smoothed)):
-        there = np.flatnonzero(values[:, list(chosen)].sum(axis=1) >= level * len(smoothed))
+        there = (values[:, list(chosen)].sum(axis=1) >= level * len(smoothed)).nonzero()[0]
         reached[chosen] = float(numbers[there[0]] + 1) if len(there) else math.inf
     return reached
 

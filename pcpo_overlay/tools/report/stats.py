@@ -9,9 +9,11 @@ import statistics
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import numpy as np
-import pandas as pd
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
 
 #: Window of the moving average, in epochs, as in the paper's figures.
 WINDOW = 5
@@ -67,6 +69,16 @@ class SeedCurve:
     value: list[float]
 
 
+def require_pandas() -> None:
+    """Raise an ImportError that names the extra, where pandas is missing."""
+    try:
+        import pandas  # noqa: F401
+    except ImportError:
+        raise ImportError(
+            'the report needs pandas; install it with: pip install "pcpo-overlay[report]"'
+        ) from None
+
+
 def mean(values: Iterable[float]) -> float | None:
     """Arithmetic mean; None of nothing."""
     held = list(values)
@@ -102,10 +114,14 @@ def moving_average(series: pd.Series, window: int = WINDOW) -> pd.Series:
     """
     if window < 1:
         raise ValueError(f"the moving average needs a window of at least 1 epoch, got {window}")
+    import pandas as pd
+
     return pd.Series(_trailing(series, window), index=series.index)
 
 
 def _trailing(series: pd.Series, window: int) -> np.ndarray:
+    import numpy as np
+
     epochs, values = series.index.to_numpy(), series.to_numpy()
     if not len(epochs):
         return values
@@ -118,6 +134,8 @@ def common(many: Sequence[pd.Series]) -> pd.DataFrame:
 
     Not at the others: where one seed ends early, the mean over the rest would jump though no run did.
     """
+    import pandas as pd
+
     if len(many) < 2:
         return pd.DataFrame(dict(enumerate(many)))
     return pd.concat(many, axis=1, join="inner", keys=range(len(many))).sort_index()

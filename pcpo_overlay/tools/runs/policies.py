@@ -1,0 +1,105 @@
+"""The policies of a run that ``evaluate`` drew from, and the one between them that has a given reward."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from pcpo_overlay.tools.runs.files import printable
+from pcpo_overlay.tools.runs.run import Run
+
+#: What is measured by prompt.
+PER_PROMPT = ("accuracy", "diversity", "frechet", "reward")
+
+
+@dataclass(frozen=True)
+class Point:
+    """A policy on its run's way; between two checkpoints everything is interpolated.
+
+    Attributes:
+        epoch: epochs of training before it.
+        values: what was measured of all its images, and ``frechet_prompt``, the mean of the prompts' own distances.
+        prompts: :data:`PER_PROMPT` by prompt.
+    """
+
+    epoch: float
+    values: Mapping[str, float]
+    prompts: Mapping[str, Mapping[str, float]]
+
+    @property
+    def reward(self) -> float:
+        """The mean training reward of its images."""
+        return self.values["reward"]
+
+
+def points(run: Run) -> list[Point]:
+    """The evaluated policies of a run, in the order of training."""
+    held = []
+    for line in run.quality:
+        prompts = line["prompts"]
+        distance = math.fsum(values["frechet"] for values in prompts.values()) / len(prompts)
+        held.append(Point(line["epoch"], {**line["overall"], "frechet_prompt": distance}, prompts))
+    return held
+
+
+def at_reward(way: Sequence[Point], level: float) -> Point | None:
+    """The policy of a run when its reward first reached a level.
+
+    That is on the line from the last checkpoint before the first that stands at the level or above, to that one. So the
+    reward is the same in every run though checkpoints are epochs apart, and an arm that learns faster, whose checkpoint
+    lies further above the level, is not blamed for what that cost.
+
+    Args:
+        way: in the order of training.
+        level: of reward.
+
+    Returns:
+        None where no checkpoint is at the level, or the first of all already is above it.
+    """
+    above = next((n for n, point in enumerate(way) if point.reward >= level), None)
+    if above is None:
+        return None
+    after = way[above]
+    if after.reward == level:
+        return after
+    if above == 0:
+        return None
+    before = way[above - 1]
+    share = (level - before.reward) / (after.reward - before.reward)
+
+    def between(a: Mapping[str, float], b: Mapping[str, float]) -> dict[str, float]:
+        return {key: a[key] + share * (b[key] - a[key]) for key in b if key in a}
+
+    return Point(
+        before.epoch + share * (after.epoch - before.epoch),
+        between(before.values, after.values),
+        {prompt: between(before.prompts[prompt], after.prompts[prompt]) for prompt in after.prompts},
+    )
+
+
+def evaluated(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
+    """The runs whose evaluations can be compared, and what a reader has to know about the others.
+
+    Returns:
+        None of them where they were evaluated with different settings.
+    """
+    held = [run for run in runs if len(run.quality) > 1]
+    if not held:
+        return [], []
+    if len({run.quality[0].get("digest") for run in held}) > 1:
+        return [], [
+            "the runs were evaluated with different settings (samples, seed, sampler, reward or base model), so their "
+            "quality is not compared; evaluate them all alike: "
+            + "; ".join(f"`{run.name}`: {_settings(run)}" for run in held)
+        ]
+    missing = [f"`{run.name}`" for run in runs if run not in held]
+    if not missing:
+        return held, []
+    return held, [f"not evaluated, and so not in the tables on quality: {', '.join(missing)}"]
+
+
+def _settings(run: Run) -> str:
+    settings = run.quality[0].get("settings", {})
+    sampler = ", ".join(f"{key} {value}" for key, value in (settings.get("sampler") or {}).items())
+    return printable(f"{settings.get('samples')} samples, seed {settings.get('seed')}, {sampler}")
