@@ -5,18 +5,19 @@
 ``validation``  validation reward and KL             ``clipping``    what is outside the clip range and masked
 ``gradients``   gradient statistics                  ``ratio``       the policy ratio
 ``cost``        time and memory                      ``settings``    the runs, and where their settings differ
-``overview``    four of them in one picture
+``overview``    four of them in one picture          ``measures``    what clipping to cost are made with
 
 ``compare`` makes the document of all chapters, ``build`` writes it as Markdown, JSON and figures. Below the chapters
 lie ``arms`` (what is compared, and how it is told), ``stats``, ``text`` and ``draw``. Runs are read by ``tools.runs``.
 pandas is needed throughout; matplotlib (figures) and statsmodels (the mixed model) are imported where they are used.
 
 ``report.json`` has format 2. Against format 1 its numbers lie by chapter: what was ``groups[i].clipping`` is
-``clipping[i]``, and so with ``reward``, ``gradients`` (``grad_norm_early`` is ``grad_norm.early``),
-``validation`` and ``kl``; ``log_ratio`` and the on-policy ratios are in ``ratio``, ``time``, ``peak_memory_bytes`` and
-``tape_bytes`` in ``cost``, ``per_timestep`` in ``clipping`` (``early``, ``late``), and a curve in the chapter of its
-number. ``groups`` is ``arms``, with label, name, the full configuration and the runs. ``last_common_evaluation`` and
-``last_common_kl_epoch`` are in ``validation`` and ``kl``. ``quality.levels`` and ``thresholds`` are where they were.
+``clipping[i].numbers``, and so with ``gradients``, ``ratio`` (was ``log_ratio``, with the on-policy ratios) and
+``cost`` (was ``time``, ``peak_memory_bytes`` and ``tape_bytes``): by name a mean with the extremes over runs;
+``curves`` beside ``numbers`` are those of the chapter. ``per_timestep`` is ``timesteps[i]``, ``groups[i].reward`` is
+``reward[i]``; ``validation`` and ``kl`` have ``arms``, and what was ``last_common_evaluation`` and ``last_common_kl_epoch``.
+``groups`` is ``arms``, with label, name, the full configuration and the runs. ``quality.levels`` and ``thresholds`` are
+where they were.
 """
 
 from __future__ import annotations

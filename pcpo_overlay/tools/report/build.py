@@ -97,12 +97,12 @@ def figures(comparison: Comparison, window: int) -> dict[str, Any]:
         **(quality.figures(shown, c.quality) if c.quality else {}),
         **validation.figures(shown, c.validation, c.kl),
         **reward.figures(shown, c.reward, [level.reward for level in c.thresholds.levels]),
-        **clipping.figures(shown, c.clipping),
+        **clipping.figures(shown, c.clipping, c.timesteps),
         **gradients.figures(shown, c.gradients),
         **ratio.figures(shown, c.ratio),
         **cost.figures(shown, c.cost),
     }
-    return {name: drawn[name] for name in CAPTIONS if name in drawn}
+    return {name: drawn[name] for name in CAPTIONS if drawn.get(name) is not None}
 
 
 def draw_all(comparison: Comparison, window: int, out: Path, prefix: str = "") -> dict[str, str]:
@@ -125,15 +125,16 @@ def save(figure: Any, path: Path) -> None:
 def tables(comparison: Comparison, window: int) -> list[tuple[str, str]]:
     """Every table of a comparison, what the arms are evaluated with first: title and Markdown."""
     c, shown = comparison, comparison.shown(window)
+    layers = f" First layer: `{'`, `'.join(c.gradient_layers)}`." if c.gradient_layers else ""
     return [
         *(quality.tables(shown, c.quality) if c.quality else []),
         *validation.tables(shown, c.validation, c.kl),
         *speed.tables(shown, c.thresholds),
         *reward.tables(shown, c.reward, c.last_common_epoch),
-        *clipping.tables(shown, c.clipping),
-        *gradients.tables(shown, c.gradients),
-        *ratio.tables(shown, c.ratio),
-        *cost.tables(shown, c.cost),
+        clipping.CHAPTER.table(shown, c.clipping),
+        gradients.CHAPTER.table(shown, c.gradients, layers),
+        ratio.CHAPTER.table(shown, c.ratio),
+        cost.CHAPTER.table(shown, c.cost),
         *settings.tables(c.arms),
     ]
 

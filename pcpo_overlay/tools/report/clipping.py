@@ -8,9 +8,8 @@ from typing import Any
 
 from pcpo_overlay.tools import palette
 from pcpo_overlay.tools.report import draw, stats
-from pcpo_overlay.tools.report.arms import Arm, Shown
-from pcpo_overlay.tools.report.stats import Curve
-from pcpo_overlay.tools.report.text import number, table
+from pcpo_overlay.tools.report.arms import Shown
+from pcpo_overlay.tools.report.measures import Chapter, Column, Measures, every, on_policy
 from pcpo_overlay.tools.runs.files import is_number
 from pcpo_overlay.tools.runs.run import Run
 
@@ -21,6 +20,21 @@ DEFINITIONS = {
     "rho should be 1 there.",
 }
 _FRACTIONS = ("fraction_outside", "fraction_masked")
+CHAPTER = Chapter(
+    "Clipping",
+    "Mean over all epochs and seeds.",
+    {
+        "fraction_outside": Column("outside", every("fraction_outside")),
+        "fraction_masked": Column("masked", every("fraction_masked")),
+        "on_policy_fraction_outside": Column("outside, on-policy", on_policy("fraction_outside")),
+        "on_policy_fraction_masked": Column("masked, on-policy", on_policy("fraction_masked")),
+    },
+    "What clipping meets: shares of the sample-timesteps",
+    {
+        "fraction_outside": r"outside the clip range: $|\rho-1|>\xi$",
+        "fraction_masked": "masked: no gradient",
+    },
+)
 
 
 @dataclass(frozen=True)
@@ -34,25 +48,16 @@ class Timesteps:
 
 
 @dataclass(frozen=True)
-class Clipping:
-    """Means over all epochs and seeds of an arm, its curves, and its timesteps in the first and last epochs."""
+class EarlyLate:
+    """The timesteps of an arm over its first and its last epochs."""
 
-    fraction_outside: float | None
-    fraction_masked: float | None
-    on_policy_fraction_outside: float | None
-    on_policy_fraction_masked: float | None
-    curves: dict[str, Curve]
     early: Timesteps
     late: Timesteps
 
 
-def describe(arm: Arm, measured: Arm, window: int) -> Clipping:
-    """The clipping of an arm: numbers as far as ``measured`` goes, curves of the whole."""
-    outside, masked = (stats.mean(measured.values(key)) for key in _FRACTIONS)
-    first = [stats.mean(v for run in measured.runs for v in run.on_policy(key)) for key in _FRACTIONS]
-    curves = {key: arm.curve(key, window) for key in _FRACTIONS}
-    early, late = (_timesteps(measured.runs, when) for when in (0, 1))
-    return Clipping(outside, masked, first[0], first[1], curves, early, late)
+def by_timestep(runs: Sequence[Run]) -> EarlyLate:
+    """The clip statistics of an arm's runs by timestep."""
+    return EarlyLate(_timesteps(runs, 0), _timesteps(runs, 1))
 
 
 def _timesteps(runs: Sequence[Run], when: int) -> Timesteps:
@@ -74,49 +79,21 @@ def _timesteps(runs: Sequence[Run], when: int) -> Timesteps:
     return Timesteps(sums.index.tolist(), sums["count"].tolist(), *fractions)
 
 
-def tables(shown: Shown, clipping: Sequence[Clipping]) -> list[tuple[str, str]]:
-    """Title and Markdown."""
-    head = ["arm", "outside", "masked", "outside, on-policy", "masked, on-policy"]
-    rows = [
-        [
-            arm.name,
-            number(held.fraction_outside),
-            number(held.fraction_masked),
-            number(held.on_policy_fraction_outside),
-            number(held.on_policy_fraction_masked),
-        ]
-        for arm, held in zip(shown.arms, clipping, strict=True)
-    ]
-    return [("Clipping", table(head, rows, left=1) + "\n\nMean over all epochs and seeds.")]
-
-
-def figures(shown: Shown, clipping: Sequence[Clipping]) -> dict[str, Any]:
+def figures(shown: Shown, arms: Sequence[Measures], timesteps: Sequence[EarlyLate]) -> dict[str, Any]:
     """Both fractions by epoch, and by timestep early and late."""
-    drawn = {}
-    if any(arm.curves["fraction_outside"].epoch for arm in clipping):
-        figure = palette.new_figure(10, 4.3)
-        panels = figure.subplots(1, 2, sharey=True)
-        for axes, key, title in (
-            (panels[0], "fraction_outside", r"(a) outside the clip range: $|\rho-1|>\xi$"),
-            (panels[1], "fraction_masked", "(b) masked: no gradient"),
-        ):
-            draw.curves(axes, shown, [arm.curves[key] for arm in clipping], title)
-        panels[0].set_ylabel("share of sample-timesteps")
-        draw.heading(figure, "What clipping meets", draw.caption(shown))
-        palette.legend_below(figure, panels[0])
-        drawn["clipping"] = figure
-    if any(arm.early.timestep for arm in clipping):
-        drawn["timesteps"] = _timesteps_figure(shown, clipping)
+    drawn = {"clipping": CHAPTER.figure(shown, arms, sharey=True)}
+    if any(arm.early.timestep for arm in timesteps):
+        drawn["timesteps"] = _timesteps_figure(shown, timesteps)
     return drawn
 
 
-def _timesteps_figure(shown: Shown, clipping: Sequence[Clipping]) -> Any:
+def _timesteps_figure(shown: Shown, timesteps: Sequence[EarlyLate]) -> Any:
     figure = palette.new_figure(10, 6.6)
     grid = figure.subplots(2, 2, sharex=True, sharey=True)
     for row, (key, name) in enumerate(zip(_FRACTIONS, ("outside", "masked"), strict=True)):
         for column, when in enumerate(("early", "late")):
             axes = grid[row][column]
-            for arm, clipped in zip(shown.arms, clipping, strict=True):
+            for arm, clipped in zip(shown.arms, timesteps, strict=True):
                 held: Timesteps = getattr(clipped, when)
                 axes.plot(
                     held.timestep, getattr(held, key), color=arm.look.colour, linestyle=arm.look.line,

@@ -31,6 +31,7 @@ from pcpo_overlay.tools.report.arms import (
     differ_in_sampler,
     shown_arms,
 )
+from pcpo_overlay.tools.report.measures import Measures
 from pcpo_overlay.tools.report.text import digits_apart
 from pcpo_overlay.tools.runs import policies
 from pcpo_overlay.tools.runs.run import Run
@@ -63,10 +64,12 @@ class Comparison:
     validation: validation.Validation | None
     thresholds: speed.Speed
     reward: list[reward.Reward]
-    clipping: list[clipping.Clipping]
-    gradients: list[gradients.Gradients]
-    ratio: list[ratio.Ratio]
-    cost: list[cost.Cost]
+    timesteps: list[clipping.EarlyLate]
+    clipping: list[Measures]
+    gradients: list[Measures]
+    gradient_layers: list[str]
+    ratio: list[Measures]
+    cost: list[Measures]
     figures: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -180,16 +183,18 @@ def _compare(
     validated = validation.describe_validation(material)
     warnings += further + (validation.warnings(arms, names, validated) if validated else [])
     pairs = list(zip(arms, measured, strict=True))
+
+    def by_arm(chapter: Any) -> list[Measures]:
+        return [chapter.CHAPTER.describe(*pair, measured[arms.index(baseline)], window) for pair in pairs]
+
     comparison = Comparison(
         arms[0].upstream, baseline.label, baseline.mode == "observe", size, samplers is not None, warnings, last,
         settings.describe(arms, names), drawn, validation.describe_kl(material), validated, speed.describe(material),
         [reward.describe(*pair, material) for pair in pairs],
-        [clipping.describe(*pair, window) for pair in pairs],
-        [gradients.describe(*pair, window) for pair in pairs],
-        [ratio.describe(*pair, window) for pair in pairs],
-        [cost.describe(arm, measured[arms.index(baseline)]) for arm in measured],
+        [clipping.by_timestep(arm.runs) for arm in measured], by_arm(clipping),
+        by_arm(gradients), gradients.layers(measured), by_arm(ratio), by_arm(cost),
     )  # fmt: skip
-    if told := ratio.warning(names, comparison.ratio):
+    if told := ratio.warning(measured, names):
         warnings.append(told)
     return comparison
 

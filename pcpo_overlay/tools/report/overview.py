@@ -29,7 +29,7 @@ def figures(shown: Shown, comparison: Comparison) -> dict[str, Any]:
         draw.curves(first, shown, held, "(a) reward of the training's samples")
     outside = [arm.curves["fraction_outside"] for arm in comparison.clipping]
     draw.curves(second, shown, outside, r"(b) share outside the clip range, $|\rho-1|>\xi$")
-    draw.curves(third, shown, [arm.grad_norm.curve for arm in comparison.gradients], "(c) gradient norm")
+    draw.curves(third, shown, [arm.curves["grad_norm"] for arm in comparison.gradients], "(c) gradient norm")
     if evaluated is not None and evaluated.levels:
         quality.epochs_panel(fourth, shown, evaluated, "(d) epochs to reach an evaluated reward")
     else:
