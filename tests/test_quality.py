@@ -77,6 +77,7 @@ def test_arms_are_compared_at_the_same_reward_by_hand(tmp_path: Path) -> None:
     ]
     comparison = compared(*folders).comparisons[0]
     held = comparison.quality
+    assert held is not None and held.last.base is not None
     # between the base's 0 and the lowest of the runs' best, 2
     assert [level.reward for level in held.levels] == pytest.approx([0.4, 0.8, 1.2, 1.6])
     observe, full = held.levels[1].arms
@@ -86,7 +87,7 @@ def test_arms_are_compared_at_the_same_reward_by_hand(tmp_path: Path) -> None:
     assert (observe.epochs.low, observe.epochs.high) == pytest.approx((min(epochs), max(epochs)))
     assert full.epochs.mean == pytest.approx(sum(epochs) / 6)
     assert observe.diversity.mean == pytest.approx(9.2) and full.diversity.mean == pytest.approx(8.4)
-    assert full.difference.runs == 3
+    assert full.difference is not None and full.difference.runs == 3
     assert full.difference.diversity.low == pytest.approx(-0.8)
     assert full.difference.frechet_prompt.mean == pytest.approx(0.8 - 1.6)
     assert full.difference.accuracy.mean == pytest.approx(0.008)
@@ -109,6 +110,7 @@ def test_two_seeds_have_no_intervals_and_a_level_may_be_out_of_reach(tmp_path: P
         for seed in (0, 1)
     ]
     comparison = compared(*folders, thresholds=[0.5, 1.5]).comparisons[0]
+    assert comparison.quality is not None
     low, high = comparison.quality.levels
     assert [arm.runs for arm in low.arms] == [2, 2] and [arm.runs for arm in high.arms] == [1, 1]
     assert low.arms[0].diversity.low is None
@@ -123,7 +125,8 @@ def test_no_level_where_a_run_never_rose(tmp_path: Path) -> None:
         run_of(tmp_path / "b", "full", 0, {0: 1.0, 4: 2.0}),
     ]
     document = compared(*folders)
-    assert document.comparisons[0].quality.levels == []
+    held = document.comparisons[0].quality
+    assert held is not None and held.levels == []
     assert tables_of(document.comparisons[0])["Quality at matched reward"] == quality.NO_MATCH
     (model,) = document.mixed_models
     assert model.metrics == {} and "no level of reward" in model.notes[0]
@@ -224,6 +227,7 @@ def test_a_balanced_design_has_the_differences_of_cell_means(scale: float) -> No
     assert algorithm.std_error == pytest.approx((2 * variance / 5) ** 0.5, rel=1e-3)
     assert batch.std_error == pytest.approx((2 * variance / 5) ** 0.5, rel=1e-3)
     assert interaction.std_error == pytest.approx((4 * variance / 5) ** 0.5, rel=1e-3)
+    assert algorithm.p_value is not None and interaction.p_value is not None
     assert algorithm.p_value < 1e-6 < interaction.p_value
     assert result.notes == []
 

@@ -372,14 +372,17 @@ def test_arms_that_draw_with_different_samplers_are_said_and_the_evaluated_rewar
         write_quality(write_run(tmp_path / "a", rewards=[0, 1]), {0: 0.0, 2: 1.0}),
         write_quality(write_run(tmp_path / "b", "full", rewards=[0, 1], resolved=native), {0: 0.0, 2: 1.0}),
         write_quality(
-            write_run(tmp_path / "c", "full,w_star=5", rewards=[0, 1], resolved=paper), {0: 0.0, 2: 1.0}
+            write_run(tmp_path / "c", "full,variance=paper,w_star=5", rewards=[0, 1], resolved=paper),
+            {0: 0.0, 2: 1.0},
         ),
     ]
     alike = compared(*folders[:2]).comparisons[0]
     assert not alike.samplers_differ and not any("sampler" in warning for warning in alike.warnings)
     comparison = compared(*folders).comparisons[0]
     assert comparison.samplers_differ
-    assert "variance native in baseline, full; paper in full,w_star=5" in comparison.warnings[0]
+    assert (
+        "variance native in baseline, full; paper in full,variance=paper,w_star=5)" in comparison.warnings[0]
+    )
     told = tables(comparison)
     assert next(iter(told)) == "Epochs to reach an evaluated reward"
     assert "these rewards do not compare them" in told["Epochs to reach a training reward"]
@@ -443,8 +446,9 @@ def write_two_arms(tmp_path: Path, **options: Any) -> list[Path]:
     ]  # fmt: skip
 
 
-def spread(mean: float, low: float, high: float) -> Estimate:
-    return Estimate(*(pytest.approx(value) for value in (mean, low, high)))
+def spread(mean: float, low: float, high: float) -> Any:
+    approximate: list[Any] = [pytest.approx(value) for value in (mean, low, high)]
+    return Estimate(*approximate)
 
 
 def test_validation_reward_at_the_last_common_evaluation(tmp_path: Path) -> None:
@@ -514,7 +518,7 @@ def test_without_evaluations_the_training_reward_stands_in(
 
 
 def test_runs_without_an_end_are_compared_over_the_epochs_they_share(tmp_path: Path) -> None:
-    endless = {"status": "running", "trainer": {"num_epochs": 0}, "upstream": "flow_grpo"}
+    endless: dict[str, Any] = {"status": "running", "trainer": {"num_epochs": 0}, "upstream": "flow_grpo"}
     rewards = [float(e) for e in range(6)]
     document = compared(
         write_run(tmp_path / "long", "observe", rewards=rewards, kl=[0.1] * 2 + [0.9] * 4,
@@ -529,6 +533,7 @@ def test_runs_without_an_end_are_compared_over_the_epochs_they_share(tmp_path: P
     assert [arm.final_epoch for arm in comparison.reward] == [4, 4]
     # over five epochs, of which the late ones are the fourth and fifth
     assert comparison.gradients[0].mean("grad_norm_late") == pytest.approx(1 + 0.4 * 3.5 / 10)
+    assert comparison.kl is not None and comparison.validation is not None
     assert comparison.kl.arms[0].running_mean.mean == pytest.approx((0.2 + 3 * 0.9) / 5)
     base = comparison.validation.arms[0]
     assert base.at_last_common_evaluation.mean == 2.0

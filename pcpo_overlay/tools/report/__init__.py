@@ -15,9 +15,9 @@ pandas is needed throughout; matplotlib (figures) and statsmodels (the mixed mod
 ``clipping[i].numbers``, and so with ``gradients``, ``ratio`` (was ``log_ratio``, with the on-policy ratios) and
 ``cost`` (was ``time``, ``peak_memory_bytes`` and ``tape_bytes``): by name a mean with the extremes over runs;
 ``curves`` beside ``numbers`` are those of the chapter. ``per_timestep`` is ``timesteps[i]``, ``groups[i].reward`` is
-``reward[i]``; ``validation`` and ``kl`` have ``arms``, and what was ``last_common_evaluation`` and ``last_common_kl_epoch``.
-``groups`` is ``arms``, with label, name, the full configuration and the runs. ``quality.levels`` and ``thresholds`` are
-where they were.
+``reward[i]``. ``validation`` and ``kl`` have ``arms``, and hold ``last_common_evaluation`` and what was
+``last_common_kl_epoch``. ``groups`` is ``arms``, with label, name, the full configuration and the runs.
+``quality.levels`` and ``thresholds`` are where they were.
 """
 
 from __future__ import annotations

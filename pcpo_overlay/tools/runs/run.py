@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -124,12 +123,11 @@ class Run:
     def variance(self) -> str:
         """The variance that samples were drawn with, ``native`` or ``paper``: what was, not what was asked for."""
         resolved = self.info.get("resolved") or {}
-        std, native = resolved.get("std"), resolved.get("std_native")
+        if resolved.get("variance") in ("native", "paper"):
+            return str(resolved["variance"])
+        std, native = resolved.get("std"), resolved.get("std_native")  # of versions that did not say
         if isinstance(std, list) and isinstance(native, list) and all(map(is_number, [*std, *native])):
-            same = len(std) == len(native) and all(
-                math.isclose(a, b, rel_tol=1e-5) for a, b in zip(std, native, strict=True)
-            )
-            return "native" if same else "paper"
+            return "native" if std == native else "paper"
         return str((self.info.get("pcpo") or {}).get("variance", "native"))
 
     def until(self, epoch: int) -> Run:
