@@ -134,3 +134,4 @@ def dots(
     axes.set_yticks(range(len(rows)), rows)
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)
+    axes.xaxis.get_major_locator().set_params(nbins=5)
