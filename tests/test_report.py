@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +24,7 @@ from pcpo_overlay.tools.report.compare import Comparison, Document, compare
 from pcpo_overlay.tools.report.stats import Estimate, Interval
 from pcpo_overlay.tools.runs import labels
 from pcpo_overlay.tools.runs.files import RunError
-from pcpo_overlay.tools.runs.run import find, load
+from pcpo_overlay.tools.runs.run import Run, find, load
 
 
 def command(*argv: object) -> int:
@@ -644,6 +648,25 @@ def test_unreadable_run_json(tmp_path: Path, text: str | None, said: str) -> Non
         load(folder)
 
 
+def test_a_run_that_died_is_told_from_one_that_goes_on(tmp_path: Path) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+
+    def run(name: str, status: str, pid: object, host: str = socket.gethostname(), **info: Any) -> Run:
+        start = {"pid": pid, "host": host}
+        return load(write_run(tmp_path / name, rewards=[0, 1], status=status, starts=[start], **info))
+
+    assert run("killed", "running", gone.pid).status == "killed"
+    assert "killed: its process is gone" in load(tmp_path / "killed").notes[0]
+    assert run("going", "running", os.getpid()).status == "running"
+    assert run("elsewhere", "running", gone.pid, host="another").status == "running"
+    assert run("odd", "running", 10**18).status == run("odder", "running", "x").status == "running"
+    failed = run("failed", "failed", gone.pid, error="ValueError: no")
+    assert failed.status == "failed" and failed.notes == [
+        "unfinished: 2 of 2 epochs so far; it failed: ValueError: no"
+    ]
+
+
 def test_nulls_and_nans_are_left_out_of_every_number(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "a", rewards=[0.0, None, float("nan"), 3.0])
     comparison = compared(folder, window=2).comparisons[0]
@@ -782,9 +805,6 @@ def test_wrong_arguments_exit_2(tmp_path: Path, argv: list[str]) -> None:
 
 
 def test_building_the_parser_does_not_import_matplotlib() -> None:
-    import subprocess
-    import sys
-
     code = (
         "import argparse, sys; from pcpo_overlay.tools.cli import ab, report;"
         "p = argparse.ArgumentParser().add_subparsers(); ab.add_parser(p); report.add_parser(p);"

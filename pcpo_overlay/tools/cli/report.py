@@ -15,7 +15,8 @@ Compare runs of one or more upstreams: reward curves, clipping, gradients, epoch
 to reach reward thresholds with speed-ups, time and memory; where runs recorded
 them, validation reward and KL, and the one against the other; where they were
 evaluated (see: pcpo evaluate), quality at matched reward and the paper's linear
-mixed model. Runs are grouped by upstream, mode and options, and by batch size
+mixed model: the evaluated reward comes first, since it compares arms whatever
+sampler they draw with. Runs are grouped by upstream, mode and options, and by batch size
 where there are several; each group may hold several seeds.
 Writes report.md, report.json and one PNG per figure.
 """

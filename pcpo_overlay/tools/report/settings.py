@@ -72,7 +72,7 @@ def _run(run: Run) -> RunTold:
     return RunTold(
         run.name,
         run.seed,
-        text(run.info.get("status")),
+        text(run.status),
         len(run.epochs),
         run.planned_epochs,
         run.notes,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -98,6 +99,11 @@ class Run:
         """The seed the trainer was given."""
         seed = self.info.get("seed")
         return seed if isinstance(seed, int) else None
+
+    @property
+    def status(self) -> str | None:
+        """``finished``, ``failed``, ``stopped``, ``running``; ``killed`` where its process on this machine is gone."""
+        return "killed" if _is_gone(self.info) else self.info.get("status")
 
     @property
     def finished(self) -> bool:
@@ -243,14 +249,7 @@ def load(path: Path) -> Run:
     if beyond:
         notes.append(f"{beyond} numbers beyond 1e100 are left out")
     if info.get("status") != "finished":
-        planned = planned_epochs(info)
-        if planned is not None:
-            notes.append(f"unfinished: {len(epochs)} of {planned} epochs so far")
-        else:
-            notes.append(
-                f"unfinished: {len(epochs)} epochs so far, of a loop without an end: such a run ends by being "
-                "stopped, and what it recorded until then is compared as it is"
-            )
+        notes.append(_unfinished(info, len(epochs)))
     nonfinite = sum(line["nonfinite"] for line in epochs if is_number(line.get("nonfinite")))
     if nonfinite:
         notes.append(f"{nonfinite:g} non-finite log ratios or losses")
@@ -265,6 +264,42 @@ def load(path: Path) -> Run:
         evaluations=[evaluations[epoch] for epoch in sorted(evaluations)],
         quality=_read_quality(path / QUALITY),
     )
+
+
+def _unfinished(info: Mapping[str, Any], epochs: int) -> str:
+    planned = planned_epochs(info)
+    if planned is not None:
+        told = f"unfinished: {epochs} of {planned} epochs so far"
+    else:
+        told = (
+            f"unfinished: {epochs} epochs so far, of a loop without an end: such a run ends by being stopped, and what "
+            "it recorded until then is compared as it is"
+        )
+    if info.get("status") == "failed":
+        told += f"; it failed: {printable(info.get('error') or 'an exception')[:300]}"
+    return told + ("; it was killed: its process is gone" if _is_gone(info) else "")
+
+
+def _is_gone(info: Mapping[str, Any]) -> bool:
+    """Whether a run that says it is running was started on this machine by a process that is no longer there."""
+    starts = info.get("starts")
+    start = starts[-1] if isinstance(starts, list) and starts else None
+    if (
+        info.get("status") != "running"
+        or not isinstance(start, dict)
+        or start.get("host") != socket.gethostname()
+    ):
+        return False
+    pid = start.get("pid")
+    if isinstance(pid, bool) or not isinstance(pid, int) or not 0 < pid < 2**31:
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except OSError:  # it is somebody else's
+        return False
+    return False
 
 
 def read_info(path: Path) -> dict[str, Any]:
