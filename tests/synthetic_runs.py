@@ -60,6 +60,7 @@ def write_run(
         "seed": seed,
         "versions": {"python": "3.11.0", "torch": "2.0.0"},
         "hardware": {"device": "cpu", "name": "an invented processor", "threads": 1, "world_size": 1},
+        "resolved": {"variance": "native" if config.variance == "native" else "paper"},
         "argv": [],
         "started": "2026-01-01T00:00:00Z",
         "finished": "2026-01-01T01:00:00Z" if status == "finished" else None,

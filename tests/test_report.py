@@ -371,7 +371,7 @@ def test_mixed_configs_name_the_keys_that_differ(tmp_path: Path) -> None:
 def test_arms_that_draw_with_different_samplers_are_said_and_the_evaluated_reward_leads(
     tmp_path: Path,
 ) -> None:
-    native, paper = {"std": [0.5], "std_native": [0.5]}, {"std": [0.4], "std_native": [0.5]}
+    native, paper = {"variance": "native"}, {"std": [0.4], "std_native": [0.5]}  # of an older version
     folders = [
         write_quality(write_run(tmp_path / "a", rewards=[0, 1]), {0: 0.0, 2: 1.0}),
         write_quality(write_run(tmp_path / "b", "full", rewards=[0, 1], resolved=native), {0: 0.0, 2: 1.0}),

@@ -16,8 +16,8 @@ to reach reward thresholds with speed-ups, time and memory; where runs recorded
 them, validation reward and KL, and the one against the other; where they were
 evaluated (see: pcpo evaluate), quality at matched reward and the paper's linear
 mixed model: the evaluated reward comes first, since it compares arms whatever
-sampler they draw with. Runs are grouped by upstream, mode and options, and by batch size
-where there are several; each group may hold several seeds.
+sampler they draw with. Runs are grouped by upstream, mode and options, and by
+batch size where there are several; each group may hold several seeds.
 Writes report.md, report.json and one PNG per figure.
 """
 _EPILOG = """\

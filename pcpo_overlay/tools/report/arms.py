@@ -188,7 +188,7 @@ def differ_in_sampler(arms: Sequence[Arm]) -> str | None:
     by_variance: dict[str, list[str]] = {}
     named = names(arm.label for arm in arms)
     for arm in arms:
-        for variance in sorted({run.variance for run in arm.runs}):
+        for variance in sorted({run.variance for run in arm.runs} - {"auto"}):  # it has not been resolved yet
             by_variance.setdefault(variance, []).append(named[arm.label])
     if len(by_variance) < 2:
         return None

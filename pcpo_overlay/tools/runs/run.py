@@ -127,7 +127,7 @@ class Run:
 
     @property
     def variance(self) -> str:
-        """The variance that samples were drawn with, ``native`` or ``paper``: what was, not what was asked for."""
+        """The variance that samples were drawn with, ``native`` or ``paper``; ``auto`` where that is not known yet."""
         resolved = self.info.get("resolved") or {}
         if resolved.get("variance") in ("native", "paper"):
             return str(resolved["variance"])
