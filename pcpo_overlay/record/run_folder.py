@@ -162,7 +162,11 @@ class RunFolder:
             hook(kind, error, trace)
 
         sys.excepthook = failed
-        atexit.register(self.end, "stopped")
+        atexit.register(self._stopped)
+
+    def _stopped(self) -> None:
+        if self.path.is_dir():  # else there is nobody left to tell
+            self.end("stopped")
 
     def _guarded(self, write: Callable[[], None]) -> None:
         """Write, unless a write has failed before."""
