@@ -285,6 +285,7 @@ def test_so_many_epochs_as_were_asked_for() -> None:
     }
     assert told[1]["num_epochs"] == "30" and told[5]["num_epochs"] == "29"
     assert told[6]["max_train_steps"] == "30"
+    assert not [c for c in plan(6, epochs=301).changes if c.flag == "--max_train_steps"]  # upstream's own
 
 
 @pytest.mark.parametrize("number", CONFIGURATIONS)

@@ -307,8 +307,10 @@ def _changes(
                 flag, str(size), str(recipe.batch_own[flag]), f"Table 7: {batch_words}, on {on_gpus(gpus)}"
             )
     cell, length = paper.cells["length"], recipe.knobs["length"]
-    if epochs is not None and length.flag:
-        yield Change(length.flag, str(epochs - TRAINERS[recipe.trainer].more_epochs), length.own, "--epochs")
+    asked = "" if epochs is None else str(epochs - TRAINERS[recipe.trainer].more_epochs)
+    if asked and length.flag:
+        if asked != length.own:
+            yield Change(length.flag, asked, length.own, "--epochs")
     elif cell.origin == BOUND and paper["length"] > int(length.own):
         yield Change(
             length.flag, str(paper["length"] + 1), length.own, f"Table 10 counts to epoch {cell.value}"

@@ -116,10 +116,9 @@ def _render(experiment: Experiment) -> Iterator[str]:
     yield from ("#", f"# One iteration here, as in Table 7: {batch.images_from} images,")
     yield from (f"# {batch.updates_from} updates", "#")
     yield f"# {recipe.clone}'s own: {recipe.origin}. {'Changed' if arms else 'It would take'}:"
-    told = {
-        change.flag: change
-        for change in (*experiment.changes, *(c for arm in arms for c in arm.changes[::-1]))
-    }
+    told: dict[str, Change] = {}
+    for change in (*experiment.changes, *(change for arm in arms for change in arm.changes)):
+        told.setdefault(change.flag, change)
     yield from _items(f"{c.flag} {c.value}, upstream's own {c.own} ({c.why})" for c in told.values())
     if experiment.obstacles:
         yield from ("#", "# NO COMMAND: upstream as it is cannot run this configuration.")
