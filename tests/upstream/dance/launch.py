@@ -210,7 +210,7 @@ def environment(trainer: Trainer, clone: Path, **extra: str) -> dict[str, str]:
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("PCPO", "ACCELERATE", "WANDB"))}
     return {
         **kept,
-        "PYTHONPATH": os.pathsep.join([str(HERE / "standins" / "replaced"), str(ROOT), str(clone)]),
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(clone)]),
         "PYTHONHASHSEED": "0",
         "OMP_NUM_THREADS": "1",
         "HF_HUB_OFFLINE": "1",
