@@ -177,7 +177,7 @@ class Toy:
 
                     for name, module in list(sys.modules.items()):
                         if name.startswith("pcpo_overlay.vendoring") and hasattr(module, "stage"):
-                            module.stage = watched
+                            vars(module)["stage"] = watched
                     code = cli.main(argv)
                 except SystemExit as stop:
                     code = int(stop.code or 0)

@@ -270,7 +270,10 @@ def test_without_cuda_the_launcher_is_told_cpu(monkeypatch: pytest.MonkeyPatch) 
 def test_the_digest_follows_what_decides_the_result(clone: Path) -> None:
     digest = plan.make_plan(request(clone), {})[0].digest
     assert plan.make_plan(request(clone, out=clone / "x"), {"OMP_NUM_THREADS": "1"})[0].digest == digest
-    for change in ({"epochs": 5}, {"overrides": ["--config.use_lora=False"]}, {"accelerate_args": []}):
+    changes: list[dict[str, Any]] = [
+        {"epochs": 5}, {"overrides": ["--config.use_lora=False"]}, {"accelerate_args": []},
+    ]  # fmt: skip
+    for change in changes:
         assert plan.make_plan(request(clone, **change), {})[0].digest != digest
     (clone / "config" / "ours.py").write_text("# another config\n")
     assert plan.make_plan(request(clone), {})[0].digest != digest

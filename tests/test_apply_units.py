@@ -36,7 +36,7 @@ def patch_of(*hooks: Insertion, header: str = HEADER, path: str = "a/b.py") -> P
     return Patch(header, path, hooks)
 
 
-words = st.text(st.characters(exclude_characters="\n\r", exclude_categories=("Cs",)), max_size=8)
+words = st.text(st.characters(exclude_characters="\n\r", exclude_categories=["Cs"]), max_size=8)
 
 
 @st.composite

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -61,8 +62,12 @@ def test_times_that_are_no_pairs() -> None:
 def test_every_arm_once_a_round_and_not_always_in_one_order() -> None:
     order: list[str] = []
 
-    def arm(name: str, value: float):
-        return lambda: (order.append(name), value)[1]
+    def arm(name: str, value: float) -> Callable[[], float]:
+        def timed() -> float:
+            order.append(name)
+            return value
+
+        return timed
 
     times = alternate({"a": arm("a", 1.0), "b": arm("b", 2.0)}, 20, random.Random(0))
     assert times == {"a": [1.0] * 20, "b": [2.0] * 20}
@@ -213,8 +218,8 @@ def test_arms_of_the_loss_step(stand_in: None, tmp_path: Path, dtype: torch.dtyp
     gradients = {}
     for mode, arm in arms.items():
         assert arm.block(5) > 0
-        gradients[mode] = arm._pred.grad
-        assert gradients[mode] is not None and gradients[mode].abs().sum() > 0
+        gradient = gradients[mode] = arm._pred.grad
+        assert gradient is not None and gradient.abs().sum() > 0
     assert hooks.current() is before
     full = arms["full"].session
     assert full is not None and full.tape.nbytes > 0 and full.objective.was_computed
@@ -271,7 +276,7 @@ def test_a_race(tmp_path: Path) -> None:
         assert len(laps[name].wall) == len(laps[name].process) == 4
         assert 0 < laps[name].wall[-1] < laps[name].wall[0]  # the first has the start in it
         assert laps[name].folder == tmp_path / name
-        assert laps[name].peak is None or laps[name].peak > 0
+        assert (peak := laps[name].peak) is None or peak > 0
 
 
 @pytest.mark.parametrize(

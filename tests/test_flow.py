@@ -81,6 +81,7 @@ def test_dynamic_shifting_has_its_own_weights():
     dynamic = read_scheduler(scheduler(use_dynamic_shifting=True), 0.7, FULL)
     static = read_scheduler(scheduler(), 0.7, FULL)
     assert dynamic.zeta != pytest.approx(static.zeta, rel=1e-3)
+    assert dynamic.zeta is not None
     torch.testing.assert_close(dynamic.weight, dynamic.zeta * dynamic.dt)
     assert float(dynamic.weight.mean()) == pytest.approx(float(dynamic.weight_native.mean()))
 

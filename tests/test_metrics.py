@@ -170,6 +170,7 @@ def test_gradient_statistics():
     for parameter, gradient in zip(model.parameters(), ([[3.0, -1.0]], [2.0], [[6.0]], [0.0]), strict=True):
         parameter.grad = torch.tensor(gradient)
     stats = GradientMetrics.of(model, scale=2.0)
+    assert stats is not None
     assert stats.grad_norm == pytest.approx(math.sqrt(9 + 1 + 4 + 36) / 2)
     assert stats.grad_layer == "0"
     assert stats.grad_abs_mean == pytest.approx(2.0 / 2)
@@ -183,6 +184,7 @@ def test_gradient_statistics_of_a_large_layer():
     model.weight.grad = torch.rand(1000, 3000, generator=torch.Generator().manual_seed(0))
     values = model.weight.grad.double()
     stats = GradientMetrics.of(model)
+    assert stats is not None
     assert stats.grad_abs_mean == pytest.approx(float(values.mean()), rel=1e-6)
     assert stats.grad_abs_var == pytest.approx(float(values.var(unbiased=False)), rel=1e-5)
     assert stats.grad_norm == pytest.approx(float(values.square().sum().sqrt()), rel=1e-3)
@@ -193,6 +195,7 @@ def test_gradients_in_half_precision_are_measured_in_single():
     model.weight.grad = torch.rand(100, 300, generator=torch.Generator().manual_seed(0)).bfloat16()
     values = model.weight.grad.double()
     stats = GradientMetrics.of(model)
+    assert stats is not None
     assert stats.grad_norm == pytest.approx(float(values.square().sum().sqrt()), rel=1e-5)
     assert stats.grad_abs_mean == pytest.approx(float(values.mean()), rel=1e-6)
 

@@ -183,11 +183,16 @@ def test_gradients_in_shards_add_up():
     whole.weight.grad = gradient
     for half, part in zip(halves, gradient.chunk(2, dim=1), strict=True):
         half.weight.grad = part
-    sums = []
-    GradientMetrics.of(halves[1], add_up=lambda values: sums.append(values) or values)
-    theirs = sums[0]
-    together = GradientMetrics.of(halves[0], add_up=lambda values: values + theirs)
+    sums: list[torch.Tensor] = []
+
+    def noted(values: torch.Tensor) -> torch.Tensor:
+        sums.append(values)
+        return values
+
+    GradientMetrics.of(halves[1], add_up=noted)
+    together = GradientMetrics.of(halves[0], add_up=lambda values: values + sums[0])
     alone = GradientMetrics.of(whole)
+    assert together is not None and alone is not None
     assert together.grad_norm == pytest.approx(alone.grad_norm)
     assert together.grad_abs_mean == pytest.approx(alone.grad_abs_mean)
     assert together.grad_abs_var == pytest.approx(alone.grad_abs_var)
@@ -204,6 +209,7 @@ def test_a_parameter_in_no_module_is_a_layer_of_its_own():
     model.table.grad = torch.tensor([3.0, -4.0])
     model.linear.weight.grad = torch.ones(1, 1)
     stats = GradientMetrics.of(model)
+    assert stats is not None
     assert stats.grad_layer == "table"
     assert stats.grad_abs_mean == pytest.approx(3.5)
 

@@ -212,7 +212,8 @@ def test_clone_state(tmp_path, worktree):
     (git / "pcpo-overlay.json").write_text(json.dumps(stamp))
     assert clone_state(script) == {"commit": "c", "patched_tree": "t", "modified": False}
     script.write_text("x = 2\n")
-    assert clone_state(script)["modified"] is True
+    state = clone_state(script)
+    assert state is not None and state["modified"] is True
 
 
 def test_jsonable():

@@ -226,6 +226,7 @@ def test_flow_table_columns() -> None:
 
     table = flow_grpo_table(10, shift=3.0, noise_level=0.7).steps
     sigma = table.sigma
+    assert sigma is not None
     expected = 0.7 * math.sqrt(1 / (1 - sigma[1])) * torch.sqrt(table.dt[0])
     assert float(table.std[0]) == pytest.approx(float(expected), rel=1e-12)
     assert torch.allclose(

@@ -37,6 +37,7 @@ from pcpo_overlay.record.gradients import GradientMetrics
 from pcpo_overlay.record.recorder import Recorder
 from pcpo_overlay.record.run_folder import VARIABLE as RUN_DIR
 from pcpo_overlay.session import Off, Session
+from pcpo_overlay.trainers import TRAINERS
 
 #: What tells seconds on a CPU: the wall's, or the process's own.
 Clock = Callable[[], float]
@@ -48,75 +49,22 @@ ADV_CLIP_MAX = 5.0
 MOVED = 1e-3
 
 
-@dataclass(frozen=True)
-class Trainer:
-    """Where a trainer's step function and loss are, and how the script calls them.
-
-    Attributes:
-        upstream: its short name.
-        clone: name of its clone.
-        step_file, step: where its step function is, and its name.
-        script: the training script.
-        loss: what the script calls the loss.
-        names: what the script calls the new log probability and the step's index.
-        settings: of the trainer, as far as PCPO asks.
-    """
-
-    upstream: str
-    clone: str
-    step_file: str
-    step: str
-    script: str
-    loss: str
-    names: tuple[str, str]
-    settings: dict[str, Any]
-
-
-_DDPO = Trainer(
-    "ddpo", "ddpo-pytorch", "ddpo_pytorch/diffusers_patch/ddim_with_logprob.py", "ddim_step_with_logprob",
-    "scripts/train.py", "loss", ("log_prob", "j"), {},
-)  # fmt: skip
-_FLOW_GRPO = Trainer(
-    "flow_grpo", "flow_grpo", "flow_grpo/diffusers_patch/sd3_sde_with_logprob.py", "sde_step_with_logprob",
-    "scripts/train_sd3.py", "policy_loss", ("log_prob", "j"), {"timestep_fraction": 0.99},
-)  # fmt: skip
-_FLUX = Trainer(
-    "dancegrpo_flux", "DanceGRPO", "fastvideo/train_grpo_flux.py", "flux_step",
-    "fastvideo/train_grpo_flux.py", "loss", ("new_log_probs", "_"), {"shift": 3.0, "eta": 0.3},
-)  # fmt: skip
-_HUNYUAN = Trainer(
-    "dancegrpo_hunyuan", "DanceGRPO", "fastvideo/train_grpo_hunyuan.py", "flux_step",
-    "fastvideo/train_grpo_hunyuan.py", "final_loss", ("new_log_probs", "_"), {"shift": 5.0, "eta": 0.25},
-)  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Case:
-    """A trainer at the shape of a batch of its network's outputs, and its number of sampling steps."""
-
-    name: str
-    trainer: Trainer
-    shape: tuple[int, ...]
-    steps: int
-
-
-CASES = (
-    Case("DDPO, SD 512x512", _DDPO, (4, 4, 64, 64), 50),
-    Case("DDPO, SD 512x512", _DDPO, (8, 4, 64, 64), 50),
-    Case("Flow-GRPO, SD3 512x512", _FLOW_GRPO, (8, 16, 64, 64), 10),
-    Case("DanceGRPO, FLUX 720x720", _FLUX, (1, 2025, 64), 16),
-    Case("DanceGRPO, HunyuanVideo 480x480, 53 frames", _HUNYUAN, (1, 16, 14, 60, 60), 16),
-)
-
-
 # -------------------------------------------------------------- the trainers
 
 
 class Sampler:
-    """A step function in rollouts and in training, called as the trainer calls it."""
+    """A step function in rollouts and in training, called as the trainer calls it.
+
+    Args:
+        code: of the file that has it.
+        patched: whether the hooks are in it.
+    """
 
     steps: int
     timesteps: Tensor  # (steps,)
+
+    def __init__(self, case: Case, code: Code, patched: bool, device: torch.device) -> None:
+        raise NotImplementedError
 
     def draw(self, index: int, pred: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         """``(next latents, log probability)`` of step ``index`` of a rollout."""
@@ -130,10 +78,10 @@ class Sampler:
 class DDIM(Sampler):
     """ddpo-pytorch's, on Stable Diffusion's schedule."""
 
-    def __init__(self, step: Callable[..., Any], case: Case, device: torch.device) -> None:
+    def __init__(self, case: Case, code: Code, patched: bool, device: torch.device) -> None:
         from diffusers import DDIMScheduler
 
-        self._step = step
+        self._step = getattr(code.module(), case.trainer.step)
         self._scheduler = DDIMScheduler(
             beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False,
             set_alpha_to_one=False, steps_offset=1,
@@ -154,10 +102,10 @@ class DDIM(Sampler):
 class FlowGRPO(Sampler):
     """flow_grpo's, on SD3's schedule."""
 
-    def __init__(self, step: Callable[..., Any], case: Case, device: torch.device) -> None:
+    def __init__(self, case: Case, code: Code, patched: bool, device: torch.device) -> None:
         from diffusers import FlowMatchEulerDiscreteScheduler
 
-        self._step = step
+        self._step = getattr(code.module(), case.trainer.step)
         self._scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
         self._scheduler.set_timesteps(case.steps, device=device)
         self.timesteps, self.steps = self._scheduler.timesteps, case.steps
@@ -177,15 +125,15 @@ class FlowGRPO(Sampler):
 class DanceGRPO(Sampler):
     """The step function that DanceGRPO's flow trainers share; the hook that matches stands before its call."""
 
-    def __init__(self, step: Callable[..., Any], case: Case, device: torch.device) -> None:
-        self._step = step
+    def __init__(self, case: Case, code: Code, patched: bool, device: torch.device) -> None:
+        self._step = code.function(case.trainer.step, {"torch": torch, "math": math, "pcpo": hooks})
         shift, self._eta = case.trainer.settings["shift"], case.trainer.settings["eta"]
         t = torch.linspace(1, 0, case.steps + 1)
         self._sigmas = shift * t / (1 + (shift - 1) * t)  # on the CPU, as the trainers have them
         self.timesteps = (self._sigmas[:-1] * 1000).long().to(device)
         self.steps = case.steps
         self._index = torch.arange(case.steps, device=device)
-        self.patched = False
+        self.patched = patched
 
     def draw(self, index: int, pred: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         drawn, _, log_prob = self._step(
@@ -203,15 +151,79 @@ class DanceGRPO(Sampler):
         return self._step(*at, prev_sample=drawn.float(), grpo=True, sde_solver=True)[2]
 
 
-def _sampler(case: Case, code: Code, patched: bool, device: torch.device) -> Sampler:
-    if case.trainer.upstream == "ddpo":
-        return DDIM(getattr(code.module(), case.trainer.step), case, device)
-    if case.trainer.upstream == "flow_grpo":
-        return FlowGRPO(getattr(code.module(), case.trainer.step), case, device)
-    scope = {"torch": torch, "math": math, "pcpo": hooks}
-    made = DanceGRPO(code.function(case.trainer.step, scope), case, device)
-    made.patched = patched
-    return made
+@dataclass(frozen=True)
+class Trainer:
+    """Where a trainer's step function and loss are, and how the script calls them.
+
+    Attributes:
+        name: its own, in :mod:`pcpo_overlay.trainers`.
+        sampler: calls its step function.
+        step_file, step: where that is, and its name.
+        loss: what the script calls the loss.
+        names: what the script calls the new log probability and the step's index.
+        settings: of the trainer, as far as PCPO asks.
+        autocast: whether its step function runs inside autocast.
+        rounds_latents: whether it keeps latents in the network's precision; else in float32 once a step was drawn.
+        by_step: whether its samples have an advantage for every step.
+    """
+
+    name: str
+    sampler: type[Sampler]
+    step_file: str
+    step: str
+    loss: str
+    names: tuple[str, str]
+    settings: dict[str, Any]
+    autocast: bool = False
+    rounds_latents: bool = False
+    by_step: bool = False
+
+    @property
+    def clone(self) -> str:
+        """Name of its clone."""
+        return TRAINERS[self.name].upstream
+
+    @property
+    def script(self) -> str:
+        """Its training script, in the clone."""
+        return TRAINERS[self.name].script
+
+
+_DDPO = Trainer(
+    "ddpo", DDIM, "ddpo_pytorch/diffusers_patch/ddim_with_logprob.py", "ddim_step_with_logprob", "loss",
+    ("log_prob", "j"), {}, autocast=True, rounds_latents=True,
+)  # fmt: skip
+_FLOW_GRPO = Trainer(
+    "flow_grpo", FlowGRPO, "flow_grpo/diffusers_patch/sd3_sde_with_logprob.py", "sde_step_with_logprob", "policy_loss",
+    ("log_prob", "j"), {"timestep_fraction": 0.99}, autocast=True, by_step=True,
+)  # fmt: skip
+_FLUX = Trainer(
+    "dancegrpo_flux", DanceGRPO, "fastvideo/train_grpo_flux.py", "flux_step", "loss", ("new_log_probs", "_"),
+    {"shift": 3.0, "eta": 0.3},
+)  # fmt: skip
+_HUNYUAN = Trainer(
+    "dancegrpo_hunyuan", DanceGRPO, "fastvideo/train_grpo_hunyuan.py", "flux_step", "final_loss",
+    ("new_log_probs", "_"), {"shift": 5.0, "eta": 0.25},
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Case:
+    """A trainer at the shape of a batch of its network's outputs, and its number of sampling steps."""
+
+    name: str
+    trainer: Trainer
+    shape: tuple[int, ...]
+    steps: int
+
+
+CASES = (
+    Case("DDPO, SD 512x512", _DDPO, (4, 4, 64, 64), 50),
+    Case("DDPO, SD 512x512", _DDPO, (8, 4, 64, 64), 50),
+    Case("Flow-GRPO, SD3 512x512", _FLOW_GRPO, (8, 16, 64, 64), 10),
+    Case("DanceGRPO, FLUX 720x720", _FLUX, (1, 2025, 64), 16),
+    Case("DanceGRPO, HunyuanVideo 480x480, 53 frames", _HUNYUAN, (1, 16, 14, 60, 60), 16),
+)
 
 
 def _loss_lines(case: Case, code: Code) -> Callable[..., Tensor]:
@@ -251,10 +263,9 @@ class Arm:
     ) -> None:
         trainer = case.trainer
         read = clone.as_upstream_wrote_it if mode is None else clone.patched
-        self._sampler = _sampler(case, read(trainer.step_file), mode is not None, device)
+        self._sampler = trainer.sampler(case, read(trainer.step_file), mode is not None, device)
         self._loss = _loss_lines(case, read(trainer.script))
-        # The step functions of two trainers run inside autocast.
-        inside = trainer.upstream in ("ddpo", "flow_grpo") and dtype != torch.float32
+        inside = trainer.autocast and dtype != torch.float32
         self._autocast: Callable[[], Any] = (
             (lambda: torch.autocast(device.type, dtype)) if inside else contextlib.nullcontext
         )
@@ -269,8 +280,7 @@ class Arm:
             return torch.randn(case.shape, generator=generator).to(device, dtype)
 
         old, x, sampler = randn(), randn(), self._sampler
-        # The flow samplers keep latents in float32 once a step was drawn.
-        kept = dtype if case.trainer.clone == "ddpo-pytorch" else torch.float32
+        kept = dtype if case.trainer.rounds_latents else torch.float32
         latents, log_probs = [x.to(kept)], []
         with self.armed(), torch.no_grad():
             hooks.begin_epoch(0)
@@ -282,13 +292,12 @@ class Arm:
             batch = case.shape[0]
             trained = sampler.steps - 1
             advantage = torch.randn(batch, generator=generator).to(device)
-            by_sample = case.trainer.upstream == "ddpo" or case.trainer.clone == "DanceGRPO"
             self.sample: dict[str, Any] = {
                 "timesteps": sampler.timesteps[:trained].repeat(batch, 1),
                 "latents": torch.stack(latents[:-1], dim=1)[:, :trained],
                 "next_latents": torch.stack(latents[1:], dim=1)[:, :trained],
                 "log_probs": torch.stack(log_probs, dim=1)[:, :trained],
-                "advantages": advantage if by_sample else advantage[:, None].repeat(1, trained),
+                "advantages": advantage[:, None].repeat(1, trained) if case.trainer.by_step else advantage,
                 "vq_advantages": advantage,
                 "mq_advantages": -advantage,
             }
@@ -395,7 +404,7 @@ def _session(case: Case, mode: str, device: torch.device, folder: Path) -> Sessi
     try:
         with contextlib.redirect_stderr(io.StringIO()):
             ranks = TorchRanks(device)
-            session.start(case.trainer.upstream, ranks, settings)
+            session.start(case.trainer.name, ranks, settings)
     finally:
         if before is None:
             del os.environ[RUN_DIR]

@@ -65,7 +65,7 @@ def wrap_accelerate() -> None:
 
 def wrap_wandb() -> None:
     """flow_grpo logs through ``wandb.log``, which ``wandb.init`` binds anew."""
-    import wandb
+    wandb: Any = importlib.import_module("wandb")
 
     init = wandb.init
 
@@ -85,7 +85,7 @@ def wrap_wandb() -> None:
 
 def wrap_pipeline(name: str) -> None:
     """Record what the module ``name`` of upstream's samples; its last two results are latents and log probabilities."""
-    module = importlib.import_module(name)
+    module: Any = importlib.import_module(name)
     pipeline_with_logprob = module.pipeline_with_logprob
 
     def recording_pipeline(*args: Any, **kw: Any) -> Any:

@@ -7,6 +7,7 @@ import shlex
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import own_parsers
@@ -279,7 +280,7 @@ def test_flux_makes_the_batch_with_upstreams_own_loader_and_loop(clone_of, numbe
         assert (made.images, made.updates) == (paper["images_per_iteration"], paper["updates"])
 
 
-def first_of_the_loader(clone: Path, args: object) -> tuple[int, int]:
+def first_of_the_loader(clone: Path, args: Any) -> tuple[int, int]:
     """Prompts and captions that the trainer gets at a time, through upstream's own wrapper of its loader."""
     import torch
 
@@ -287,7 +288,7 @@ def first_of_the_loader(clone: Path, args: object) -> tuple[int, int]:
     names = ("def prepare_sequence_parallel_data", "def sp_parallel_dataloader_wrapper")
     code, found = own_parsers.statements(source, *names)
     assert len(found) == 2
-    scope = {"nccl_info": SimpleNamespace(sp_size=args.sp_size)}
+    scope: dict[str, Any] = {"nccl_info": SimpleNamespace(sp_size=args.sp_size)}
     exec(code, scope)
     batch = (
         *(torch.zeros(args.train_batch_size, 2) for _ in range(3)),
@@ -301,7 +302,7 @@ def first_of_the_loader(clone: Path, args: object) -> tuple[int, int]:
     return len(embeddings), len(captions)
 
 
-def steps_of_the_loop(script: Path, args: object, images: int) -> int:
+def steps_of_the_loop(script: Path, args: Any, images: int) -> int:
     """How often the trainer steps on a rank's images, by its own condition."""
     _, (step,) = own_parsers.statements(script, "if (i + 1) % args.gradient_accumulation_steps == 0")
     assert "optimizer.step()" in ast.unparse(step)
@@ -316,7 +317,7 @@ def test_flow_grpo_draws_whole_groups_with_its_own_sampler(clone_of, number):
 
     script = clone_of(number) / RECIPES[number].script
     code, _ = own_parsers.statements(script, "class DistributedKRepeatSampler")
-    scope = {"Sampler": Sampler, "torch": torch}
+    scope: dict[str, Any] = {"Sampler": Sampler, "torch": torch}
     exec(code, scope)
     config = own_parsers.absl_config(script, ["--config", RECIPES[number].config])
     size, group = config.sample.train_batch_size, config.sample.num_image_per_prompt

@@ -19,6 +19,7 @@ clone. The script's functions can be wrapped because its ``if __name__ == "__mai
 from __future__ import annotations
 
 import ast
+import importlib
 import inspect
 import json
 import os
@@ -90,12 +91,12 @@ def wrap_clipping() -> None:
         return norm
 
     torch.nn.utils.clip_grad_norm_ = recording_torch_clip
-    FullyShardedDataParallel.clip_grad_norm_ = recording_fsdp_clip
+    FullyShardedDataParallel.clip_grad_norm_ = recording_fsdp_clip  # type: ignore[method-assign]
 
 
 def wrap_wandb() -> None:
     """The seven trainers with argparse log by ``wandb.log``, which ``wandb.init`` binds anew."""
-    import wandb
+    wandb: Any = importlib.import_module("wandb")
 
     init = wandb.init
 
