@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import on_policy, overhead
+from benchmarks import ROOT, on_policy, overhead
 from benchmarks.measuring import clones, in_turn, loss_step, machine, ratios, tables, training
 from benchmarks.measuring.miniature_run import Miniatures, RunFailed
 from benchmarks.measuring.pairs import Ratio, alternate, interval_ranks, ratio_of
@@ -112,6 +113,20 @@ def test_a_table() -> None:
 )
 def test_seconds_in_the_unit_that_reads_best(value: float, text: str) -> None:
     assert tables.seconds(value) == text
+
+
+def test_a_command_is_told_as_it_was_typed() -> None:
+    code = "from benchmarks.measuring import machine; print(machine.command_line())"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "a b"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "['-c', 'a b']\n"
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.overhead", "loss", "--vendor", "nowhere"],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 3
+    assert "- command: `python -m benchmarks.overhead loss --vendor nowhere`, " in done.stdout
 
 
 def test_the_head_says_what_was_measured_on() -> None:
