@@ -23,7 +23,8 @@ def add_parser(subparsers: Any) -> None:
         help="check or show the miniature models of handwritten digits",
         description="Miniatures of Stable Diffusion 1.x (sd) and 3 (sd3) and of FLUX (flux) of handwritten digits, "
         "with their weights.",
-        epilog="Exit codes: 0 done; 1 the check missed its bar, or a library or file is missing; 2 a wrong argument.",
+        epilog="Exit codes: 0 done; 1 the check missed its bar, a library is missing, or a model cannot be loaded; "
+        "2 a wrong argument.",
     )
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
 
@@ -73,14 +74,16 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the action; a user's mistake is one line on stderr."""
+    from pcpo_overlay.tools.models import ModelError
+
     try:
         code: int = args.task(args)
+    except (ImportError, OSError, ModelError) as error:
+        print(f"pcpo miniature: {error}", file=sys.stderr)
+        return 1
     except ValueError as error:
         print(f"pcpo miniature: {error}", file=sys.stderr)
         return 2
-    except (ImportError, OSError) as error:
-        print(f"pcpo miniature: {error}", file=sys.stderr)
-        return 1
     return code
 
 

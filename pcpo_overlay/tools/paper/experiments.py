@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -76,22 +76,14 @@ class Recipe:
     config: str = ""
     wrapper: str = ""  # a config file that takes the config and ends its endless loop
     prepare: tuple[str, ...] = ()  # shell lines before the arms
-    output: tuple[str, str] | None = (
-        None  # flag and own value of the folder of checkpoints, which the arms would share
-    )
+    output: tuple[str, str] | None = None  # flag and own value of the checkpoints' folder
     leaves: str = ""  # a folder that the trainer writes checkpoints to, whatever it is told
     options: str = ""  # of PCPO, in every arm
     changes: tuple[tuple[str, str, str, str], ...] = ()  # further ones that the paper tells of
 
-    def __post_init__(self) -> None:
-        upstream = TRAINERS[self.trainer]
-        vars(self).update(
-            clone=upstream.upstream, script=upstream.script, batch_own=dict(self.batch.values())
-        )
-
-    clone: str = field(init=False)
-    script: str = field(init=False)
-    batch_own: Mapping[str, int] = field(init=False)
+    clone = property(lambda self: TRAINERS[self.trainer].upstream)
+    script = property(lambda self: TRAINERS[self.trainer].script)
+    batch_own = property(lambda self: dict(self.batch.values()))
 
 
 def _configuration(number: int) -> Configuration:
