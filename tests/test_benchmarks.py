@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import ROOT, on_policy, overhead
+from benchmarks import ROOT, on_policy, overhead, tape_memory
 from benchmarks.measuring import clones, in_turn, loss_step, machine, ratios, tables, training
 from benchmarks.measuring.miniature_run import Miniatures, RunFailed
 from benchmarks.measuring.pairs import Ratio, alternate, interval_ranks, ratio_of

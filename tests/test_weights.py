@@ -212,7 +212,7 @@ def test_ddim_table_columns() -> None:
     assert torch.equal(table.std_native, 0.5 * sigma)
     assert torch.equal(table.std, 0.5 * paper_sigma(abar_t, abar_prev, 5.0))
     assert torch.equal(table.weight_native, ddim_weight(abar_t, abar_prev, 0.5 * sigma))
-    assert table.w_star == 5.0
+    assert table.w_star == 5.0 and table.mean_native is not None
     assert torch.allclose(table.weight, torch.full((50,), table.mean_native, dtype=torch.float64))
     assert table.weight.unique().numel() == 1
 
