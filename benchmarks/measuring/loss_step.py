@@ -45,6 +45,8 @@ GOALS = {"full": 1.0, "observe": 1.02}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 CLIP_RANGE = 1e-4
 ADV_CLIP_MAX = 5.0
+#: Weights of the two rewards, where a trainer has two: those of its own script.
+VQ_COEF, MQ_COEF = 1.0, 0.0
 #: In units of the prediction: how far the live policy is from the one that sampled.
 MOVED = 1e-3
 
@@ -234,7 +236,7 @@ def _loss_lines(case: Case, code: Code) -> Callable[..., Tensor]:
         "config": SimpleNamespace(train=train),
         "clip_range": CLIP_RANGE,
         "adv_clip_max": ADV_CLIP_MAX,
-        "args": SimpleNamespace(gradient_accumulation_steps=4, vq_coef=1.0, mq_coef=0.0),
+        "args": SimpleNamespace(gradient_accumulation_steps=4, vq_coef=VQ_COEF, mq_coef=MQ_COEF),
         "train_timesteps": case.steps // 2,
     }
     log_prob, index = case.trainer.names
@@ -389,6 +391,8 @@ def _session(case: Case, mode: str, device: torch.device, folder: Path) -> Sessi
     """A session as a trainer's start hook leaves it; its banner is not for this report."""
     settings = {
         "sampling_steps": case.steps,
+        "vq_coef": VQ_COEF,
+        "mq_coef": MQ_COEF,
         "sample": {"num_steps": case.steps},
         "train": {
             "timestep_fraction": case.trainer.settings.get("timestep_fraction", 1.0),
