@@ -242,6 +242,8 @@ def test_arms_of_the_loss_step(stand_in: None, tmp_path: Path, dtype: torch.dtyp
     # the stand-in's own step takes a number off its schedule; matching does not run it
     assert arms[None].waits() == arms["observe"].waits() == 1
     assert arms["full"].waits() == 0
+    for arm in arms.values():
+        arm.close()
 
 
 def test_a_hook_that_does_not_fire_is_found_out(stand_in: None, tmp_path: Path) -> None:

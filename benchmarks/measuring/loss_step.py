@@ -365,6 +365,11 @@ class Arm:
             metrics.on_cpu = on_cpu
         return count.waits
 
+    def close(self) -> None:
+        """End its run, whose folder may then go."""
+        if self.session is not None:
+            self.session.finish()
+
     def put_away_armed(self) -> None:
         """:meth:`put_away` from outside :meth:`armed`."""
         with self.armed():
@@ -458,6 +463,8 @@ def measure(
                     )
                 }  # fmt: skip
                 _add(section, case, dtype_name, arms, repeats, block_s, rng, clock)
+                for arm in arms.values():
+                    arm.close()
     return [section, metrics_cost(device, repeats, rng)]
 
 
