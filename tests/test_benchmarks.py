@@ -467,3 +467,46 @@ def test_wrong_arguments_of_on_policy(capsys: pytest.CaptureFixture[str]) -> Non
             on_policy.main(arguments)
         assert stop.value.code == 2
         assert says in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------- the tape's memory
+
+
+def test_the_tapes_memory_is_measured_at_its_peak(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = tape_memory.Rollout("small", (4, 64, 64), 5, 16, torch.float16, 1e6, 1)
+    monkeypatch.setattr(tape_memory, "ROLLOUTS", (small,))
+    tape_memory.main()
+    _, _, line = capsys.readouterr().out.splitlines()
+    name, by_hand, held, first, later, state, share = (cell.strip() for cell in line.strip("|").split("|"))
+    assert (name, held) == ("small", "7.5 MiB")
+    assert by_hand == "16 x 5 x (16384 x (2 + 4) + 8) B"
+    peaks = [float(peak.removesuffix(" MiB")) for peak in (first, later) if peak != "unknown"]
+    assert all(peak > 7 for peak in peaks)  # never less than what is held
+    assert all(peak < 14 for peak in peaks[1:])  # and from the second epoch on never twice that
+    assert (state, share) == ("0.0 GiB", "49.16%")
+
+
+# ---------------------------------------------------------------------- walls
+
+
+def imported(file: Path) -> set[str]:
+    """The top-level names that a file imports anywhere."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module.partition(".")[0])
+    return names
+
+
+def test_benchmarks_import_the_package_and_nothing_imports_them_but_tests() -> None:
+    of_tests = {path.stem for path in (ROOT / "tests").rglob("*.py")} - sys.stdlib_module_names
+    for file in (ROOT / "benchmarks").rglob("*.py"):
+        assert not imported(file) & (of_tests - {"__init__"}), file
+        text = file.read_text(encoding="utf-8")
+        assert not any(edit in text for edit in ("sys.path.append", "sys.path.insert", "sys.path[:0]")), file
+    for file in (ROOT / "pcpo_overlay").rglob("*.py"):
+        assert "benchmarks" not in imported(file), file
