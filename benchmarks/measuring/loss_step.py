@@ -283,27 +283,30 @@ class Arm:
 
         old, x, sampler = randn(), randn(), self._sampler
         kept = dtype if case.trainer.rounds_latents else torch.float32
-        latents, log_probs = [x.to(kept)], []
-        with self.armed(), torch.no_grad():
-            hooks.begin_epoch(0)
-            hooks.begin_rollout(TorchRanks(device))
-            for index in range(sampler.steps):
-                drawn, log_prob = sampler.draw(index, old, latents[-1])
-                latents.append(drawn.to(kept))
-                log_probs.append(log_prob)
-            batch = case.shape[0]
-            trained = sampler.steps - 1
-            advantage = torch.randn(batch, generator=generator).to(device)
-            self.sample: dict[str, Any] = {
-                "timesteps": sampler.timesteps[:trained].repeat(batch, 1),
-                "latents": torch.stack(latents[:-1], dim=1)[:, :trained],
-                "next_latents": torch.stack(latents[1:], dim=1)[:, :trained],
-                "log_probs": torch.stack(log_probs, dim=1)[:, :trained],
-                "advantages": advantage[:, None].repeat(1, trained) if case.trainer.by_step else advantage,
-                "vq_advantages": advantage,
-                "mq_advantages": -advantage,
-            }
-            hooks.end_rollout(self.sample)
+        batch, trained = case.shape[0], sampler.steps - 1
+        advantage = torch.randn(batch, generator=generator).to(device)
+        # The second epoch's tape is in place, as all but the first one's are.
+        for epoch in range(2):
+            latents, log_probs = [x.to(kept)], []
+            with self.armed(), torch.no_grad():
+                hooks.begin_epoch(epoch)
+                hooks.begin_rollout(TorchRanks(device))
+                for index in range(sampler.steps):
+                    drawn, log_prob = sampler.draw(index, old, latents[-1])
+                    latents.append(drawn.to(kept))
+                    log_probs.append(log_prob)
+                self.sample: dict[str, Any] = {
+                    "timesteps": sampler.timesteps[:trained].repeat(batch, 1),
+                    "latents": torch.stack(latents[:-1], dim=1)[:, :trained],
+                    "next_latents": torch.stack(latents[1:], dim=1)[:, :trained],
+                    "log_probs": torch.stack(log_probs, dim=1)[:, :trained],
+                    "advantages": advantage[:, None].repeat(1, trained)
+                    if case.trainer.by_step
+                    else advantage,
+                    "vq_advantages": advantage,
+                    "mq_advantages": -advantage,
+                }
+                hooks.end_rollout(self.sample)
         self._pred = (old + (MOVED * randn().float()).to(dtype)).requires_grad_()
         self._trained, self._next = trained, 0
 
