@@ -34,7 +34,7 @@ PLACEHOLDERS = {
     "MODE": "full",
 }
 #: Written of already and not landed yet; what stands here is passed over. Empty it with the last of them.
-PENDING = ("variance=auto", "python -m benchmarks.miniatures", "pcpo apply")
+PENDING = ("variance=auto", "pcpo apply")
 #: Options of programs that are not ours, and those of upstream's training scripts.
 FOREIGN = {
     "--checkpointing_steps", "--config", "--cpu", "--init_same_noise", "--learning_rate", "--no-deps",
