@@ -320,3 +320,22 @@ def test_the_readme_names_every_mode_and_every_option() -> None:
     assert [m for m in config.MODES if f"| `{m}`" not in text] == []
     for option in config._ACTS_IN:
         assert f"`{option}=" in text, option
+
+
+# ------------------------------------------------------- what is not Markdown
+
+
+def test_the_paper_is_cited_alike() -> None:
+    cited = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    readme = " ".join(README.read_text(encoding="utf-8").replace("{", "").replace("}", "").split())
+    (title,) = re.findall(r'^  title: "(.*)"$', cited, re.MULTILINE)
+    assert title in readme
+    for said in ("2509.25774", "Lee", "Jeongjae", "Jong Chul", "Fourteenth International Conference"):
+        assert said in cited and said in readme, said
+
+
+def test_the_workflow_runs_what_every_change_has_to_pass() -> None:
+    workflow = (ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8")
+    assert "run: .ci/run" in workflow and "secrets" not in workflow
+    (versions,) = re.findall(r"python: \[(.*)\]", workflow)
+    assert re.findall(r"[\d.]+", versions) == re.findall(r"Python :: (3\.\d+)", _PYPROJECT)
