@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from documents import DOCUMENTS, ROOT, Command, anchors, code, commands, headings, links, name
 
 from pcpo_overlay import __main__ as pcpo
@@ -312,6 +313,17 @@ def test_the_launch_scripts_of_the_readme_start_those_trainers(upstream_clone: A
         named = next(word for word in command.words if word.startswith(("scripts/", "fastvideo/")))
         assert (clone / named).is_file(), named
         assert named == trainer.script or trainer.script in (clone / named).read_text(encoding="utf-8"), named
+
+
+def test_the_code_of_the_readme_computes_a_loss_and_a_gradient() -> None:
+    (text,) = (piece.text for piece in code(README) if piece.language == "python")
+    pred = torch.randn(2, 4, 8, 8, requires_grad=True)
+    values = {"pred": pred, "pred_old": pred.detach(), "z": torch.randn(2, 4, 8, 8)}
+    values |= {"w": torch.ones(2), "advantage": torch.ones(2)}
+    exec(text, values)
+    assert values["log_rho"].tolist() == [0, 0]
+    values["loss"].backward()
+    assert pred.grad is not None and pred.grad.abs().sum() > 0
 
 
 def test_the_readme_names_every_mode_and_every_option() -> None:
