@@ -318,7 +318,7 @@ def test_the_launch_scripts_of_the_readme_start_those_trainers(upstream_clone: A
 def test_the_code_of_the_readme_computes_a_loss_and_a_gradient() -> None:
     (text,) = (piece.text for piece in code(README) if piece.language == "python")
     pred = torch.randn(2, 4, 8, 8, requires_grad=True)
-    values = {"pred": pred, "pred_old": pred.detach(), "z": torch.randn(2, 4, 8, 8)}
+    values: dict[str, Any] = {"pred": pred, "pred_old": pred.detach(), "z": torch.randn(2, 4, 8, 8)}
     values |= {"w": torch.ones(2), "advantage": torch.ones(2)}
     exec(text, values)
     assert values["log_rho"].tolist() == [0, 0]
