@@ -234,9 +234,9 @@ def test_every_mode_and_option_of_pcpo_is_one(path: Path) -> None:
         if not equals or option not in config._ACTS_IN:
             continue
         for value in map(_plain, values.split("|")):
-            said = [_parse_mode(f"{mode},{option}={value}") for mode in config._ACTS_IN[option]]
-            if all(said):
-                wrong[piece.text] = said[-1]
+            refusals = [_parse_mode(f"{mode},{option}={value}") for mode in config._ACTS_IN[option]]
+            if all(refusals):
+                wrong[piece.text] = str(refusals[-1])
     assert wrong == {}
 
 
