@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from pcpo_overlay.tools.cli.parser import OneLineParser
 
-COMMANDS = ("weights", "ab", "evaluate", "report", "experiments", "embed", "miniature")
+COMMANDS = ("demo", "weights", "ab", "evaluate", "report", "experiments", "embed", "miniature")
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pcpo_overlay.tools.ab.upstreams import DANCEGRPO, NAMES, PACKAGE, PORT, UPSTREAMS, Upstream
 from pcpo_overlay.tools.cli.arguments import at_least, seeds, thresholds
+from pcpo_overlay.tools.cli.report import tell
 
 if TYPE_CHECKING:
     from pcpo_overlay.tools.ab.launch_script import LaunchLine
@@ -116,7 +117,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     parser.add_argument("--thresholds", type=thresholds, metavar="A,B,...", help="as for report")
     parser.add_argument("--dry-run", action="store_true", help="print the exact commands and run nothing")
     _split_at_dashes(parser)
-    parser.set_defaults(func=run)
+    parser.set_defaults(func=run, tell=tell)
 
 
 def _split_at_dashes(parser: argparse.ArgumentParser) -> None:
@@ -255,6 +256,11 @@ def _check_launch_line(
             raise ABError(f"{file} reads {value} ({flag}), which {clone} lacks; {_READ_BY_FLUX[flag]}")
 
 
+def vendor_folder() -> Path:
+    """Where apply.py puts clones by itself: beside it in a checkout, else below the current folder."""
+    return (PACKAGE.parent if (PACKAGE.parent / "apply.py").exists() else Path()) / "vendor"
+
+
 def _find_clone(upstream: Upstream, vendor: Path | None, clone: Path | None) -> Path:
     """The patched clone, or an error with the very command that makes it."""
     from pcpo_overlay.tools.ab import ABError
@@ -268,7 +274,7 @@ def _find_clone(upstream: Upstream, vendor: Path | None, clone: Path | None) -> 
         command += ["--dest", str(vendor)]
     elif not here:
         command += ["--dest", "vendor"]
-    found = clone or (vendor or (PACKAGE.parent if here else Path()) / "vendor") / upstream.clone
+    found = clone or (vendor or vendor_folder()) / upstream.clone
     script = found.expanduser() / upstream.script
     where = "" if here else " (in a checkout of this project)"
     if not script.is_file():
@@ -296,7 +302,7 @@ def _find_config(upstream: Upstream, given: str | None, clone: Path) -> tuple[st
     raise ABError(f"--config {given}: there is no file {name}, neither here nor in {clone}")
 
 
-def _require_libraries() -> None:
+def require_libraries() -> None:
     """Find out before the first run what the last step would miss."""
     from pcpo_overlay.tools.ab import ABError
 
@@ -312,7 +318,7 @@ def _run(args: argparse.Namespace, request: Request, plan: list[Planned]) -> int
     from pcpo_overlay.tools.ab.runner import Interrupted, locked, run_all
     from pcpo_overlay.tools.cli.report import write
 
-    _require_libraries()
+    require_libraries()
     with locked(request.out):
         if request.prepared is not None:
             from pcpo_overlay.tools.miniature.dancegrpo.data import prepare
@@ -327,7 +333,9 @@ def _run(args: argparse.Namespace, request: Request, plan: list[Planned]) -> int
             )
             return 130
         folders = [planned.folder for planned in plan if (planned.folder / "run.json").exists()]
-        code = write(folders, request.out / "report", command="ab", thresholds=args.thresholds)
+        code = write(
+            folders, request.out / "report", command="ab", tell=args.tell, thresholds=args.thresholds
+        )
     if failed:
         told = "; ".join(planned.name for planned in failed)
         print(

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pcpo_overlay.tools.cli.arguments import at_least, thresholds
+
+if TYPE_CHECKING:
+    from pcpo_overlay.tools.report.compare import Document
 
 _DESCRIPTION = """\
 Compare runs of one or more upstreams: reward curves, clipping, gradients, epochs
@@ -84,20 +87,41 @@ def run(args: argparse.Namespace) -> int:
     return 1 if errors else code
 
 
-def write(folders: Sequence[Path], out: Path, *, command: str, **options: Any) -> int:
-    """Read run folders, write the report into ``out`` and print its notes and main table.
+def tell(document: Document) -> None:
+    """Print a report's notes and warnings, and the table that says which arm is faster."""
+    from pcpo_overlay.tools.report.build import main_table
+
+    for note in document.notes:
+        print(f"note: {note}")
+    for comparison in document.comparisons:
+        for warning in comparison.warnings:
+            print(f"WARNING: {warning}")
+        title, text = main_table(comparison, document.window)
+        print(f"\n{comparison.title}: {title[0].lower()}{title[1:]}\n\n{text}")
+
+
+def write(
+    folders: Sequence[Path],
+    out: Path,
+    *,
+    command: str,
+    tell: Callable[[Document], None] = tell,
+    **options: Any,
+) -> int:
+    """Read run folders, write the report into ``out`` and print what it comes to.
 
     Args:
         folders: run folders; one that cannot be read is named on stderr and left out.
         out: the report's folder.
         command: the command's name, for messages.
+        tell: prints what the report comes to.
         options: of :func:`pcpo_overlay.tools.report.build.build`.
 
     Returns:
         The exit code: 0, or 1 where a folder could not be read or nothing could be written.
     """
     from pcpo_overlay.tools.report.arms import ReportError
-    from pcpo_overlay.tools.report.build import MARKDOWN, build, main_table
+    from pcpo_overlay.tools.report.build import MARKDOWN, build
     from pcpo_overlay.tools.runs.files import RunError, told
     from pcpo_overlay.tools.runs.run import load
 
@@ -119,12 +143,6 @@ def write(folders: Sequence[Path], out: Path, *, command: str, **options: Any) -
     except OSError as error:
         print(f"pcpo {command}: {out} cannot be written: {told(error)}", file=sys.stderr)
         return 1
-    for note in document.notes:
-        print(f"note: {note}")
-    for comparison in document.comparisons:
-        for warning in comparison.warnings:
-            print(f"WARNING: {warning}")
-        title, text = main_table(comparison, document.window)
-        print(f"\n{comparison.title}: {title[0].lower()}{title[1:]}\n\n{text}")
+    tell(document)
     print(f"\nreport: {out / MARKDOWN}")
     return code
