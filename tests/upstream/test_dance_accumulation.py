@@ -1,0 +1,77 @@
+"""What an optimizer step's record is of: the samples whose gradients it took, and their loss as it was trained."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from dance.launch import TRAINERS
+
+from pcpo_overlay import trainers
+
+pytestmark = pytest.mark.upstream("DanceGRPO")
+
+#: One timestep is trained of each sample, so that a sample is a backward pass.
+ONE_TIMESTEP = {"timestep_fraction": 0.4}
+#: Two rounds of 4 samples, 3 to a step; of the editing trainer there are three.
+LEFT_OVER = {**ONE_TIMESTEP, "gradient_accumulation_steps": 3}
+
+
+def assert_records_hold(run, passes):
+    steps = run.metrics("step")
+    assert run.record["passes"] == passes  # what upstream took
+    assert [step["samples"] for step in steps] == passes
+    return steps
+
+
+# The SD trainer refuses an accumulation that does not divide.
+@pytest.mark.parametrize("name", [name for name in TRAINERS if name != "sd"])
+def test_what_an_accumulation_leaves_over(dance_run, name):
+    """Where the trainer zeroes its gradients at the start of a round the rest of the last one is lost; else it is part
+    of the next step, off the policy by all steps in between."""
+    run = dance_run(name, "full", **LEFT_OVER)
+    carries = name in ("qwenimage", "qwenimage_edit")
+    assert trainers.TRAINERS[f"dancegrpo_{name}"].carries_over == carries
+    rounds = 3 if name == "qwenimage_edit" else 2
+    passes = {True: [3, 4, 3 + 2][:rounds], False: [3] * rounds}[carries]
+    steps = assert_records_hold(run, passes)
+    # One step a round, and what it is on was sampled by the policy it moves.
+    assert [(s["ratio_min"], s["ratio_max"]) for s in steps[: 1 if carries else rounds]] == [(1, 1)] * (
+        1 if carries else rounds
+    )
+    if carries:
+        assert steps[1]["ratio_min"] != steps[1]["ratio_max"]
+
+
+def test_eight_samples_three_to_a_step(dance_run):
+    settings = {**LEFT_OVER, "num_generations": 8}
+    first, second, third, fourth = assert_records_hold(dance_run("flux", "full", **settings), [3, 3, 3, 3])
+    for on_policy, later in ((first, second), (third, fourth)):
+        assert on_policy["ratio_min"] == on_policy["ratio_max"] == 1
+        assert not later["ratio_min"] == later["ratio_max"] == 1
+
+
+@pytest.mark.parametrize("mq_coef", [0.0, 0.5])
+def test_the_two_losses_of_hunyuan_count_as_they_are_trained(dance_run, mq_coef):
+    """Under upstream's own script (``mq_coef 0``) the second is computed, and trains nothing."""
+    run = dance_run("hunyuan", "match", mq_coef=mq_coef, **ONE_TIMESTEP)
+    steps = assert_records_hold(run, [2, 2, 2, 2])
+    log_rho = torch.cat(
+        run.record["training_log_probs"]
+    ).double()  # in this mode it is what the sampler is compared by
+    printed = run.stdout.splitlines()
+    advantages, final = (
+        torch.tensor(
+            [[float(x) for x in line[len(said) :].split()] for line in printed if line.startswith(said)]
+        )
+        for said in ("vq advantage/mq advantage", "final loss")
+    )
+    assert len(advantages) == len(final) == len(log_rho) == 8
+    hinge = 1e-4 * advantages.double().abs() - advantages.double() * log_rho[:, None]
+    masked = (hinge < 0).all(1) if mq_coef else hinge[:, 0] < 0
+    loss = hinge.relu() @ torch.tensor([1, mq_coef], dtype=torch.float64)
+    assert final[:, 0].tolist() == pytest.approx((loss / 2).tolist(), rel=1e-4)  # 2 samples to a step
+    for step, was_masked, was_lost in zip(steps, masked.split(2), loss.split(2), strict=True):
+        assert step["fraction_masked"] == was_masked.double().mean()
+        assert step["loss"] == pytest.approx(float(was_lost.mean()), rel=1e-4)
+    totals = [float(v["train_loss"]) for _, v in run.record["logs"] if "train_loss" in v]
+    assert totals == pytest.approx([sum(s["loss"] for s in steps[i : i + 2]) for i in (0, 2)], rel=1e-4)
