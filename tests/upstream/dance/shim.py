@@ -19,6 +19,7 @@ def install() -> None:
     without_cuda.install()
     export_to_video()
     videoalign()
+    lora_folder()
     # Behind everything installed: diffusers and transformers look for the real one by its metadata, so a real one wins.
     sys.path.append(str(STANDINS / "missing"))
 
@@ -37,6 +38,13 @@ def export_to_video() -> None:
         return output_video_path
 
     diffusers.utils.export_to_video = export
+
+
+def lora_folder() -> None:
+    """Told to be offline, diffusers does not look into a folder for the LoRA weights that a run resumes from."""
+    import diffusers.loaders.lora_base as lora_base
+
+    lora_base.HF_HUB_OFFLINE = False
 
 
 def videoalign() -> None:
