@@ -172,6 +172,10 @@ class RunFolder:
             write()
         except (OSError, ValueError) as error:  # ValueError: of a file that a failure has left closed
             self.is_recording = False
+            with contextlib.suppress(
+                OSError
+            ):  # what it still holds is lost; at the process's end it would be tried anew
+                self._metrics.close()
             say(
                 f"warning: the run folder {self.path} can no longer be written ({error}); the training goes on, "
                 "nothing more is recorded"

@@ -24,30 +24,26 @@ def assert_records_hold(run, passes):
 
 
 # The SD trainer refuses an accumulation that does not divide.
+# The SD trainer refuses an accumulation that does not divide.
 @pytest.mark.parametrize("name", [name for name in TRAINERS if name != "sd"])
 def test_what_an_accumulation_leaves_over(dance_run, name):
-    """Where the trainer zeroes its gradients at the start of a round the rest of the last one is lost; else it is part
-    of the next step, off the policy by all steps in between."""
+    """Where the trainer zeroes its gradients at the start of a round the rest of the last one is lost. Qwen's do not:
+    there it is part of the next step, and off the policy by the step between."""
     run = dance_run(name, "full", **LEFT_OVER)
+    rounds = 3 if name == "qwenimage_edit" else 2
     carries = name in ("qwenimage", "qwenimage_edit")
     assert trainers.TRAINERS[f"dancegrpo_{name}"].carries_over == carries
-    rounds = 3 if name == "qwenimage_edit" else 2
-    passes = {True: [3, 4, 3 + 2][:rounds], False: [3] * rounds}[carries]
-    steps = assert_records_hold(run, passes)
-    # One step a round, and what it is on was sampled by the policy it moves.
-    assert [(s["ratio_min"], s["ratio_max"]) for s in steps[: 1 if carries else rounds]] == [(1, 1)] * (
-        1 if carries else rounds
-    )
-    if carries:
-        assert steps[1]["ratio_min"] != steps[1]["ratio_max"]
+    first, *others = assert_records_hold(run, [3, *[4 if carries else 3] * (rounds - 1)])
+    assert first["ratio_min"] == first["ratio_max"] == 1
+    # One step a round: what it is on was sampled by the policy that it moves, but for what was left over.
+    assert {s["ratio_min"] == s["ratio_max"] == 1 for s in others} == {not carries}
 
 
-def test_eight_samples_three_to_a_step(dance_run):
-    settings = {**LEFT_OVER, "num_generations": 8}
-    first, second, third, fourth = assert_records_hold(dance_run("flux", "full", **settings), [3, 3, 3, 3])
-    for on_policy, later in ((first, second), (third, fourth)):
-        assert on_policy["ratio_min"] == on_policy["ratio_max"] == 1
-        assert not later["ratio_min"] == later["ratio_max"] == 1
+@pytest.mark.parametrize(("name", "passes"), [("flux", [3, 3, 3, 3]), ("qwenimage", [3, 3, 5, 3])])
+def test_eight_samples_three_to_a_step(dance_run, name, passes):
+    steps = assert_records_hold(dance_run(name, "full", num_generations=8, **LEFT_OVER), passes)
+    on_policy = [step["ratio_min"] == step["ratio_max"] == 1 for step in steps]
+    assert on_policy == [True, False, passes[2] == 3, False]
 
 
 @pytest.mark.parametrize("mq_coef", [0.0, 0.5])
