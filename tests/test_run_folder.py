@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -197,7 +198,7 @@ def test_a_write_that_fails_is_said_once_and_ends_the_recording_alone(tmp_path, 
     assert lines(tmp_path / "metrics.jsonl") == [{"epoch": 0}]  # what was there is there
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
 def test_a_full_disk_is_said_once_until_the_process_ends(tmp_path):
     """What could not be written is not tried anew when the file is closed at last, which Python reports."""
     code = (
