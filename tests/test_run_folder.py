@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -195,6 +196,26 @@ def test_a_write_that_fails_is_said_once_and_ends_the_recording_alone(tmp_path, 
         each(name)
     assert capsys.readouterr().err == ""
     assert lines(tmp_path / "metrics.jsonl") == [{"epoch": 0}]  # what was there is there
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_disk_is_said_once_until_the_process_ends(tmp_path):
+    """What could not be written is not tried anew when the file is closed at last, which Python reports."""
+    code = (
+        "import os\n"
+        "from pathlib import Path\n"
+        "from pcpo_overlay.record.run_folder import RunFolder\n"
+        f"folder = RunFolder(Path({str(tmp_path / 'run')!r}), {RUN!r}, resume=False)\n"
+        "os.dup2(os.open('/dev/full', os.O_WRONLY), folder._metrics.fileno())\n"
+        "folder.append({'epoch': 0})\n"
+        "folder.end('finished')\n"
+    )
+    # in its development mode as Python 3.13 and later do it always
+    done = subprocess.run(
+        [sys.executable, "-X", "dev", "-W", "ignore", "-c", code], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0
+    assert done.stderr.count("\n") == done.stderr.count("No space left on device") == 1, done.stderr
 
 
 @pytest.mark.parametrize("worktree", [False, True], ids=["clone", "worktree"])

@@ -129,6 +129,16 @@ def test_samples_that_upstream_drops(flow_run):
     assert steps[0]["fraction_outside"] == steps[0]["fraction_masked"] == 0
 
 
+def test_what_an_accumulation_leaves_over(flow_run):
+    """The samples of the first epoch are too few for an optimizer step, and are part of the second's."""
+    run = flow_run("full", train__gradient_accumulation_steps=3)
+    assert run.record["passes"] == [3 * 4]  # what upstream took: 3 batches, 4 timesteps of each
+    (step,) = run.metrics("step")
+    assert (step["epoch"], step["samples"]) == (1, 3 * 4 * 4)
+    assert step["ratio_min"] == step["ratio_max"] == 1
+    assert [epoch.get("samples") for epoch in run.metrics("epoch")] == [None, 3 * 4 * 4]
+
+
 def launch_environment(clone, tmp_path, body):
     """An environment whose ``accelerate`` is a script of ours."""
     shim = tmp_path / "bin" / "accelerate"

@@ -18,6 +18,7 @@ def install() -> None:
     """All mappings; the process has to be one that torchrun started, or have its environment."""
     without_cuda.install()
     export_to_video()
+    lora_folder()
     # torchvision's goes behind everything: diffusers and transformers look for the real one by its metadata.
     standins.install(
         instead=[STANDINS / "replaced"],
@@ -40,3 +41,10 @@ def export_to_video() -> None:
         return output_video_path
 
     diffusers.utils.export_to_video = export
+
+
+def lora_folder() -> None:
+    """Told to be offline, diffusers does not look into a folder for the LoRA weights that a run resumes from."""
+    import diffusers.loaders.lora_base as lora_base
+
+    lora_base.HF_HUB_OFFLINE = False
