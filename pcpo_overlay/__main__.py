@@ -26,12 +26,18 @@ def build_parser() -> argparse.ArgumentParser:
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name in COMMANDS:
         importlib.import_module(f"pcpo_overlay.tools.cli.{name}").add_parser(subparsers)
+    subparsers.add_parser("apply", help="clone the upstreams and put the hooks in; see pcpo apply --help")
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    args = build_parser().parse_args(argv)
+    given = list(sys.argv[1:] if argv is None else argv)
+    if given[:1] == ["apply"]:  # the same program as apply.py, which has a parser and exit codes of its own
+        from pcpo_overlay.vendoring.cli import main as apply
+
+        return apply(given[1:])
+    args = build_parser().parse_args(given)
     try:
         code: int = args.func(args)
     except BrokenPipeError:  # `pcpo weights ddim | head`

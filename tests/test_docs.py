@@ -34,8 +34,6 @@ PLACEHOLDERS = {
     "A,B,...": "0.5,0.6",
     "MODE": "full",
 }
-#: Written of already and not landed yet; what stands here is passed over. Empty it with the last of them.
-PENDING = ("pcpo apply",)
 #: Options of programs that are not ours, and those of upstream's training scripts.
 FOREIGN = {
     "--checkpointing_steps", "--config", "--cpu", "--init_same_noise", "--learning_rate", "--no-deps",
@@ -118,17 +116,15 @@ def _parse_benchmark(words: list[str]) -> None:
 def _problem(command: Command) -> str | None:
     """What is wrong with a command of ours; None for nothing, or a command that is not ours."""
     words = [_plain(word) for word in command.words if word not in ("...", "RUN...")]
-    if shlex.join(command.words).startswith(PENDING):
-        return None
     modes = [value for variable, value in command.variables.items() if variable == config.VARIABLE]
     modes += [word.removeprefix("--pcpo=") for word in words if word.startswith("--pcpo=")]
     for mode in modes:
         if said := _parse_mode(mode):
             return said
+    if words[:2] in (["python", "apply.py"], ["pcpo", "apply"]):
+        return _parse_quietly(lambda w: apply._parser().parse_args(apply._with_command(w)), words[2:])
     if words[:1] == ["pcpo"]:
         return _parse_quietly(_parse_pcpo, words[1:])
-    if words[:2] == ["python", "apply.py"]:
-        return _parse_quietly(lambda w: apply._parser().parse_args(apply._with_command(w)), words[2:])
     if words[:2] == ["python", "-m"] and len(words) > 2:
         return _problem_of_module(words[2], words[3:])
     if words[:2] == ["pip", "install"]:

@@ -60,7 +60,7 @@ def count_passes() -> None:
         _passes = 0
         zero_grad(self, *args, **kw)
 
-    torch.Tensor.backward, torch.optim.Optimizer.zero_grad = counted, zeroed
+    torch.Tensor.backward, torch.optim.Optimizer.zero_grad = counted, zeroed  # type: ignore[method-assign]
 
 
 def float32() -> None:
@@ -72,14 +72,14 @@ def float32() -> None:
     ) -> None:
         original(self, device_type, dtype, False, *args, **kw)
 
-    torch.autocast.__init__ = init
+    torch.autocast.__init__ = init  # type: ignore[method-assign]
     # torch's own tables, which are made when they are first asked for, by name
     torch.storage._dtype_to_storage_type_map()
     torch.storage._storage_type_to_dtype_map()
     torch._weights_only_unpickler._get_allowed_globals()
     torch.bfloat16 = torch.float32
-    torch.Tensor.bfloat16 = torch.Tensor.float
-    torch.nn.Module.bfloat16 = torch.nn.Module.float
+    torch.Tensor.bfloat16 = torch.Tensor.float  # type: ignore[method-assign]
+    torch.nn.Module.bfloat16 = torch.nn.Module.float  # type: ignore[method-assign]
 
 
 def objective(pred: Tensor, recorded: Any, advantage: Tensor, divisor: float) -> Tensor:
@@ -122,7 +122,7 @@ def own_loss(divisor: float) -> None:
         loss(upstreams, log_prob, log_prob_old, advantage, *rest)
         return objective(step["pred"], step["recorded"], advantage, divisor)
 
-    Tape.lookup, hooks.match_step, hooks.loss = looked_up, matched, replaced
+    Tape.lookup, hooks.match_step, hooks.loss = looked_up, matched, replaced  # type: ignore[method-assign, assignment]
 
 
 def fail(hook: str, how: str) -> None:
