@@ -54,7 +54,7 @@ def test_ranks_with_different_modes_stop_with_one_line(upstream_clone, tmp_path)
         "    pathlib.Path('code.' + os.environ['RANK']).write_text(str(stop.code))\n"
     )
     environments = [
-        dance.launch.environment(trainer, clone, PCPO=mode, PCPO_RUN_DIR=str(folder / "pcpo"), **rank)
+        launch.environment(clone, PCPO=mode, PCPO_RUN_DIR=str(folder / "pcpo"), **rank)
         for mode, rank in zip(("full", "off"), launch.ranks(2), strict=True)
     ]
     dance.runs.train([str(noting), *words], folder, environments)
