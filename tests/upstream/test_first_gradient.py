@@ -7,6 +7,8 @@ timesteps or more of each; what a trainer divides its loss by is in it.
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from bits import relative_distance
@@ -22,10 +24,10 @@ DIVIDES = {name: 2 * 2 for name in TRAINERS if name != "sd"}
 
 
 @pytest.fixture
-def begun(request):
+def begun(request: pytest.FixtureRequest) -> Any:
     """``begun(NAME, MODE, procs, steps=1, **env)``: a run in float32, up to the gradients of that optimizer step."""
 
-    def run(name, mode, procs, steps=1, **env):
+    def run(name: str, mode: str, procs: int, steps: int = 1, **env: str) -> Any:
         env = {"RECORD_STEPS": str(steps), **env}
         settings = {} if name in DIVIDES else {"train__gradient_accumulation_steps": 2}
         if settings and steps > 1:  # these take one step on what they sample
@@ -50,11 +52,11 @@ EVERY_TRAINER = pytest.mark.parametrize(
 RANKS = pytest.mark.parametrize("procs", [1, 2], ids=["one-rank", "two-ranks"])
 
 
-def norm(gradients):
+def norm(gradients: list[Any]) -> float:
     return float(torch.cat([g.double().flatten() for g in gradients if g is not None]).norm())
 
 
-def assert_alike(run, other, steps, what):
+def assert_alike(run: Any, other: Any, steps: int, what: str) -> None:
     """The gradients of so many optimizer steps, rank by rank: their norms, and all of their values."""
     for a, b in zip(run.ranks, other.ranks, strict=True):
         assert len(a["gradients"]) == len(b["gradients"]) == steps
@@ -64,7 +66,7 @@ def assert_alike(run, other, steps, what):
             assert relative_distance(ours, theirs) < VALUES, what
 
 
-def assert_on_policy(run):
+def assert_on_policy(run: Any) -> None:
     """Every log probability that DanceGRPO's training computed is one that its sampler computed, to the last bit."""
     for rank in run.ranks:
         sampled = torch.cat([log_probs.flatten() for _, log_probs in rank["rollouts"]])
@@ -74,7 +76,7 @@ def assert_on_policy(run):
 
 @EVERY_TRAINER
 @RANKS
-def test_native_weights_have_the_baselines(begun, name, procs):
+def test_native_weights_have_the_baselines(begun: Any, name: str, procs: int) -> None:
     baseline = begun(name, "observe", procs)
     if name in TRAINERS:
         assert_on_policy(baseline)
@@ -85,7 +87,7 @@ def test_native_weights_have_the_baselines(begun, name, procs):
 
 @EVERY_TRAINER
 @RANKS
-def test_full_has_the_one_that_its_tape_gives(begun, name, procs):
+def test_full_has_the_one_that_its_tape_gives(begun: Any, name: str, procs: int) -> None:
     """And so has the second step, which is off the policy: there the quadratic term of the credit counts."""
     own = {"RECORD_OWN_LOSS": str(DIVIDES.get(name, 1))}
     run, other = (begun(name, "full", procs, steps=2, **env) for env in ({}, own))
