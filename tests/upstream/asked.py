@@ -48,7 +48,9 @@ def passes() -> int:
 
 
 def count_passes() -> None:
-    backward, zero_grad = torch.Tensor.backward, torch.optim.Optimizer.zero_grad
+    tensor: Any = torch.Tensor
+    optimizer: Any = torch.optim.Optimizer
+    backward, zero_grad = tensor.backward, optimizer.zero_grad
 
     def counted(self: Tensor, *args: Any, **kw: Any) -> None:
         global _passes
@@ -60,26 +62,28 @@ def count_passes() -> None:
         _passes = 0
         zero_grad(self, *args, **kw)
 
-    torch.Tensor.backward, torch.optim.Optimizer.zero_grad = counted, zeroed  # type: ignore[method-assign]
+    tensor.backward, optimizer.zero_grad = counted, zeroed
 
 
 def float32() -> None:
     """What says bfloat16 means float32, and no autocast does anything."""
-    original: Callable[..., None] = torch.autocast.__init__
+    autocast: Any = torch.autocast
+    tensor: Any = torch.Tensor
+    module: Any = torch.nn.Module
+    original: Callable[..., None] = autocast.__init__
 
     def init(
         self: Any, device_type: str, dtype: Any = None, enabled: bool = True, *args: Any, **kw: Any
     ) -> None:
         original(self, device_type, dtype, False, *args, **kw)
 
-    torch.autocast.__init__ = init  # type: ignore[method-assign]
+    autocast.__init__ = init
     # torch's own tables, which are made when they are first asked for, by name
     torch.storage._dtype_to_storage_type_map()
     torch.storage._storage_type_to_dtype_map()
     torch._weights_only_unpickler._get_allowed_globals()
     torch.bfloat16 = torch.float32
-    torch.Tensor.bfloat16 = torch.Tensor.float  # type: ignore[method-assign]
-    torch.nn.Module.bfloat16 = torch.nn.Module.float  # type: ignore[method-assign]
+    tensor.bfloat16, module.bfloat16 = tensor.float, module.float
 
 
 def objective(pred: Tensor, recorded: Any, advantage: Tensor, divisor: float) -> Tensor:
@@ -104,7 +108,9 @@ def own_loss(divisor: float) -> None:
     from pcpo_overlay import hooks
     from pcpo_overlay.tape import Tape
 
-    lookup, match_step, loss = Tape.lookup, hooks.match_step, hooks.loss
+    tape: Any = Tape
+    called: Any = hooks
+    lookup, match_step, loss = tape.lookup, called.match_step, called.loss
     step: dict[str, Any] = {}
 
     def looked_up(self: Tape, *args: Any) -> Any:
@@ -122,7 +128,7 @@ def own_loss(divisor: float) -> None:
         loss(upstreams, log_prob, log_prob_old, advantage, *rest)
         return objective(step["pred"], step["recorded"], advantage, divisor)
 
-    Tape.lookup, hooks.match_step, hooks.loss = looked_up, matched, replaced  # type: ignore[method-assign, assignment]
+    tape.lookup, called.match_step, called.loss = looked_up, matched, replaced
 
 
 def fail(hook: str, how: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from dance.launch import TRAINERS
@@ -16,8 +18,8 @@ ONE_TIMESTEP = {"timestep_fraction": 0.4}
 LEFT_OVER = {**ONE_TIMESTEP, "gradient_accumulation_steps": 3}
 
 
-def assert_records_hold(run, passes):
-    steps = run.metrics("step")
+def assert_records_hold(run: Any, passes: list[int]) -> list[dict[str, Any]]:
+    steps: list[dict[str, Any]] = run.metrics("step")
     assert run.record["passes"] == passes  # what upstream took
     assert [step["samples"] for step in steps] == passes
     return steps
@@ -26,7 +28,7 @@ def assert_records_hold(run, passes):
 # The SD trainer refuses an accumulation that does not divide.
 # The SD trainer refuses an accumulation that does not divide.
 @pytest.mark.parametrize("name", [name for name in TRAINERS if name != "sd"])
-def test_what_an_accumulation_leaves_over(dance_run, name):
+def test_what_an_accumulation_leaves_over(dance_run: Any, name: str) -> None:
     """Where the trainer zeroes its gradients at the start of a round the rest of the last one is lost. Qwen's do not:
     there it is part of the next step, and off the policy by the step between."""
     run = dance_run(name, "full", **LEFT_OVER)
@@ -40,14 +42,14 @@ def test_what_an_accumulation_leaves_over(dance_run, name):
 
 
 @pytest.mark.parametrize(("name", "passes"), [("flux", [3, 3, 3, 3]), ("qwenimage", [3, 3, 5, 3])])
-def test_eight_samples_three_to_a_step(dance_run, name, passes):
+def test_eight_samples_three_to_a_step(dance_run: Any, name: str, passes: list[int]) -> None:
     steps = assert_records_hold(dance_run(name, "full", num_generations=8, **LEFT_OVER), passes)
     on_policy = [step["ratio_min"] == step["ratio_max"] == 1 for step in steps]
     assert on_policy == [True, False, passes[2] == 3, False]
 
 
 @pytest.mark.parametrize("mq_coef", [0.0, 0.5])
-def test_the_two_losses_of_hunyuan_count_as_they_are_trained(dance_run, mq_coef):
+def test_the_two_losses_of_hunyuan_count_as_they_are_trained(dance_run: Any, mq_coef: float) -> None:
     """Under upstream's own script (``mq_coef 0``) the second is computed, and trains nothing."""
     run = dance_run("hunyuan", "match", mq_coef=mq_coef, **ONE_TIMESTEP)
     steps = assert_records_hold(run, [2, 2, 2, 2])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from typing import Any
 
 import dance.launch
 import dance.runs
@@ -12,7 +14,7 @@ import pytest
 pytestmark = pytest.mark.upstream("DanceGRPO")
 
 
-def test_a_resumed_run_goes_on_at_the_trainers_step(dance_run, tmp_path):
+def test_a_resumed_run_goes_on_at_the_trainers_step(dance_run: Any, tmp_path: Path) -> None:
     """A checkpoint before the second of three iterations; upstream resumes after the one it was saved before."""
     folder = tmp_path / "pcpo"
     settings = {"max_train_steps": 3, "checkpointing_steps": 2, "env": {"PCPO_RUN_DIR": str(folder)}}
@@ -34,7 +36,7 @@ def test_a_resumed_run_goes_on_at_the_trainers_step(dance_run, tmp_path):
     assert "--resume_from_lora_checkpoint" in second["argv"] and first["argv"] != second["argv"]
 
 
-def test_ranks_with_different_modes_stop_with_one_line(upstream_clone, tmp_path):
+def test_ranks_with_different_modes_stop_with_one_line(upstream_clone: Any, tmp_path: Path) -> None:
     """As with a script that is started by hand on every node, the variable set on one of them.
 
     Each rank has to end by itself: its exit code is noted, since a rank that failed would have the others killed.
@@ -54,7 +56,7 @@ def test_ranks_with_different_modes_stop_with_one_line(upstream_clone, tmp_path)
         "    pathlib.Path('code.' + os.environ['RANK']).write_text(str(stop.code))\n"
     )
     environments = [
-        dance.launch.environment(trainer, clone, PCPO=mode, PCPO_RUN_DIR=str(folder / "pcpo"), **rank)  # type: ignore[attr-defined]
+        launch.environment(clone, PCPO=mode, PCPO_RUN_DIR=str(folder / "pcpo"), **rank)
         for mode, rank in zip(("full", "off"), launch.ranks(2), strict=True)
     ]
     dance.runs.train([str(noting), *words], folder, environments)

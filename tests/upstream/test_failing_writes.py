@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from bits import first_difference
 
@@ -18,7 +20,7 @@ WRITES = {
 
 @pytest.mark.parametrize("procs", [1, 2], ids=["one-rank", "two-ranks"])
 @pytest.mark.parametrize("write", WRITES)
-def test_the_training_is_that_of_an_undisturbed_run(ddpo_run, write, procs):
+def test_the_training_is_that_of_an_undisturbed_run(ddpo_run: Any, write: str, procs: int) -> None:
     run = ddpo_run(
         "full", procs, env={"RECORD_FAIL": WRITES[write]}
     )  # which fails unless every rank exits with 0
