@@ -1,10 +1,10 @@
 """What Flow-GRPO alone needs: undoing what its sampler rounds, and the paper's prompts of an epoch.
 
-Its sampler computes guidance in the dtype of the text embeddings, its training in float32 from the same network outputs.
-So that on-policy ratios are exactly 1 in half precision this is set right for prediction matching; the sampler itself is
-never changed: the policy that is trained predicts the float32 guided velocity, so that is what the tape keeps, together
-with the noise that leads to the drawn sample from *its* mean. Its sampler rounds latents too, but so does autocast, under
-which sampling and training both call the network: what it sees is the same.
+Its sampler computes guidance in the dtype of the text embeddings, its training in float32 from the same outputs of the
+network. So that on-policy ratios are exactly 1 in half precision this is set right for prediction matching, and the
+sampler itself is never changed: the policy that is trained predicts the float32 guided velocity, so that is what the
+tape keeps, together with the noise that leads to the drawn sample from *its* mean. The sampler rounds latents too; so
+does the autocast under which sampling and training both call the network, so the network sees the same.
 
 Upstream draws each batch of prompts by itself, so a prompt can come again in another batch of the same epoch, and the
 number of distinct prompts is then below the configured one (paper, Appendix B, "Miscellaneous Details");
