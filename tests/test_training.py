@@ -16,6 +16,7 @@ import torch
 
 from pcpo_overlay import hooks
 from pcpo_overlay.config import HookError, PCPOError, parse
+from pcpo_overlay.flow_grpo import UniquePrompts
 from pcpo_overlay.objective import Objective
 from pcpo_overlay.ranks import TorchRanks
 from pcpo_overlay.record.metrics import PADDING
@@ -181,7 +182,7 @@ class Toy:
     def expected(self, samples, objective, weights, divisor):
         """The same by hand: gradient, mean loss before the division, and the policy's log ratios."""
         theta = self.policy.theta.detach().double().requires_grad_()
-        total, logs = torch.zeros((), dtype=torch.float64), []
+        total, logs, credits = torch.zeros((), dtype=torch.float64), [], []
         for i in range(STEPS):
             timestep = samples["timesteps"][:, i]
             d = theta * samples["x"][:, i].double() - samples["pred_old"][:, i].double()
@@ -190,6 +191,7 @@ class Toy:
             true = self.of_step(self.schedule.weight_policy, timestep)
             u = -(w * m1 + 0.5 * w**2 * m2)
             logs.append(-(true * m1 + 0.5 * true**2 * m2).detach())
+            credits.append((u.expm1() if objective == "clip" else u).detach())
             a = samples["advantage"].double()
             if objective == "clip":
                 rho = u.exp()
@@ -198,7 +200,12 @@ class Toy:
                 each = torch.relu(XI * a.abs() - a * u)
             total = total + each.mean() * ROLLOUTS
         (gradient,) = torch.autograd.grad(total / divisor, theta)
-        return float(gradient), float(total.detach()) / (ROLLOUTS * STEPS), torch.stack(logs)
+        return (
+            float(gradient),
+            float(total.detach()) / (ROLLOUTS * STEPS),
+            torch.stack(logs),
+            torch.stack(credits),
+        )
 
 
 MODES = {
@@ -225,7 +232,7 @@ def test_two_updates_of_every_mode(start, tmp_path, mode):
     samples = toy.rollout()
     for update in range(2):
         gradient, told = toy.train(samples, divisor, update, 10 + update)
-        expected, loss, logs = toy.expected(samples, objective, weights, divisor)
+        expected, loss, logs, credits = toy.expected(samples, objective, weights, divisor)
         assert gradient == pytest.approx(expected, rel=1e-5)
         assert not any(loss.requires_grad for loss in told)
         (*_, record) = records(tmp_path, "step")
@@ -236,6 +243,7 @@ def test_two_updates_of_every_mode(start, tmp_path, mode):
         assert record["grad_layer"] == "theta"
         assert record["ratio_mean"] == pytest.approx(float(logs.exp().mean()), rel=1e-5)
         assert record["approx_kl"] == pytest.approx(float(logs.square().mean()) / 2, rel=1e-3, abs=1e-12)
+        assert record["credit_max"] == pytest.approx(float(credits.max()), rel=1e-4, abs=1e-6)
         assert ("kl" in record) == (mode != "observe,tape=off")
         if "kl" in record:
             assert (record["kl"] == 0) == (update == 0)
@@ -286,7 +294,7 @@ def test_a_second_epoch_is_matched_with_its_own_rollouts(start, tmp_path):
     for epoch in range(3):
         samples = toy.rollout(epoch)
         gradient, _ = toy.train(samples, 1)
-        expected, _, _ = toy.expected(samples, "hinge", toy.schedule.weight, 1)
+        expected, *_ = toy.expected(samples, "hinge", toy.schedule.weight, 1)
         assert gradient == pytest.approx(expected, rel=1e-5)
         (*_, step) = records(tmp_path, "step")
         assert step["ratio_min"] == step["ratio_max"] == 1  # nothing was changed since they were drawn
@@ -315,7 +323,8 @@ def test_epochs_and_steps_are_counted_where_the_trainer_does_not(start, tmp_path
         samples = toy.rollout(None)
         toy.train(samples, 1)
         hooks.end_epoch()
-    hooks.begin_epoch(5)  # a trainer that resumed
+    hooks.begin_epoch(4)  # a trainer that resumed
+    hooks.begin_epoch()
     for epoch in (None, 5):
         toy_step(toy)
         hooks.log_step(epoch)
@@ -332,9 +341,13 @@ def toy_step(toy, loss=0.5, sample=None):
     hooks.loss(torch.tensor(loss), zeros, zeros, torch.ones(2))
 
 
-def test_a_resumed_epoch_replaces_its_records(start, tmp_path):
+@pytest.mark.parametrize(
+    ("trainer", "setting"),
+    [("ddpo", "resume_from"), ("dancegrpo_flux_lora", "resume_from_lora_checkpoint")],
+)
+def test_a_resumed_epoch_replaces_its_records(start, tmp_path, trainer, setting):
     for epochs in (range(2), range(1, 2)):
-        start("ddpo", "observe", resume_from="a" if epochs.start else "")
+        start(trainer, "observe", **{setting: "a" if epochs.start else ""})
         for epoch in epochs:
             hooks.begin_epoch(epoch)
             toy_step(None)
@@ -381,7 +394,7 @@ def test_gradient_statistics_belong_to_one_step(start, tmp_path):
     policy.theta.grad = torch.tensor(8.0)
     scaled = accelerator(scaler=SimpleNamespace(get_scale=lambda: 4.0))
     hooks.begin_epoch(0)
-    for step, told in enumerate((scaled, accelerator(sync_gradients=False), None)):
+    for step, told in enumerate((scaled, None, accelerator(sync_gradients=False))):
         toy_step(None)
         if told is not None:
             hooks.gradients(told, policy)
@@ -454,7 +467,7 @@ def test_two_losses_are_weighted_as_the_trainer_does(start, tmp_path, mq, masked
         ]
     # by hand: max(0, xi*|A| - A*log rho), averaged over the batch and divided
     first, second = ((XI + 0.1) / 2 / 2, (2 * XI + 0.2 + 3 * XI + 0.3) / 2 / 2)
-    assert [float(loss) for loss in both] == pytest.approx([first, second])
+    assert [loss.item() for loss in both] == pytest.approx([first, second])
     assert all(loss.requires_grad for loss in both)
     hooks.log_step(0, 0, 0)
     (step,) = records(tmp_path, "step")
@@ -497,8 +510,11 @@ def test_an_evaluation_takes_no_time_of_the_epochs(start, tmp_path, monkeypatch)
 
 
 def test_ranks_with_fewer_samples_are_padded_and_gathered(start, tmp_path):
+    padded = []
+
     def pad(rows, dim, pad_index):
         assert (dim, pad_index) == (0, PADDING)
+        padded.append(rows)
         return torch.cat([rows, torch.full_like(rows[:1], pad_index)])
 
     two = {"num_processes": 2, "gather": lambda rows: torch.cat([rows, rows]), "pad_across_processes": pad}
@@ -507,7 +523,7 @@ def test_ranks_with_fewer_samples_are_padded_and_gathered(start, tmp_path):
     toy_step(None)
     hooks.log_step(0, 0, 0)
     (step,) = records(tmp_path, "step")
-    assert step["samples"] == 4
+    assert step["samples"] == 4 and len(padded) == 2  # samples, and losses
 
 
 def test_another_rank_writes_and_says_nothing(start, tmp_path, capsys):
@@ -671,6 +687,8 @@ def test_samples_that_are_collected_late_keep_their_order(mode):
             samples = {"log_probs": torch.zeros(4, 2)}
             hooks.end_rollout(samples)
             hooks.record_drawn_step(value, value, value, 0.5, sigmas, 0, 0.3)  # an evaluation
+            hooks.record_step(value, value, ddim(), ddim().timesteps[0], 1.0)
+            assert session.tape.open_steps == 0
             if mode == "observe,tape=off":
                 assert "pcpo_index" not in samples and session.tape.nbytes == 0
                 continue
@@ -679,6 +697,22 @@ def test_samples_that_are_collected_late_keep_their_order(mode):
                 kept = session.tape.lookup(samples["pcpo_index"], index)
                 assert kept.pred_old[:, 0].tolist() == [100 * epoch + 10 * n + index for n in range(4)]
                 assert (kept.z is None) == (mode == "observe")
+
+
+def test_batches_that_are_collected_late_keep_their_order():
+    """As DanceGRPO's SD trainer samples."""
+    session, scheduler = Session(parse("full")), ddim()
+    with hooks.using(session):
+        for batch in range(2):
+            hooks.begin_rollout()
+            for index, timestep in enumerate(scheduler.timesteps):
+                values = torch.tensor([[0.0], [100.0]]) + 10 * batch + index
+                hooks.record_step(values, values, scheduler, timestep, 1.0)
+        samples = {"log_probs": torch.zeros(4, STEPS)}
+        hooks.end_rollout(samples)
+    for index in range(STEPS):
+        kept = session.tape.lookup(samples["pcpo_index"], index).pred_old
+        assert kept.flatten().tolist() == [index, 100 + index, 10 + index, 110 + index]
 
 
 def test_a_second_eta_gets_its_own_weights():
@@ -759,3 +793,18 @@ def test_alone_on_plain_ranks(start, tmp_path):
     toy_step(None)
     hooks.log_step()
     assert records(tmp_path, "step")[0]["samples"] == 2
+
+
+def test_prompts_are_drawn_without_repetition_where_it_was_asked_for(start, monkeypatch):
+    dataset, dataloader = SimpleNamespace(prompts=list("abcd")), object()
+    sample = {
+        "num_image_per_prompt": 2,
+        "num_batches_per_epoch": 2,
+        "train_batch_size": 4,
+        "num_steps": STEPS,
+    }
+    for mode, is_ours in (("observe", False), ("observe,unique_prompts=true", True)):
+        session = start("flow_grpo", mode, sample={**sample, "guidance_scale": 4.5})
+        drawn = hooks.prompts(dataloader, dataset)
+        assert isinstance(drawn, UniquePrompts) == is_ours == (drawn is not dataloader)
+        monkeypatch.setenv("PCPO_RUN_DIR", str(session.recorder.folder.path) + "-next")

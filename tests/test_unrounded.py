@@ -72,3 +72,11 @@ def test_it_stops_listening(step):
     guidance.close()
     network(hidden_states=None)
     assert guidance.as_trained(used, z, torch.ones(3)) == (used, z)
+
+
+def test_what_it_saw_before_it_stopped_is_forgotten(step):
+    network, _, used, z = step
+    guidance = UnroundedGuidance(network, SCALE)
+    network(hidden_states=None)
+    guidance.close()
+    assert guidance.as_trained(used, z, torch.ones(3)) == (used, z)

@@ -5,6 +5,7 @@ Reads a JSON list of a time limit and tests a line, and answers a line: the firs
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -13,6 +14,8 @@ import time
 from pathlib import Path
 
 import diffusers  # noqa: F401
+import filelock  # noqa: F401
+import git  # noqa: F401
 import hypothesis  # noqa: F401
 import pytest
 import torch
@@ -22,15 +25,18 @@ FAILED = Path("failed")  # in the copy
 
 
 class FirstFailure:
-    """Notes the name of the first test, or file, that does not pass."""
+    """Ends the fork with the first test, or file, that does not pass, and leaves its name."""
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        if report.failed and not FAILED.exists():
-            FAILED.write_text(report.nodeid)
+        self._end_with(report)
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
-        if report.failed and not FAILED.exists():
+        self._end_with(report)
+
+    def _end_with(self, report: pytest.TestReport | pytest.CollectReport) -> None:
+        if report.failed:
             FAILED.write_text(report.nodeid)
+            os._exit(1)
 
 
 def in_fork(tests: list[str]) -> None:
@@ -41,7 +47,7 @@ def in_fork(tests: list[str]) -> None:
     code: int = 70
     try:
         marks = "not upstream and not slow"
-        code = pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-m", marks, *tests], [FirstFailure()])
+        code = pytest.main(["-q", "-p", "no:cacheprovider", "-m", marks, *tests], [FirstFailure()])
     finally:
         os._exit(code)
 
@@ -67,6 +73,8 @@ def answer(tests: list[str], timeout: float) -> str | None:
 def main() -> None:
     torch.set_num_threads(1)
     assert "pcpo_overlay" not in sys.modules
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+    gc.freeze()  # what is loaded here stays: no fork has to look through it
     for line in sys.stdin:
         timeout, *tests = json.loads(line)
         print(json.dumps(answer(tests, timeout)), flush=True)
