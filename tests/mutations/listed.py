@@ -817,8 +817,8 @@ FAULTS: dict[str, tuple[Fault, ...]] = {
             "a room that is just large enough is left",
         ),
         (
-            "self._pieces, self._room = [self._room[: self.rows]], None",
-            "self._pieces, self._room = [self._room], None",
+            "self._pieces, self._starts, self._room = [self._room[: self.rows]], [0], None",
+            "self._pieces, self._starts, self._room = [self._room], [0], None",
             "empty rows among the records",
         ),
         (
@@ -827,16 +827,26 @@ FAULTS: dict[str, tuple[Fault, ...]] = {
             "each step over the first",
         ),
         ("        self.rows = end\n", "        self.rows = rows.shape[0]\n", "rows not counted up"),
+        (
+            "bisect.bisect(self._starts, i) - 1",
+            "bisect.bisect_left(self._starts, i) - 1",
+            "the first row of a piece from the one before",
+        ),
+        (
+            "return self._pieces[piece][i - self._starts[piece]]",
+            "return self._pieces[piece][0]",
+            "the first row of every piece",
+        ),
         ("self._pieces.reverse()", "pass", "the pieces joined backwards"),
         ("                    at += piece.shape[0]\n", "", "every piece over the first"),
         (
-            "self._pieces, self._room, self._last_rows, self.rows = [], None, self.rows, 0",
-            "self.rows = 0",
+            "        self._pieces, self._starts, self._room = [], [], None\n",
+            "",
             "nothing is forgotten",
         ),
         (
-            "self._pieces, self._room, self._last_rows, self.rows = [], None, self.rows, 0",
-            "self._pieces, self._room, self._last_rows, self.rows = [], None, 0, 0",
+            "self._last_rows, self.rows = self.rows, 0",
+            "self._last_rows, self.rows = 0, 0",
             "last epoch's size is lost",
         ),
         (
@@ -1903,7 +1913,7 @@ FAULTS: dict[str, tuple[Fault, ...]] = {
         ('"stopped" if issubclass(kind, KeyboardInterrupt) else "failed"', '"failed"', "Ctrl-C is a failure"),
         ("            hook(kind, error, trace)\n", "", "the traceback is swallowed"),
         ("        sys.excepthook = failed\n", "", "a failed run was stopped"),
-        ('        atexit.register(self.end, "stopped")\n', "", "a run that exits stays running"),
+        ("        atexit.register(self._stopped)\n", "", "a run that exits stays running"),
         (
             "except (OSError, ValueError) as error:  #",
             "except ValueError as error:  #",
