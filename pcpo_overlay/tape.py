@@ -58,7 +58,7 @@ class _Column:
         end = self.rows + rows.shape[0]
         if self._room is None and not self._pieces and self._last_rows >= end:
             self._room = self._empty(self._last_rows, rows)
-        if self._room is not None and not self._fits(rows, end):
+        if self._room is not None and end > self._room.shape[0]:
             self._pieces, self._starts, self._room = [self._room[: self.rows]], [0], None
         if self._room is not None:
             self._room[self.rows : end].copy_(rows, non_blocking=True)
@@ -68,11 +68,6 @@ class _Column:
                 self._empty(rows.shape[0], rows).copy_(rows, non_blocking=True) if self.on_cpu else rows
             )
         self.rows = end
-
-    def _fits(self, rows: Tensor, end: int) -> bool:
-        room = self._room
-        assert room is not None
-        return (room.shape[1:], room.dtype) == (rows.shape[1:], rows.dtype) and end <= room.shape[0]
 
     def _empty(self, rows: int, like: Tensor) -> Tensor:
         device = torch.device("cpu") if self.on_cpu else like.device
@@ -138,7 +133,6 @@ class Tape:
             for column in (self._pred, self._z, self._weights):
                 column.clear()
         self._open_from = self._open_steps = 0
-        self._host_index = None
 
     def record(self, pred: Tensor, z: Tensor | None, weight: Tensor, policy_weight: Tensor) -> None:
         """Append one step of the rollout: (B, ...) prediction and noise (or none), (B,) float32 weights."""

@@ -39,7 +39,7 @@ class Trainer:
         resume: setting that says whether a run goes on from a checkpoint; None where it cannot.
         flags: its command line's flags for ``seed``, ``epochs`` and ``save_freq``.
         draws_prompts: whether an epoch's prompts can be drawn without repetition (``unique_prompts``).
-        rounds_sampling: whether in half precision its sampler rounds latents and guidance, and its training does not.
+        rounds_sampling: whether in half precision its sampler rounds guidance, and its training does not.
     """
 
     name: str

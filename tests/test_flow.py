@@ -92,7 +92,7 @@ def test_a_timestep_outside_the_schedule_is_not_a_value():
     assert found.isnan().tolist() == [False, True]
 
 
-@pytest.mark.parametrize("noise_level", [0.0, -1.0, float("nan")])
+@pytest.mark.parametrize("noise_level", [0.0, -1.0, float("nan"), float("inf")])
 def test_a_deterministic_sampler_is_refused(noise_level):
     with pytest.raises(PCPOError, match="set a positive sample"):
         resolve(noise_level=noise_level)
@@ -121,3 +121,10 @@ def test_the_sampler_is_never_changed(text):
 def test_options_of_flow_are_refused_on_ddim(text):
     with pytest.raises(PCPOError, match="changes nothing on ddpo"):
         parse(text).on("ddpo")
+
+
+def test_as_many_steps_are_trained_as_there_are():
+    assert resolve(trained=20).trained == 10
+    assert resolve("full,zeta=trained", trained=0).mean_native == pytest.approx(
+        float(resolve("match").weight[0])
+    )

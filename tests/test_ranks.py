@@ -13,7 +13,7 @@ import torch
 
 from pcpo_overlay import hooks
 from pcpo_overlay.config import PCPOError, parse
-from pcpo_overlay.ranks import Shards, TorchRanks
+from pcpo_overlay.ranks import Shards, TorchRanks, _named
 from pcpo_overlay.record.gradients import GradientMetrics
 from pcpo_overlay.rollout import Rollout
 from pcpo_overlay.schedules import dancegrpo_sigmas
@@ -28,6 +28,7 @@ def test_alone():
     assert ranks.gather(rows) is rows
     assert TorchRanks(1).device == torch.device("cuda", 1)
     assert Shards.of(torch.nn.Linear(1, 1)) is None
+    assert (_named([1]), _named([0, 2])) == ("rank 1", "ranks 0, 2")
 
 
 def on_ranks(tmp_path, code, count=2, environ=None):

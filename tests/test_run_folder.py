@@ -16,6 +16,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from pcpo_overlay.config import PCPOError
 from pcpo_overlay.record import run_folder
@@ -157,7 +158,9 @@ exec(sys.argv[2])
 )
 def test_how_a_run_ended(tmp_path, last, status, error):
     command = [sys.executable, "-c", END, str(tmp_path), last]
-    assert subprocess.run(command, capture_output=True, check=False).returncode != 0
+    done = subprocess.run(command, capture_output=True, check=False)
+    assert done.returncode != 0
+    assert (b"Traceback" in done.stderr) == last.startswith("raise")  # as without PCPO
     run = json.loads((tmp_path / "run.json").read_text())
     assert (run["status"], run.get("error")) == (status, error)
     assert (
@@ -240,3 +243,15 @@ def test_clone_state(tmp_path, worktree):
 def test_jsonable():
     given = {"a": (1, 2.5, math.nan), 3: {"b": True, "c": None, "d": pytest}}
     assert jsonable(given) == {"a": [1, 2.5, None], "3": {"b": True, "c": None, "d": str(pytest)}}
+
+
+def test_where_nothing_is_repeated_nothing_is_set_aside(tmp_path):
+    folder = RunFolder(tmp_path, RUN, resume=False)
+    folder.append({"epoch": 0})
+    folder.rewind(1)
+    assert not (tmp_path / "metrics.superseded.jsonl").exists()
+
+
+def test_peak_memory_is_in_bytes():
+    """Python with torch takes more than 50 million of them, and fewer than a terabyte's."""
+    assert 5e7 < run_folder.peak_memory(torch.device("cpu")) < 1e12

@@ -107,9 +107,10 @@ def test_room_for_as_much_as_the_last_epoch_had():
     for rollout in range(2):
         record_rollout(tape, rollout)
     tape.clear()
-    index = torch.cat([record_rollout(tape, r) for r in range(2)])
-    room = tape._pred.joined()
+    first = record_rollout(tape, 0)
+    room = tape._pred._room
     assert room.shape == (2 * BATCH * STEPS, 2, 2)
+    index = torch.cat([first, record_rollout(tape, 1)])
     assert tape._pred.joined() is room
     expected = [value(r, b, 1) for r in range(2) for b in range(BATCH)]
     assert tape.lookup(index, 1).pred_old[:, 0, 0].tolist() == expected
@@ -130,6 +131,19 @@ def test_an_epoch_unlike_the_last_one(changed):
         assert found.pred_old[:, 0, 0].tolist() == [
             value(r, b, step) for r in range(rollouts) for b in range(BATCH)
         ]
+
+
+def test_an_epoch_that_outgrows_its_room_in_the_middle():
+    tape = Tape()
+    record_rollout(tape, 0)
+    tape.clear()
+    for step in range(3):  # of five samples: the room of twelve rows is left with two of them empty
+        values = torch.arange(5.0) + 10 * step
+        tape.record(values[:, None], -values[:, None], values, values)
+    index = tape.close_rollout()
+    for step in range(3):
+        found = tape.lookup(index, step)
+        assert found.pred_old[:, 0].tolist() == [10 * step + n for n in range(5)] == found.weight.tolist()
 
 
 def test_without_noise_there_is_none():
