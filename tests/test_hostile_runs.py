@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import random
@@ -14,9 +13,10 @@ from typing import Any
 import pytest
 from synthetic_runs import write_quality, write_run
 
-from pcpo_overlay.tools.cli import report as cli
+from pcpo_overlay.__main__ import main
+from pcpo_overlay.tools.faults import printable
 from pcpo_overlay.tools.report import build
-from pcpo_overlay.tools.runs.files import RunError, parse_object, printable, read_object
+from pcpo_overlay.tools.runs.files import RunError, parse_object, read_object
 from pcpo_overlay.tools.runs.run import find, load
 from pcpo_overlay.tools.runs.tail import MetricsTail
 
@@ -27,11 +27,7 @@ DRAWN = 6
 
 
 def command(*argv: object) -> int:
-    parser = argparse.ArgumentParser()
-    cli.add_parser(parser.add_subparsers())
-    args = parser.parse_args(["report", *map(str, argv)])
-    code: int = args.func(args)
-    return code
+    return main(["report", *map(str, argv)])
 
 
 def whole_run(path: Path, mode: str = "observe") -> Path:

@@ -6,10 +6,8 @@ exactly what will be run, ``state`` what an earlier try left behind, ``runner`` 
 
 from __future__ import annotations
 
+from pcpo_overlay.tools.faults import Fault
 
-class ABError(Exception):
+
+class ABError(Fault):
     """The A/B comparison cannot be run as asked; the message says why and what to do."""
-
-
-class WrongArgument(ABError):
-    """An argument is missing or does not go with the others."""

@@ -12,11 +12,9 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from pcpo_overlay.tools.ab import ABError
 from pcpo_overlay.tools.ab.plan import Planned, free_port
 from pcpo_overlay.tools.ab.progress import Display
 from pcpo_overlay.tools.ab.state import (
@@ -27,6 +25,7 @@ from pcpo_overlay.tools.ab.state import (
     write_record,
 )
 from pcpo_overlay.tools.runs.files import read_object_or_none
+from pcpo_overlay.tools.runs.run import ended
 from pcpo_overlay.tools.runs.tail import MetricsTail
 
 LOCK = ".ab.lock"
@@ -37,35 +36,6 @@ GRACE_S = 15.0
 
 class Interrupted(Exception):
     """The user, or the machine, asked the command to stop; the run under way was stopped first."""
-
-
-@contextmanager
-def locked(out: Path) -> Iterator[None]:
-    """Hold a results folder, made if missing, for this process alone.
-
-    Raises:
-        ABError: another process holds it, or it cannot be written, or filelock is missing.
-    """
-    try:
-        import filelock
-    except ImportError:
-        raise ABError(
-            'this command needs filelock; install it with: pip install "pcpo-overlay[ab]"'
-        ) from None
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(out / LOCK)
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        raise ABError(
-            f"another A/B command is at work in {out} (it holds {out / LOCK}); wait for it or choose another --out"
-        ) from None
-    except OSError as error:
-        raise ABError(f"{out} cannot be written: {error}; choose another --out") from None
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 @contextmanager
@@ -134,7 +104,7 @@ def run_all(plan: Sequence[Planned], display: Display, jobs: int = 1) -> list[Pl
                         continue
                     aside = set_aside(planned.folder)
                     if aside is not None:
-                        display.say(f"{planned.name}: an unfinished run was there; it is now {aside}")
+                        display.say(f"{planned.name}: {aside}")
                     why = _start(index, planned, metrics, active)
                     if why is None:
                         display.started(index)
@@ -191,13 +161,14 @@ def _start(index: int, planned: Planned, metrics: MetricsTail, active: list[Acti
 
 
 def _verdict(planned: Planned, code: int) -> str | None:
-    if code != 0:
-        return f"exit code {code}" if code > 0 else f"killed by signal {-code}"
     run = read_object_or_none(planned.folder / "run.json")
+    if code != 0:
+        why = f"; it {ended(run)}" if run is not None and run.get("status") == "failed" else ""
+        return (f"exit code {code}" if code > 0 else f"killed by signal {-code}") + why
     if run is None:
         return "it ended without a word but left no run.json, so the clone's hooks never ran; is the patch applied?"
     if run.get("status") != "finished":
-        return f"exit code 0, but run.json has status {run.get('status')!r}"
+        return f"exit code 0, but run.json has status {run.get('status')!r:.80}"
     return None
 
 

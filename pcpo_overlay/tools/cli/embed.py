@@ -67,16 +67,14 @@ def run(args: argparse.Namespace) -> int:
     """Run the command."""
     import torch
 
-    from pcpo_overlay.tools.embeddings import EmbeddingError, read_prompts, write_flux_embeddings
-    from pcpo_overlay.tools.folders import FolderError
-    from pcpo_overlay.tools.models import ModelError
+    from pcpo_overlay.tools.embeddings import read_prompts, write_flux_embeddings
 
     def report(done: int) -> None:
         print(f"{done}/{len(prompts)}", file=sys.stderr, flush=True)
 
-    try:
-        prompts = read_prompts(args.prompts)
-        written = write_flux_embeddings(
+    prompts = read_prompts(args.prompts)
+    print(
+        write_flux_embeddings(
             args.model,
             prompts,
             args.out,
@@ -86,8 +84,5 @@ def run(args: argparse.Namespace) -> int:
             batch=args.batch,
             report=report,
         )
-    except (EmbeddingError, FolderError, ModelError, OSError) as error:
-        print(f"pcpo embed: {error}", file=sys.stderr)
-        return 1
-    print(written)
+    )
     return 0
