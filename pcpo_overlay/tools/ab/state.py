@@ -47,7 +47,12 @@ def is_finished(planned: Planned) -> bool:
     if run.get("status") == "finished" and record.get("exit_code") in (0, None):
         return True
     pid = record.get("pid")
-    if record.get("exit_code") is None and is_alive(pid) and _is_ours(pid, planned.folder):
+    if (
+        record.get("exit_code") is None
+        and isinstance(pid, int)
+        and is_alive(pid)
+        and _is_ours(pid, planned.folder)
+    ):
         raise ABError(
             f"{planned.folder}: this run is still going as process {pid}, left over from a killed command; "
             f"wait for it, or end it with: kill {pid}"
