@@ -661,6 +661,21 @@ def test_a_run_that_died_is_told_from_one_that_goes_on(tmp_path: Path) -> None:
     ]
 
 
+def test_a_resumed_run_of_ddpo_pytorch_says_that_its_epochs_are_too_early(tmp_path: Path) -> None:
+    said = "resumed (starts: 2): ddpo-pytorch goes on from the checkpoint's number and not from its epoch"
+    start = {"pid": 1, "host": "another"}
+
+    def notes(name: str, upstream: str, starts: object) -> str:
+        return " ".join(
+            load(write_run(tmp_path / name, rewards=[0, 1], upstream=upstream, starts=starts)).notes
+        )
+
+    assert said in notes("resumed", "ddpo", [start, start])
+    assert "resumed" not in notes("once", "ddpo", [start])
+    assert "resumed" not in notes("flow", "flow_grpo", [start, start])
+    assert "resumed" not in notes("odd", "ddpo", "two of them")
+
+
 def test_nulls_and_nans_are_left_out_of_every_number(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "a", rewards=[0.0, None, float("nan"), 3.0])
     comparison = compared(folder, window=2).comparisons[0]

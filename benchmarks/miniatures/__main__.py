@@ -22,11 +22,11 @@ from benchmarks.miniatures import (
 )
 from benchmarks.miniatures.layout import COMMAND
 from pcpo_overlay.tools.cli.arguments import at_least
-from pcpo_overlay.tools.cli.bar import bar
 from pcpo_overlay.tools.faults import Fault
 from pcpo_overlay.tools.folders import FolderError, check_writable
 from pcpo_overlay.tools.miniature import classifier, flux, sd, sd3
 from pcpo_overlay.tools.miniature.digits import load_digits
+from pcpo_overlay.tools.progress import bar
 
 _EPILOG = """\
 The shipped weights lie in pcpo_overlay/tools/miniature/weights; what is trained

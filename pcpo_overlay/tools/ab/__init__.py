@@ -1,7 +1,7 @@
 """A/B runs: an upstream's own launch path, once per mode and seed.
 
 ``arms`` reads the list of modes, ``upstreams`` knows what each upstream's script is called and takes, ``plan`` says
-exactly what will be run, ``state`` what an earlier try left behind, ``runner`` runs it, ``progress`` shows it.
+exactly what will be run, ``state`` what an earlier try left behind, ``runner`` runs it.
 """
 
 from __future__ import annotations

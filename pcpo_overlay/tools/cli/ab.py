@@ -310,9 +310,9 @@ def require_libraries() -> None:
 
 def _run(args: argparse.Namespace, request: Request, plan: list[Planned]) -> int:
     from pcpo_overlay.tools.ab import ABError
-    from pcpo_overlay.tools.ab.progress import make_display
     from pcpo_overlay.tools.ab.runner import LOCK, Interrupted, run_all
     from pcpo_overlay.tools.cli.report import write
+    from pcpo_overlay.tools.progress import make_display
 
     require_libraries()
     with held(request.out / LOCK, f"another A/B command is at work in {request.out}"):
@@ -320,8 +320,9 @@ def _run(args: argparse.Namespace, request: Request, plan: list[Planned]) -> int
             from pcpo_overlay.tools.miniature.dancegrpo.data import prepare
 
             prepare(request.prepared)
+        names = [planned.name for planned in plan]
         try:
-            failed = run_all(plan, make_display(plan, request.epochs), request.jobs)
+            failed = run_all(plan, make_display(names, request.epochs, step="epoch"), request.jobs)
         except Interrupted:
             raise Stopped("stopped; finished runs are kept, type the same command again to go on") from None
         folders = [planned.folder for planned in plan if (planned.folder / "run.json").exists()]
@@ -329,8 +330,8 @@ def _run(args: argparse.Namespace, request: Request, plan: list[Planned]) -> int
             folders, request.out / "report", command="ab", tell=args.tell, thresholds=args.thresholds
         )
     if failed:
-        names = "; ".join(planned.name for planned in failed)
+        which = "; ".join(planned.name for planned in failed)
         raise ABError(
-            f"{len(failed)} of {len(plan)} runs failed: {names}. Type the same command again to repeat only those"
+            f"{len(failed)} of {len(plan)} runs failed: {which}. Type the same command again to repeat only those"
         )
     return code

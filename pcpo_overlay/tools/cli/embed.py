@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
 from pcpo_overlay.tools.cli.arguments import at_least
+from pcpo_overlay.tools.progress import bar
 
 _DESCRIPTION = """\
 Write what DanceGRPO's FLUX trainers read of prompts: their embeddings by the
@@ -69,12 +69,9 @@ def run(args: argparse.Namespace) -> int:
 
     from pcpo_overlay.tools.embeddings import read_prompts, write_flux_embeddings
 
-    def report(done: int) -> None:
-        print(f"{done}/{len(prompts)}", file=sys.stderr, flush=True)
-
     prompts = read_prompts(args.prompts)
-    print(
-        write_flux_embeddings(
+    with bar("embedding", len(prompts), "prompts") as report:
+        written = write_flux_embeddings(
             args.model,
             prompts,
             args.out,
@@ -84,5 +81,5 @@ def run(args: argparse.Namespace) -> int:
             batch=args.batch,
             report=report,
         )
-    )
+    print(written)
     return 0

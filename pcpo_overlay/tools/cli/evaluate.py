@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pcpo_overlay.tools.cli.arguments import at_least, seed
-from pcpo_overlay.tools.faults import Fault, Stopped, complain
+from pcpo_overlay.tools.faults import Fault, Stopped, complain, printable
+from pcpo_overlay.tools.progress import make_display
 
 _NAME = "pcpo evaluate"
 
@@ -76,17 +78,22 @@ def run(args: argparse.Namespace) -> int:
     for error in errors:
         complain(_NAME, error)
     _without_loading_bars()
-    for folder in folders:
-        found: list[Exception] = []
-        try:
-            found += evaluate(folder, Request(args.samples, args.seed), _say)
-        except (Fault, OSError) as error:
-            found.append(error)
-        except KeyboardInterrupt:
-            raise Stopped("stopped; what is written stays, type the same command again to go on") from None
-        for problem in found:
-            complain(_NAME, problem)
-        problems += found
+    request = Request(args.samples, args.seed)
+    with make_display([printable(folder.name) for folder in folders]) as display:
+        for index, folder in enumerate(folders):
+            found: list[Exception] = []
+            display.started(index)
+            try:
+                found += evaluate(folder, request, display.say, partial(display.step, index))
+            except (Fault, OSError) as error:
+                found.append(error)
+            except KeyboardInterrupt:
+                raise Stopped(
+                    "stopped; what is written stays, type the same command again to go on"
+                ) from None
+            for problem in found:
+                complain(_NAME, problem)
+            problems += found
     return 1 if problems else 0
 
 
@@ -97,7 +104,3 @@ def _without_loading_bars() -> None:
     except ImportError:
         return  # which the first run will say
     logging.disable_progress_bar()
-
-
-def _say(text: str) -> None:
-    print(text, flush=True)

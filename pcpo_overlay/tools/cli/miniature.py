@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from pcpo_overlay.tools.cli.arguments import at_least, number, seed
-from pcpo_overlay.tools.cli.bar import bar
 from pcpo_overlay.tools.faults import WrongArgument, complain
+from pcpo_overlay.tools.progress import bar
 
 MODELS = ("sd", "sd3", "flux")
 BAR = 0.90

@@ -181,8 +181,13 @@ def _check_tensors(held: object, size: int) -> None:
     for name, value in held.items():
         if not isinstance(name, str):
             raise ValueError(f"a name in it is {name!r:.60}")
-        if not isinstance(value, Tensor) or value.layout != torch.strided or value.is_meta:
-            raise ValueError(f"{name} is no tensor with all its numbers")
+        if (
+            not isinstance(value, Tensor)
+            or value.layout != torch.strided
+            or value.is_meta
+            or value.is_complex()
+        ):
+            raise ValueError(f"{name} is no tensor of real numbers, one by one")
         claimed += value.numel() * value.element_size()
         if claimed > size:
             raise ValueError(f"up to {name} it claims more numbers than it has")

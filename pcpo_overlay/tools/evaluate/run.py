@@ -188,13 +188,19 @@ def _folder_sha256(folder: Path) -> str:
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
-def evaluate(folder: Path, request: Request, say: Callable[[str], None] = print) -> list[EvaluationError]:
+def evaluate(
+    folder: Path,
+    request: Request,
+    say: Callable[[str], None] = print,
+    step: Callable[[int, int], None] = lambda done, total: None,
+) -> list[EvaluationError]:
     """Evaluate what is not evaluated yet; after every checkpoint the records are on disk.
 
     Args:
         folder: a run folder.
         request: what to draw.
         say: takes a line per checkpoint.
+        step: takes how many policies are done, and of how many.
 
     Returns:
         What is wrong with each checkpoint that could not be evaluated; the others are.
@@ -222,11 +228,15 @@ def evaluate(folder: Path, request: Request, say: Callable[[str], None] = print)
                 f"{checkpoint.weights} would be of epoch {checkpoint.epoch}, which no run has"
             )
     with held(folder / LOCK, f"{folder} is being evaluated by another command"):
-        return _evaluate(subject, checkpoints, request, say)
+        return _evaluate(subject, checkpoints, request, say, step)
 
 
 def _evaluate(
-    subject: Subject, checkpoints: list[Checkpoint], request: Request, say: Callable[[str], None]
+    subject: Subject,
+    checkpoints: list[Checkpoint],
+    request: Request,
+    say: Callable[[str], None],
+    step: Callable[[int, int], None],
 ) -> list[EvaluationError]:
     folder, name = subject.run.path, subject.run.path.name
     digest = records.digest(subject.settings)
@@ -247,7 +257,8 @@ def _evaluate(
 
     base = None
     failed = []
-    for checkpoint in (None, *checkpoints):
+    for n, checkpoint in enumerate((None, *checkpoints)):
+        step(n, 1 + len(checkpoints))
         called = BASE if checkpoint is None else checkpoint.name
         if called in known:
             say(f"{name}: {called} is evaluated already")
@@ -278,6 +289,7 @@ def _evaluate(
         done.append(record)
         records.write(folder, done)
         say(_line(name, record))
+    step(1 + len(checkpoints), 1 + len(checkpoints))
     return failed
 
 

@@ -256,7 +256,7 @@ def load(path: Path) -> Run:
     trainer, starts = TRAINERS.get(str(info.get("upstream"))), info.get("starts")
     if trainer is not None and trainer.resumes_early and isinstance(starts, list) and len(starts) > 1:
         notes.append(
-            f"resumed {len(starts) - 1} times: {trainer.upstream} goes on from the checkpoint's number and not "
+            f"resumed (starts: {len(starts)}): {trainer.upstream} goes on from the checkpoint's number and not "
             "from its epoch, so that the epochs after a resume are numbered too early"
         )
     if info.get("status") != "finished":
