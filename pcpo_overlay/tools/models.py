@@ -11,6 +11,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from pcpo_overlay.tools.faults import Fault
+
 INDEX = "model_index.json"
 
 #: By the library that ``model_index.json`` may name, the classes that it may name of it.
@@ -42,7 +44,7 @@ PARTS: dict[str, frozenset[str]] = {
 }
 
 
-class ModelError(ValueError):
+class ModelError(Fault):
     """A folder whose pipeline is not loaded; the message says where and why."""
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import shlex
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -45,7 +44,8 @@ printed in full.
 
 Exit codes: 0 done; 1 a run failed or could not be started (a message says why);
 2 a wrong argument; 3 to 16 there is no clone to train with, as `apply.py --help`
-lists them; 130 stopped by Ctrl-C or a signal.
+lists them; 70 a fault of pcpo itself (the message names a file with the
+traceback); 130 stopped by Ctrl-C or a signal.
 """
 
 
@@ -85,16 +85,11 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
-    from pcpo_overlay.tools.ab import ABError
     from pcpo_overlay.tools.cli import ab
     from pcpo_overlay.vendoring import cli as apply
 
     began = time.monotonic()
-    try:
-        ab.require_libraries()
-    except ABError as error:
-        print(f"pcpo demo: {error}", file=sys.stderr)
-        return 1
+    ab.require_libraries()
     vendor = args.vendor or ab.vendor_folder()
     words = ["apply", UPSTREAM, "--dest", str(vendor)]
     words += ["--mirror", str(args.mirror)] if args.mirror else []

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pcpo_overlay.tools.cli.arguments import at_least, thresholds
+from pcpo_overlay.tools.faults import complain, told
 
 if TYPE_CHECKING:
     from pcpo_overlay.tools.report.compare import Document
@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
 
     folders, errors = find(args.runs)
     for error in errors:
-        print(f"pcpo report: {error}", file=sys.stderr)
+        complain("pcpo report", error)
     code = write(
         folders,
         args.out,
@@ -118,11 +118,14 @@ def write(
         options: of :func:`pcpo_overlay.tools.report.build.build`.
 
     Returns:
-        The exit code: 0, or 1 where a folder could not be read or nothing could be written.
+        The exit code: 0, or 1 where a folder could not be read.
+
+    Raises:
+        ReportError: nothing could be read, compared or written.
     """
     from pcpo_overlay.tools.report.arms import ReportError
     from pcpo_overlay.tools.report.build import MARKDOWN, build
-    from pcpo_overlay.tools.runs.files import RunError, told
+    from pcpo_overlay.tools.runs.files import RunError
     from pcpo_overlay.tools.runs.run import load
 
     runs, code = [], 0
@@ -130,19 +133,14 @@ def write(
         try:
             runs.append(load(folder))
         except RunError as error:
-            print(f"pcpo {command}: {error}", file=sys.stderr)
+            complain(f"pcpo {command}", error)
             code = 1
     if not runs:
-        print(f"pcpo {command}: no run could be read; no report is written", file=sys.stderr)
-        return 1
+        raise ReportError("no run could be read; no report is written")
     try:
         document = build(runs, out, **options)
-    except (ReportError, ImportError) as error:
-        print(f"pcpo {command}: {error}", file=sys.stderr)
-        return 1
     except OSError as error:
-        print(f"pcpo {command}: {out} cannot be written: {told(error)}", file=sys.stderr)
-        return 1
+        raise ReportError(f"{out} cannot be written: {told(error)}") from None
     tell(document)
     print(f"\nreport: {out / MARKDOWN}")
     return code

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pcpo_overlay.config import MODES
+from pcpo_overlay.tools.faults import Fault
 from pcpo_overlay.tools.palette import Look, looks
 from pcpo_overlay.tools.report import stats
 from pcpo_overlay.tools.report.stats import Curve
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-class ReportError(Exception):
+class ReportError(Fault):
     """The report cannot be made; the message says why and what to do."""
 
 

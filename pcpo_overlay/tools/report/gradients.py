@@ -6,10 +6,10 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from pcpo_overlay.tools import palette
+from pcpo_overlay.tools.faults import printable
 from pcpo_overlay.tools.report import draw
 from pcpo_overlay.tools.report.arms import Arm, Shown
 from pcpo_overlay.tools.report.measures import Chapter, Column, Measures, end
-from pcpo_overlay.tools.runs.files import printable
 
 DEFINITIONS = {
     "gradient norm": "2-norm of the gradient over all trained parameters, before clipping; mean over the optimizer "

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pcpo_overlay.tools import palette
+from pcpo_overlay.tools.faults import printable
 from pcpo_overlay.tools.report import draw, stats
 from pcpo_overlay.tools.report.arms import Material, Shown
 from pcpo_overlay.tools.report.stats import Curve, Estimate
@@ -15,7 +16,6 @@ from pcpo_overlay.tools.report.text import digits_apart, estimated, number, perc
 from pcpo_overlay.tools.report.text import epochs as printed_epochs
 from pcpo_overlay.tools.report.text import reward as told
 from pcpo_overlay.tools.runs import policies
-from pcpo_overlay.tools.runs.files import printable
 from pcpo_overlay.tools.runs.policies import Point
 from pcpo_overlay.tools.runs.run import Run
 

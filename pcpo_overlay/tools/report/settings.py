@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pcpo_overlay.tools.faults import printable
 from pcpo_overlay.tools.report.arms import Arm
 from pcpo_overlay.tools.report.text import or_dash, table
-from pcpo_overlay.tools.runs.files import printable
 from pcpo_overlay.tools.runs.run import Run
 
 #: Keys of a trainer's config in which runs may differ without the comparison suffering.

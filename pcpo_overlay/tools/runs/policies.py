@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pcpo_overlay.tools.runs.files import printable
+from pcpo_overlay.tools.faults import printable
 from pcpo_overlay.tools.runs.run import Run
 
 #: What is measured by prompt.
