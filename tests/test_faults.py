@@ -74,9 +74,10 @@ def test_every_command_fails_in_this_way(
     command: str, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     """Through the parser, with whatever function the command has."""
-    least = {
+    least: dict[str, list[str]] = {
         "weights": ["ddim"], "ab": ["ddpo"], "evaluate": ["x"], "report": ["x"], "experiments": [],
         "embed": ["flux", "--model", "x", "--prompts", "x", "--out", "x"], "miniature": ["check", "sd"],
+        "demo": [],
     }  # fmt: skip
     parser = command_line.build_parser()
     monkeypatch.setattr(command_line, "build_parser", lambda: parser)
