@@ -187,3 +187,10 @@ def test_log_needs_no_linear_step() -> None:
     assert read_scheduler(scheduler, 1.0, parse("log")).trained == 5
     with pytest.raises(PCPOError, match="clip_sample=true"):
         read_scheduler(scheduler, 1.0, parse("match"))
+
+
+@pytest.mark.parametrize("steps", [10, 50])
+def test_uniform_credit_on_ddim_is_the_proportional_one(steps: int) -> None:
+    proportional, uniform = schedule(steps, "full"), schedule(steps, "full,weights=uniform")
+    assert torch.equal(uniform.weight, proportional.weight)
+    assert uniform.weight.unique().numel() == 1

@@ -7,7 +7,7 @@ import torch
 
 from pcpo_overlay.config import PCPOError, parse
 from pcpo_overlay.schedules import sd3_sigmas
-from pcpo_overlay.steps import StepTable, flow_grpo_steps, read_scheduler
+from pcpo_overlay.steps import StepTable, dancegrpo_steps, flow_grpo_steps, read_scheduler
 
 FULL = parse("full").on("flow_grpo")
 
@@ -128,3 +128,14 @@ def test_as_many_steps_are_trained_as_there_are():
     assert resolve("full,zeta=trained", trained=0).mean_native == pytest.approx(
         float(resolve("match").weight[0])
     )
+
+
+def test_the_mean_that_is_told_is_over_the_steps_that_zeta_is():
+    native = resolve("match").weight
+    assert resolve("full,zeta=trained").mean_native == pytest.approx(float(native[:9].mean()))
+    assert resolve("full").mean_native == pytest.approx(float(native.mean()))
+
+
+def test_dancegrpos_steps_are_filed_under_their_start():
+    sigmas = torch.tensor([1.0, 0.6, 0.25, 0.0], dtype=torch.float64)
+    assert dancegrpo_steps(sigmas, 0.3, parse("match")).timestep.tolist() == [1000, 600, 250]

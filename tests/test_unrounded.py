@@ -80,3 +80,12 @@ def test_what_it_saw_before_it_stopped_is_forgotten(step):
     network(hidden_states=None)
     guidance.close()
     assert guidance.as_trained(used, z, torch.ones(3)) == (used, z)
+
+
+def test_an_output_belongs_to_one_step(step):
+    network, _, used, z = step
+    guidance = UnroundedGuidance(network, SCALE)
+    network(hidden_states=None)
+    guidance.as_trained(used, z, torch.ones(3))
+    assert guidance.as_trained(used, z, torch.ones(3)) == (used, z)
+    guidance.close()
