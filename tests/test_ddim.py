@@ -159,6 +159,7 @@ def test_proportional_credit_is_measured_on_the_noise_estimate(prediction: str) 
     abar = sd_alphas_cumprod()[ours.timestep]
     scale = abar.sqrt() if prediction == "v_prediction" else -(abar / (1 - abar)).sqrt()
     assert ours.mean_native == noise.mean_native == pytest.approx(0.516900, abs=5e-7)
+    assert noise.mean_native is not None
     assert ours.weight.tolist() == pytest.approx((noise.mean_native * scale).tolist())
     assert ours.weight_native.tolist() == pytest.approx((noise.weight_native * scale).tolist())
     assert ours.weight_policy.tolist() == ours.weight_native.tolist()

@@ -109,7 +109,7 @@ def test_room_for_as_much_as_the_last_epoch_had():
     tape.clear()
     first = record_rollout(tape, 0)
     room = tape._pred._room
-    assert room.shape == (2 * BATCH * STEPS, 2, 2)
+    assert room is not None and room.shape == (2 * BATCH * STEPS, 2, 2)
     index = torch.cat([first, record_rollout(tape, 1)])
     assert tape._pred.joined() is room
     expected = [value(r, b, 1) for r in range(2) for b in range(BATCH)]

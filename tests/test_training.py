@@ -157,7 +157,7 @@ class Toy:
                 timestep = sample["timesteps"][:, i]
                 hooks.begin_step(sample, i, timestep)
                 pred = self.policy.theta * sample["x"][:, i]
-                matched = hooks.match_step(pred, sample["x"][:, i], "rest")
+                matched = hooks.match_step(pred, sample["x"][:, i], "rest")  # type: ignore[arg-type]
                 w = self.of_step(self.schedule.weight_policy, timestep).reshape(-1, 1, 1)
                 # x' - mean over the std: the mean moves by -c = -w*std per unit of the prediction
                 now = sample["z"][:, i] + w * (pred - sample["pred_old"][:, i])
@@ -175,7 +175,7 @@ class Toy:
                 loss.backward()
                 losses.append(loss.detach())
         hooks.gradients(None, self.policy)
-        gradient = float(self.policy.theta.grad)
+        gradient = float(self.policy.theta.grad)  # type: ignore[arg-type]
         hooks.log_step(0, inner_epoch, step)
         return gradient, losses
 
@@ -250,7 +250,7 @@ def test_two_updates_of_every_mode(start, tmp_path, mode):
         epoch_logs.append(logs)
         losses.append(loss)
         with torch.no_grad():
-            toy.policy.theta += 0.05
+            toy.policy.theta.add_(0.05)
     assert (session.tape.nbytes > 0) == ("off" not in mode)
     held = session.tape.nbytes
     hooks.end_epoch(0)
@@ -299,7 +299,7 @@ def test_a_second_epoch_is_matched_with_its_own_rollouts(start, tmp_path):
         (*_, step) = records(tmp_path, "step")
         assert step["ratio_min"] == step["ratio_max"] == 1  # nothing was changed since they were drawn
         with torch.no_grad():
-            toy.policy.theta += 0.1
+            toy.policy.theta.add_(0.1)
         if epoch:  # an epoch may have no end
             hooks.end_epoch(epoch)
     assert [record["epoch"] for record in records(tmp_path, "epoch")] == [1, 2]
@@ -571,7 +571,7 @@ def test_precision_match_wraps_the_sampler_for_the_rollout_alone(mode):
 
 def test_a_forward_of_the_networks_own_is_put_back():
     network = Half()
-    network.forward = own = lambda x: x.bfloat16()
+    network.forward = own = lambda x: x.bfloat16()  # type: ignore[method-assign]
     rollout = Rollout(parse("log,precision=match"), Tape())
     rollout.begin(accelerator(mixed_precision="bf16"), network)
     assert network(torch.ones(1)).dtype == torch.float32
@@ -580,7 +580,7 @@ def test_a_forward_of_the_networks_own_is_put_back():
 
 
 PREPARED = Half()
-PREPARED._original_forward = PREPARED.forward
+PREPARED._original_forward = PREPARED.forward  # type: ignore[assignment]
 
 
 @pytest.mark.parametrize(
@@ -721,6 +721,7 @@ def test_a_second_eta_gets_its_own_weights():
     rollout.begin(accelerator(), None)
     for eta in (0.3, 0.6):
         rollout.record_drawn(one, one, one, 0.5, sigmas, 1, eta)
+        assert rollout.steps is not None
         assert float(rollout.steps.std[0]) == pytest.approx(eta * float(rollout.steps.dt[0]) ** 0.5)
 
 
@@ -784,6 +785,7 @@ def test_nothing_that_is_recorded_holds_a_graph():
     objective.loss(one.mean(), one.clone().requires_grad_(), one, one, None, 1)
     assert not objective._losses[0][0].requires_grad
     trained = objective.loss(one.mean(), one.clone().requires_grad_(), one, one, None, 1)[1]
+    assert trained is not None
     assert not trained.loss.requires_grad and not trained.log_rho.requires_grad
 
 

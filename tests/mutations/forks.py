@@ -57,10 +57,14 @@ def answer(tests: list[str], timeout: float) -> str | None:
     child = os.fork()
     if child == 0:
         in_fork(tests)
-    deadline, status = time.monotonic() + timeout, None
+    deadline = time.monotonic() + timeout
+    status: int | None = None
     while status is None and time.monotonic() < deadline:
         done, code = os.waitpid(child, os.WNOHANG)
-        status = code if done else time.sleep(0.01)
+        if done:
+            status = code
+        else:
+            time.sleep(0.01)
     if status is None:
         os.killpg(child, signal.SIGKILL)
         os.waitpid(child, 0)
