@@ -144,6 +144,20 @@ def test_an_epoch_that_outgrows_its_room_in_the_middle():
     for step in range(3):
         found = tape.lookup(index, step)
         assert found.pred_old[:, 0].tolist() == [10 * step + n for n in range(5)] == found.weight.tolist()
+    # on an accelerator the pieces are joined before they are read
+    joined = [10 * step + n for step in range(3) for n in range(5)]
+    assert tape._pred.joined()[:, 0].tolist() == joined and tape._pred._room.shape == (15, 1)
+
+
+def test_a_first_epoch_joined_as_on_an_accelerator():
+    tape = Tape()
+    index = torch.cat([record_rollout(tape, r) for r in range(2)])
+    before = [tape.lookup(index, step) for step in range(STEPS)]
+    tape._pred.joined()
+    for step, found in enumerate(before):
+        again = tape.lookup(index, step).pred_old
+        assert torch.equal(again, found.pred_old)
+        assert again[:, 0, 0].tolist() == [value(r, b, step) for r in range(2) for b in range(BATCH)]
 
 
 def test_without_noise_there_is_none():
