@@ -23,6 +23,7 @@ from pcpo_overlay.tools.report.arms import ReportError
 from pcpo_overlay.tools.report.compare import Comparison, Document, compare
 from pcpo_overlay.tools.report.stats import Estimate, Interval
 from pcpo_overlay.tools.runs import labels
+from pcpo_overlay.tools.runs.arms import common
 from pcpo_overlay.tools.runs.files import RunError
 from pcpo_overlay.tools.runs.run import Run, find, load
 
@@ -78,9 +79,9 @@ def test_moving_average_refuses_an_empty_window() -> None:
 
 
 def test_mean_series_keeps_only_the_epochs_that_every_seed_has() -> None:
-    held = stats.common([series({0: 1.0, 1: 2.0, 2: 9.0}), series({0: 3.0, 1: 4.0})])
+    held = common([series({0: 1.0, 1: 2.0, 2: 9.0}), series({0: 3.0, 1: 4.0})])
     assert held.mean(axis=1).to_dict() == {0: 2.0, 1: 3.0}
-    assert len(stats.common([])) == 0
+    assert len(common([])) == 0
 
 
 def test_epochs_to_reach_counts_from_one_and_includes_the_epoch() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from pcpo_overlay.tools import palette
 from pcpo_overlay.tools.report import draw, stats
 from pcpo_overlay.tools.report.arms import Shown
-from pcpo_overlay.tools.report.measures import Chapter, Column, Measures, every, on_policy
+from pcpo_overlay.tools.report.measures import Chapter, Column, Measures, on_policy, over_all
 from pcpo_overlay.tools.runs.files import is_number
 from pcpo_overlay.tools.runs.run import Run
 
@@ -24,8 +24,8 @@ CHAPTER = Chapter(
     "Clipping",
     "Mean over all epochs and seeds.",
     {
-        "fraction_outside": Column("outside", every("fraction_outside")),
-        "fraction_masked": Column("masked", every("fraction_masked")),
+        "fraction_outside": Column("outside", over_all("fraction_outside")),
+        "fraction_masked": Column("masked", over_all("fraction_masked")),
         "on_policy_fraction_outside": Column("outside, on-policy", on_policy("fraction_outside")),
         "on_policy_fraction_masked": Column("masked, on-policy", on_policy("fraction_masked")),
     },

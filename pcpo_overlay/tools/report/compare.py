@@ -21,19 +21,16 @@ from pcpo_overlay.tools.report import (
     validation,
 )
 from pcpo_overlay.tools.report.arms import (
-    Arm,
     Material,
     ReportError,
     Shown,
-    by_batch_size,
-    by_upstream,
     choose_baseline,
-    differ_in_sampler,
     shown_arms,
 )
 from pcpo_overlay.tools.report.measures import Measures
 from pcpo_overlay.tools.report.text import digits_apart
-from pcpo_overlay.tools.runs import policies
+from pcpo_overlay.tools.runs import differences, policies
+from pcpo_overlay.tools.runs.arms import Arm, by_batch_size, by_upstream, common
 from pcpo_overlay.tools.runs.run import Run
 
 #: Of ``report.json``; 2 has the numbers by chapter.
@@ -165,12 +162,11 @@ def compare(
 def _compare(
     arms: list[Arm], baseline: Arm, size: int | None, thresholds: Sequence[float] | None, window: int
 ) -> Comparison:
-    shared = stats.common([arm.mean("reward_mean") for arm in arms]).index
+    shared = common([arm.mean("reward_mean") for arm in arms]).index
     last = int(shared[-1]) if len(shared) else None
     names = [arm.name for arm in shown_arms({arm.label: len(arm.runs) for arm in arms})]
-    samplers = differ_in_sampler(arms)
-    warnings = [samplers] if samplers else []
-    warnings += settings.differences(arms, names) + settings.seed_warnings(arms, names)
+    samplers = differences.of_samplers(arms, names)
+    warnings = samplers + differences.of_settings(arms, names) + differences.of_seeds(arms, names)
     cut = _where_to_cut(arms, last)
     if cut is not None:
         warnings.append(
@@ -188,14 +184,13 @@ def _compare(
         return [chapter.CHAPTER.describe(*pair, measured[arms.index(baseline)], window) for pair in pairs]
 
     comparison = Comparison(
-        arms[0].upstream, baseline.label, baseline.mode == "observe", size, samplers is not None, warnings, last,
+        arms[0].upstream, baseline.label, baseline.mode == "observe", size, bool(samplers), warnings, last,
         settings.describe(arms, names), drawn, validation.describe_kl(material), validated, speed.describe(material),
         [reward.describe(*pair, material) for pair in pairs],
         [clipping.by_timestep(arm.runs) for arm in measured], by_arm(clipping),
         by_arm(gradients), gradients.layers(measured), by_arm(ratio), by_arm(cost),
     )  # fmt: skip
-    if told := ratio.warning(measured, names):
-        warnings.append(told)
+    warnings += differences.of_versions(measured, names)
     return comparison
 
 

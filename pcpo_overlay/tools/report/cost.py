@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from pcpo_overlay.tools import palette
-from pcpo_overlay.tools.report import draw
+from pcpo_overlay.tools.report import draw, stats
 from pcpo_overlay.tools.report.arms import Shown
-from pcpo_overlay.tools.report.measures import Chapter, Column, Measures, against, highest, median
+from pcpo_overlay.tools.report.measures import Chapter, Column, Measures, against, over_all
 from pcpo_overlay.tools.report.text import number
 
 DEFINITIONS = {
@@ -31,13 +31,15 @@ CHAPTER = Chapter(
         name: column
         for part, told in _PARTS.items()
         for name, column in (
-            (f"{part}_median_s", Column(f"{told}, s", median(f"seconds_{part}"))),
+            (f"{part}_median_s", Column(f"{told}, s", over_all(f"seconds_{part}", stats.median))),
             (f"{part}_ratio", Column("ratio", against(f"seconds_{part}"), lambda value: number(value, 3))),
         )
     }
     | {
-        "peak_memory_bytes": Column("peak memory, MiB", highest("peak_memory_bytes"), _mebibytes(0)),
-        "tape_bytes": Column("tape, MiB", highest("tape_bytes"), _mebibytes(1)),
+        "peak_memory_bytes": Column(
+            "peak memory, MiB", over_all("peak_memory_bytes", stats.highest), _mebibytes(0)
+        ),
+        "tape_bytes": Column("tape, MiB", over_all("tape_bytes", stats.highest), _mebibytes(1)),
     },
 )
 
@@ -66,6 +68,5 @@ def figures(shown: Shown, measured: Sequence[Measures]) -> dict[str, Any]:
     # Room for the text: set by hand, since text beyond the axes would squeeze them.
     axes.set_xlim(0, 1.35 * max(total for *_, total in arms) or 1)
     palette.plain(axes, xlabel="median seconds per epoch", grid="x")
-    draw.heading(figure, "Wall-clock time of an epoch", f"x: against {shown.names[shown.baseline]}")
-    palette.legend_below(figure, axes)
-    return {"time": figure}
+    small = f"x: against {shown.names[shown.baseline]}"
+    return {"time": draw.finished(figure, axes, "Wall-clock time of an epoch", small)}

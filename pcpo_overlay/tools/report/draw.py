@@ -88,6 +88,13 @@ def heading(figure: Any, title: str, small: str = "") -> None:
     figure.suptitle("\n".join([title, *textwrap.wrap(small, wide)]), fontsize="medium", x=0.01, ha="left")
 
 
+def finished(figure: Any, axes: Any, title: str, small: str = "") -> Any:
+    """The figure with :func:`heading` and the legend of ``axes`` below."""
+    heading(figure, title, small)
+    palette.legend_below(figure, axes)
+    return figure
+
+
 def dots(
     axes: Any,
     shown: Shown,

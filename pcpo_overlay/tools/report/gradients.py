@@ -7,8 +7,9 @@ from typing import Any
 
 from pcpo_overlay.tools import palette
 from pcpo_overlay.tools.report import draw
-from pcpo_overlay.tools.report.arms import Arm, Shown
+from pcpo_overlay.tools.report.arms import Shown
 from pcpo_overlay.tools.report.measures import Chapter, Column, Measures, end
+from pcpo_overlay.tools.runs.arms import Arm
 from pcpo_overlay.tools.runs.files import printable
 
 DEFINITIONS = {
@@ -60,6 +61,4 @@ def figures(shown: Shown, arms: Sequence[Measures]) -> dict[str, Any]:
         above.yaxis.set_major_formatter("{x:.3g}")
         if column:
             below.set_yticklabels([])
-    draw.heading(figure, CHAPTER.heading, draw.caption(shown))
-    palette.legend_below(figure, grid[0][0])
-    return {"gradients": figure}
+    return {"gradients": draw.finished(figure, grid[0][0], CHAPTER.heading, draw.caption(shown))}

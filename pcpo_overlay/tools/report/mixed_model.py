@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from pcpo_overlay.tools.report import quality
-from pcpo_overlay.tools.report.arms import Arm
 from pcpo_overlay.tools.report.text import number, reward, table
 from pcpo_overlay.tools.runs import policies
+from pcpo_overlay.tools.runs.arms import Arm
 from pcpo_overlay.tools.runs.files import printable
 from pcpo_overlay.tools.runs.labels import names
 from pcpo_overlay.tools.runs.run import Run

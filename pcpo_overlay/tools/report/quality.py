@@ -232,10 +232,10 @@ def _last(arms: Mapping[str, Sequence[Run]]) -> LastCheckpoint:
 def _rewards(members: Sequence[Run]) -> Curve:
     import pandas as pd
 
-    by_run = [
-        pd.Series({int(p.epoch): p.reward for p in policies.points(run)}, dtype="float64") for run in members
-    ]
-    return stats.curve([(run.name, run.seed) for run in members], by_run, 1)
+    def of(run: Run) -> pd.Series:
+        return pd.Series({int(p.epoch): p.reward for p in policies.points(run)}, dtype="float64")
+
+    return stats.curve(members, of, 1)
 
 
 def _way(run: Run) -> Way:

@@ -8,10 +8,11 @@ from typing import Any
 
 from pcpo_overlay.tools import palette
 from pcpo_overlay.tools.report import draw, stats
-from pcpo_overlay.tools.report.arms import Arm, Material, Shown
+from pcpo_overlay.tools.report.arms import Material, Shown
 from pcpo_overlay.tools.report.stats import Curve
 from pcpo_overlay.tools.report.text import reward as told
 from pcpo_overlay.tools.report.text import table
+from pcpo_overlay.tools.runs.arms import Arm
 
 DEFINITIONS = {
     "epoch": "One round of sampling and the training on its samples, counted from 1 in tables and figures and from 0 "
@@ -40,7 +41,7 @@ class Reward:
 
 def describe(arm: Arm, measured: Arm, material: Material) -> Reward:
     """The training reward of an arm."""
-    curve = arm.curve("reward_mean", material.window)
+    curve = stats.curve(arm.runs, "reward_mean", material.window)
     smoothed = stats.moving_average(measured.mean("reward_mean"), material.window)
     if not len(smoothed):
         return Reward(None, None, None, None, None, None, curve)

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pcpo_overlay.tools.report import stats
-from pcpo_overlay.tools.report.arms import Arm, Material, Shown
+from pcpo_overlay.tools.report.arms import Material, Shown
 from pcpo_overlay.tools.report.stats import Estimate, Interval
 from pcpo_overlay.tools.report.text import bracketed, epochs, or_dash, percent, reward, table
+from pcpo_overlay.tools.runs.arms import Arm, common
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -133,7 +134,7 @@ def _resampled(smoothed: Sequence[pd.Series], level: float) -> dict[tuple[int, .
     """
     if len(smoothed) < stats.LEAST_SEEDS:
         return {}
-    held = stats.common(smoothed)
+    held = common(smoothed)
     values, numbers = held.to_numpy(), held.index.to_numpy()
     reached = {}
     for chosen, _ in stats.resamples(len(smoothed)):

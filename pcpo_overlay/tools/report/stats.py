@@ -11,6 +11,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pcpo_overlay.tools.runs.arms import common
+from pcpo_overlay.tools.runs.run import Run
+
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
@@ -91,6 +94,11 @@ def median(values: Iterable[float]) -> float | None:
     return statistics.median(held) if held else None
 
 
+def highest(values: Iterable[float]) -> float | None:
+    """The highest; None of nothing."""
+    return max(values, default=None)
+
+
 def ratio(value: float | None, other: float | None) -> float | None:
     """``value / other``; None where that is no number."""
     if value is None or not other or not math.isfinite(value / other):
@@ -129,37 +137,20 @@ def _trailing(series: pd.Series, window: int) -> np.ndarray:
     return np.array([values[start : end + 1].mean() for end, start in enumerate(starts)])
 
 
-def common(many: Sequence[pd.Series]) -> pd.DataFrame:
-    """Several series as columns, at the epochs that every one of them has.
-
-    Not at the others: where one seed ends early, the mean over the rest would jump though no run did.
-    """
-    import pandas as pd
-
-    if len(many) < 2:
-        return pd.DataFrame(dict(enumerate(many)))
-    return pd.concat(many, axis=1, join="inner", keys=range(len(many))).sort_index()
-
-
-def curve(names: Sequence[tuple[str, int | None]], many: Sequence[pd.Series], window: int) -> Curve:
-    """The curve of an arm from its runs' series; ``names`` are their folders and seeds."""
+def curve(runs: Sequence[Run], of: str | Callable[[Run], pd.Series], window: int) -> Curve:
+    """The curve of an arm's runs: of what an epoch records, or of a series that is made of a run."""
+    many = [run.series(of) if isinstance(of, str) else of(run) for run in runs]
     seeds = [
-        SeedCurve(name, seed, series.index.tolist(), series.tolist())
-        for (name, seed), series in zip(names, many, strict=True)
+        SeedCurve(run.name, run.seed, held.index.tolist(), held.tolist())
+        for run, held in zip(runs, many, strict=True)
     ]
     if not any(seed.epoch for seed in seeds):
         return Curve([], [], [], [], [], seeds)
     held = common(many).mean(axis=1)
     smoothed = common([moving_average(series, window) for series in many]).to_numpy()
     low, high = smoothed.min(axis=1), smoothed.max(axis=1)
-    return Curve(
-        held.index.tolist(),
-        held.tolist(),
-        _trailing(held, window).tolist(),
-        low.tolist(),
-        high.tolist(),
-        seeds,
-    )
+    ends = held.tolist(), _trailing(held, window).tolist(), low.tolist(), high.tolist()
+    return Curve(held.index.tolist(), *ends, seeds)
 
 
 def epochs_to_reach(series: pd.Series, threshold: float) -> int | None:

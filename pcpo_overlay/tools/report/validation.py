@@ -8,10 +8,11 @@ from typing import Any
 
 from pcpo_overlay.tools import palette
 from pcpo_overlay.tools.report import draw, stats
-from pcpo_overlay.tools.report.arms import Arm, Material, Shown
+from pcpo_overlay.tools.report.arms import Material, Shown
 from pcpo_overlay.tools.report.stats import Curve, Estimate
 from pcpo_overlay.tools.report.text import estimated, number, table
 from pcpo_overlay.tools.report.text import reward as told
+from pcpo_overlay.tools.runs.arms import Arm, common
 from pcpo_overlay.tools.runs.run import Run
 
 VALIDATION_DEFINITIONS = {
@@ -91,7 +92,7 @@ def describe_validation(material: Material) -> Validation | None:
 
 
 def _last_common(many: Sequence[Any]) -> int | None:
-    shared = stats.common(many).index
+    shared = common(many).index
     return int(shared[-1]) if len(shared) else None
 
 
@@ -103,7 +104,7 @@ def _arm_validation(arm: Arm, at: int | None) -> ArmValidation:
         len(runs),
         stats.spread(float(s[at]) for s in held if at is not None and at in s.index),
         stats.spread(float(s.max()) if len(s) else None for s in until),
-        stats.curve([(run.name, run.seed) for run in runs], held, 1),
+        stats.curve(runs, Run.validation, 1),
     )
 
 
@@ -146,7 +147,7 @@ def _arm_kl(arm: Arm, last: int | None, window: int) -> ArmKL:
         stats.spread(ends),
         stats.spread(means),
         stats.spread(lates),
-        {key: arm.curve(key, window) for key in _KL},
+        {key: stats.curve(arm.runs, key, window) for key in _KL},
         [way for run in arm.runs if (way := _way(run, window)) is not None],
     )
 
