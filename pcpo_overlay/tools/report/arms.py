@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pcpo_overlay.tools.palette import Look, looks
-from pcpo_overlay.tools.report import stats
+from pcpo_overlay.tools.report import stats, text
 from pcpo_overlay.tools.runs.arms import Arm
 from pcpo_overlay.tools.runs.labels import names
 from pcpo_overlay.tools.runs.run import Run
@@ -83,6 +83,10 @@ class Shown:
     def names(self) -> list[str]:
         """Of the arms, for people."""
         return [arm.name for arm in self.arms]
+
+    def reward(self, value: float | None) -> str:
+        """With as many digits as tell the thresholds apart."""
+        return text.reward(value, self.digits)
 
 
 def shown_arms(seeds: dict[str, int]) -> list[ShownArm]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pcpo_overlay.tools.report import quality
-from pcpo_overlay.tools.report.text import number, reward, table
+from pcpo_overlay.tools.report.text import number, reward, signed, table
 from pcpo_overlay.tools.runs import policies
 from pcpo_overlay.tools.runs.arms import Arm
 from pcpo_overlay.tools.runs.files import printable
@@ -280,7 +280,7 @@ def model_table(model: MixedModel) -> str:
                 [
                     effect,
                     "Fréchet distance" if metric == "frechet" else metric,
-                    "-" if held.coefficient is None else f"{held.coefficient:+.4g}",
+                    signed(held.coefficient),
                     number(held.std_error, 3),
                     "-" if p is None else f"{p:.3f}" if p >= 0.001 else "< 0.001",
                     "; ".join(fitted.notes),

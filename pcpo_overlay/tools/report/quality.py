@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pcpo_overlay.tools import palette
 from pcpo_overlay.tools.report import draw, stats
-from pcpo_overlay.tools.report.arms import Material, Shown
+from pcpo_overlay.tools.report.arms import Material, Shown, ShownArm
 from pcpo_overlay.tools.report.stats import Curve, Estimate
-from pcpo_overlay.tools.report.text import digits_apart, estimated, number, percent, table
+from pcpo_overlay.tools.report.text import digits_apart, estimated, number, percent, signed, speedups, table
 from pcpo_overlay.tools.report.text import epochs as printed_epochs
 from pcpo_overlay.tools.report.text import reward as told
 from pcpo_overlay.tools.runs import policies
@@ -176,21 +175,12 @@ def _metrics(held: Sequence[Mapping[str, float]]) -> dict[str, Any]:
 
 
 def _level(arms: Mapping[str, Sequence[Run]], baseline: str, level: float) -> QualityLevel:
-    reached: dict[str, dict[tuple[int | None, int], Point]] = {}
-    for label, members in arms.items():
-        reached[label] = {}
-        seeds: Counter[int | None] = Counter()  # a seed may be there twice
-        for run in members:
-            seeds[run.seed] += 1
-            point = policies.at_reward(policies.points(run), level)
-            if point is not None:
-                reached[label][run.seed, seeds[run.seed]] = point
-    reference = reached.get(baseline, {})
-    described = []
+    reached = {label: _reached(members, level) for label, members in arms.items()}
+    reference, described = reached.get(baseline, {}), []
     for label, own in reached.items():
         differences = [
-            {key: own[seed].values[key] - reference[seed].values[key] for key in METRICS}
-            for seed in own
+            {key: point.values[key] - reference[seed].values[key] for key in METRICS}
+            for seed, point in own.items()
             if seed in reference
         ]
         described.append(
@@ -204,29 +194,32 @@ def _level(arms: Mapping[str, Sequence[Run]], baseline: str, level: float) -> Qu
     return QualityLevel(level, described)
 
 
+def _reached(runs: Sequence[Run], level: float) -> dict[tuple[int | None, int], Point]:
+    """The policies at a level, by seed and which of that seed's runs: it may be there twice."""
+    seeds = [run.seed for run in runs]
+    matched = {
+        (run.seed, seeds[:n].count(run.seed)): policies.at_reward(policies.points(run), level)
+        for n, run in enumerate(runs)
+    }
+    return {seed: point for seed, point in matched.items() if point is not None}
+
+
 def _last(arms: Mapping[str, Sequence[Run]]) -> LastCheckpoint:
     """The numbers at the last checkpoint that every run has, and of the base model."""
-    by_run = {
-        run.path: {int(p.epoch): p.values for p in policies.points(run)}
-        for members in arms.values()
-        for run in members
+    held = {
+        label: [{int(p.epoch): p.values for p in policies.points(run)} for run in members]
+        for label, members in arms.items()
     }
-    shared = set.intersection(*(set(held) for held in by_run.values()))
-    last = max((epoch for epoch in shared if epoch > 0), default=None)
-    base = next((held[0] for held in by_run.values() if 0 in held), None)
+    by_run = [epochs for members in held.values() for epochs in members]
+    last = max((epoch for epoch in set.intersection(*map(set, by_run)) if epoch > 0), default=None)
+    base = next((epochs[0] for epochs in by_run if 0 in epochs), None)
     described = []
-    for label, members in arms.items():
-        ends = [] if last is None else [by_run[run.path][last] for run in members]
-        described.append(
-            ArmAtEnd(
-                label=label,
-                reward=stats.estimate([values["reward"] for values in ends]),
-                **_metrics(ends) | {"runs": len(members)},
-            )
-        )
-    return LastCheckpoint(
-        last, None if base is None else {key: base[key] for key in ("reward", *METRICS)}, described
-    )
+    for label, members in held.items():
+        ends = [] if last is None else [epochs[last] for epochs in members]
+        reward = stats.estimate([values["reward"] for values in ends])
+        described.append(ArmAtEnd(label=label, reward=reward, **_metrics(ends) | {"runs": len(members)}))
+    told = None if base is None else {key: base[key] for key in ("reward", *METRICS)}
+    return LastCheckpoint(last, told, described)
 
 
 def _rewards(members: Sequence[Run]) -> Curve:
@@ -267,68 +260,62 @@ def epochs_table(shown: Shown, quality: Quality) -> str:
     """Levels down, arms across: epochs to reach an evaluated reward, and the speed-up against the baseline."""
     if not quality.levels:
         return NO_MATCH
-    head = ["evaluated reward"]
-    for n, name in enumerate(shown.names):
-        head += [name] if n == shown.baseline else [name, "speed-up"]
-    rows, some = [], False
+    some, rows = "", []
     for name, level in zip(level_names(quality), quality.levels, strict=True):
-        reference, row = level.arms[shown.baseline], [name]
-        for n, (arm, own) in enumerate(zip(shown.arms, level.arms, strict=True)):
-            few = 0 < own.runs < arm.seeds
-            some |= few
-            row.append(
-                estimated(own.epochs, printed_epochs) + (f" ({own.runs} of {arm.seeds})" if few else "")
+        reference, cells = level.arms[shown.baseline], []
+        for arm, own in zip(shown.arms, level.arms, strict=True):
+            few = f" ({own.runs} of {arm.seeds})" if 0 < own.runs < arm.seeds else ""
+            some = some or few
+            speedup = stats.speedup_percent(reference.epochs.mean, own.epochs.mean)
+            comparable = own.runs == reference.runs
+            cells.append(
+                (estimated(own.epochs, printed_epochs) + few, percent(speedup) if comparable else "-")
             )
-            if n != shown.baseline:
-                speedup = stats.speedup_percent(reference.epochs.mean, own.epochs.mean)
-                row.append(percent(speedup) if own.runs == reference.runs else "-")
-        rows.append(row)
+        rows.append((name, cells))
     text = "Mean over seeds, in brackets the bootstrap interval of 95%; speed-up: of the means."
-    if some:
-        text += " In parentheses: how many seeds reach it, of which the mean is."
-    return table(head, rows) + f"\n\n{text} {_drawn(quality)}"
+    text += " In parentheses: how many seeds reach it, of which the mean is." if some else ""
+    made = speedups("evaluated reward", shown.names, shown.baseline, rows)
+    return f"{made}\n\n{text} {_drawn(quality)}"
+
+
+def _arms(shown: Shown, quality: Quality) -> Iterator[tuple[str, ShownArm, ArmAtLevel]]:
+    """Every level, and every arm there."""
+    for name, level in zip(level_names(quality), quality.levels, strict=True):
+        for arm, own in zip(shown.arms, level.arms, strict=True):
+            yield name, arm, own
 
 
 def _quality_table(shown: Shown, quality: Quality) -> str:
     """Levels of reward and arms down, what was measured across."""
     if not quality.levels:
         return NO_MATCH
-    rows = []
-    for name, level in zip(level_names(quality), quality.levels, strict=True):
-        for arm, own in zip(shown.arms, level.arms, strict=True):
-            cells = [estimated(held) for held in (own.epochs, *_of(own))]
-            rows.append([name, arm.name, f"{own.runs} of {arm.seeds}", *cells])
-    return (
-        table(["reward", "arm", "seeds", "epochs", *METRICS.values()], rows, left=2)
-        + f"\n\n{_drawn(quality)}"
-    )
+    rows = [
+        [name, arm.name, f"{own.runs} of {arm.seeds}", *map(estimated, (own.epochs, *_of(own)))]
+        for name, arm, own in _arms(shown, quality)
+    ]
+    made = table(["reward", "arm", "seeds", "epochs", *METRICS.values()], rows, left=2)
+    return f"{made}\n\n{_drawn(quality)}"
 
 
 def _of(held: Metrics) -> list[Estimate]:
     return [getattr(held, key) for key in METRICS]
 
 
-def _signed(value: float | None) -> str:
-    return "-" if value is None else f"{value:+.4g}"
-
-
 def _difference_table(shown: Shown, quality: Quality) -> str:
     if not quality.levels:
         return NO_MATCH
-    rows = [
-        [
-            name,
-            arm.name,
-            str(own.difference.runs),
-            *(estimated(held, _signed) for held in _of(own.difference)),
-        ]
-        for name, level in zip(level_names(quality), quality.levels, strict=True)
-        for arm, own in zip(shown.arms, level.arms, strict=True)
+    differences = [
+        (name, arm.name, own.difference)
+        for name, arm, own in _arms(shown, quality)
         if own.difference is not None
     ]
-    if not rows:
+    if not differences:
         return "There is no other arm than the baseline."
-    few = all(int(row[2]) < stats.LEAST_SEEDS for row in rows)
+    rows = [
+        [name, arm, str(held.runs), *(estimated(e, signed) for e in _of(held))]
+        for name, arm, held in differences
+    ]
+    few = all(held.runs < stats.LEAST_SEEDS for *_, held in differences)
     note = (
         f"\n\nNo bootstrap intervals: they take {stats.LEAST_SEEDS} seeds that both arms have." if few else ""
     )
@@ -336,19 +323,16 @@ def _difference_table(shown: Shown, quality: Quality) -> str:
 
 
 def _last_table(shown: Shown, quality: Quality) -> str:
-    last = quality.last
+    last, base = quality.last, quality.last.base
     if last.epoch is None:
         return "The runs have no checkpoint of the same epoch."
-
-    def rewarded(value: float | None) -> str:
-        return told(value, shown.digits)
-
-    rows = []
-    if last.base is not None:
-        base = last.base
-        rows.append(["(base model)", "", rewarded(base["reward"]), *(number(base[key]) for key in METRICS)])
-    for arm, own in zip(shown.arms, last.arms, strict=True):
-        rows.append([arm.name, str(own.runs), estimated(own.reward, rewarded), *map(estimated, _of(own))])
+    rows = [
+        [arm.name, str(own.runs), estimated(own.reward, shown.reward), *map(estimated, _of(own))]
+        for arm, own in zip(shown.arms, last.arms, strict=True)
+    ]
+    if base is not None:
+        measured = [number(base[key]) for key in METRICS]
+        rows.insert(0, ["(base model)", "", shown.reward(base["reward"]), *measured])
     text = table(["arm", "seeds", "reward", *METRICS.values()], rows, left=1)
     return f"{text}\n\nAfter {last.epoch} epochs of training, the last that every evaluated run has a checkpoint of."
 
@@ -384,43 +368,35 @@ def figures(shown: Shown, quality: Quality) -> dict[str, Any]:
     others = [n for n in range(len(shown.arms)) if n != shown.baseline]
     arms = others or [shown.baseline]
     rows = level_names(quality)
+    at_level = [[level.arms[n] for level in quality.levels] for n in arms]
+    held = [[own.difference if others else own for own in by_level] for by_level in at_level]
     figure = palette.new_figure(12, 1.7 + 0.2 * len(rows) * (len(arms) + 1))
     panels = figure.subplots(1, len(_PANELS), sharey=True)
     for n, (axes, (key, (name, better))) in enumerate(zip(panels, _PANELS.items(), strict=True)):
-        held = [
-            [
-                getattr(held, key)
-                if (held := own.difference if others else own) is not None and held.runs
-                else None
-                for own in (level.arms[arm] for level in quality.levels)
-            ]
-            for arm in arms
-        ]
-        draw.dots(axes, shown, rows, held, arms=arms, legend=n == 0)
-        palette.plain(
-            axes, f"({'abc'[n]}) {name}", f"minus the baseline's ({better})" if others else name, grid="x"
-        )
+        estimates = [[getattr(e, key) if e is not None and e.runs else None for e in own] for own in held]
+        draw.dots(axes, shown, rows, estimates, arms=arms, legend=n == 0)
+        below = f"minus the baseline's ({better})" if others else name
+        palette.plain(axes, f"({'abc'[n]}) {name}", below, grid="x")
         if others:
             axes.axvline(0, color=shown.arms[shown.baseline].look.colour, linewidth=1.2, zorder=0)
     panels[0].set_ylabel("at an evaluated reward of")
     intervals = any(own.epochs.low is not None for level in quality.levels for own in level.arms)
-    small = "dot: mean over seeds" + (
-        "; line: bootstrap interval of 95%" if intervals else "; too few seeds for intervals"
-    )
+    small = "line: bootstrap interval of 95%" if intervals else "too few seeds for intervals"
     small += f"; grey line: {shown.names[shown.baseline]}" if others else ""
-    draw.heading(figure, "What the policies draw when they have the same evaluated reward", small)
-    palette.legend_below(figure, panels[0])
-    return {"quality": figure}
+    title = "What the policies draw when they have the same evaluated reward"
+    return {"quality": draw.finished(figure, panels[0], title, f"dot: mean over seeds; {small}")}
 
 
 def epochs_panel(axes: Any, shown: Shown, quality: Quality, title: str, *, legend: bool = False) -> None:
     """Epochs to each level of evaluated reward, with their intervals."""
     held = [[level.arms[n].epochs for level in quality.levels] for n in range(len(shown.arms))]
-    draw.dots(axes, shown, level_names(quality), held, legend=legend)
-    palette.plain(axes, title, "epochs of training (x: never)" if _never(held) else "epochs of training",
-                  "evaluated reward", grid="x")  # fmt: skip
-    axes.xaxis.get_major_locator().set_params(integer=True)
-
-
-def _never(held: Sequence[Sequence[Estimate]]) -> bool:
-    return any(e.mean is None for own in held for e in own)
+    draw.epochs_to(
+        axes,
+        shown,
+        level_names(quality),
+        held,
+        title,
+        "evaluated reward",
+        "epochs of training",
+        legend=legend,
+    )

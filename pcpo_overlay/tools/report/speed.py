@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from pcpo_overlay.tools.report import stats
+from pcpo_overlay.tools.report import draw, stats
 from pcpo_overlay.tools.report.arms import Material, Shown
 from pcpo_overlay.tools.report.stats import Estimate, Interval
-from pcpo_overlay.tools.report.text import bracketed, epochs, or_dash, percent, reward, table
-from pcpo_overlay.tools.runs.arms import Arm, common
+from pcpo_overlay.tools.report.text import bracketed, epochs, or_dash, percent, speedups, table
+from pcpo_overlay.tools.runs.arms import common
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -75,52 +75,45 @@ def describe(material: Material) -> Speed:
     """Epochs to each level: on the moving average of the seed-mean curve, and on each seed's own."""
     rewards = [arm.mean("reward_mean") for arm in material.arms]
     smoothed = [stats.moving_average(curve, material.window) for curve in rewards]
-    held = [n for n, curve in enumerate(rewards) if len(curve)]
-    levels = (
-        stats.levels([rewards[n].iloc[0] for n in held], [smoothed[n].max() for n in held])
-        if material.thresholds is None
-        else list(material.thresholds)
-    )
+    ways = [(reward, way) for reward, way in zip(rewards, smoothed, strict=True) if len(reward)]
+    levels = material.thresholds
+    if levels is None:
+        levels = stats.levels([reward.iloc[0] for reward, _ in ways], [way.max() for _, way in ways])
     own = [
         [stats.moving_average(run.series("reward_mean"), material.window) for run in arm.runs]
         for arm in material.arms
     ]
     return Speed(
-        material.thresholds is None,
-        [_level(float(level), material, smoothed, own) for level in levels],
+        material.thresholds is None, [_level(float(level), material, smoothed, own) for level in levels]
     )
 
 
 def _level(
     level: float, material: Material, smoothed: Sequence[pd.Series], own: Sequence[Sequence[pd.Series]]
 ) -> Level:
-    baseline = material.arms[material.baseline]
-    reference = stats.epochs_to_reach(smoothed[material.baseline], level)
-    resampled = [_resampled(curves, level) for curves in own]
+    place, seeds = material.baseline, [[run.seed for run in arm.runs] for arm in material.arms]
+    reached = [stats.epochs_to_reach(curve, level) for curve in smoothed]
     by_seed = [[stats.epochs_to_reach(curve, level) for curve in curves] for curves in own]
+    resampled = [_resampled(curves, level) for curves in own]
+    twins = {s: e for s, e in zip(seeds[place], by_seed[place], strict=True) if seeds[place].count(s) == 1}
     arms = []
     for n, arm in enumerate(material.arms):
-        is_baseline = n == material.baseline
-        reached = stats.epochs_to_reach(smoothed[n], level)
-        seeds = []
-        for run, e in zip(arm.runs, by_seed[n], strict=True):
-            twins = [
-                r
-                for other, r in zip(baseline.runs, by_seed[material.baseline], strict=True)
-                if other.seed == run.seed
-            ]
-            speedup = stats.speedup_percent(twins[0], e) if len(twins) == 1 and not is_baseline else None
-            seeds.append(SeedReached(run.name, run.seed, e, speedup))
+        other = n != place
+        alike = other and seeds[n] == seeds[place]
+        of_seeds = [
+            SeedReached(
+                run.name, run.seed, e, stats.speedup_percent(twins.get(run.seed), e) if other else None
+            )
+            for run, e in zip(arm.runs, by_seed[n], strict=True)
+        ]
         arms.append(
             ArmReached(
                 arm.label,
-                reached,
+                reached[n],
                 stats.bootstrap(len(arm.runs), resampled[n].__getitem__),
-                None if is_baseline else stats.speedup_percent(reference, reached),
-                None
-                if is_baseline
-                else _speedup_interval(baseline, arm, resampled[material.baseline], resampled[n]),
-                seeds,
+                stats.speedup_percent(reached[place], reached[n]) if other else None,
+                _speedup_interval(len(arm.runs), resampled[place], resampled[n]) if alike else None,
+                of_seeds,
             )
         )
     return Level(level, arms)
@@ -144,17 +137,15 @@ def _resampled(smoothed: Sequence[pd.Series], level: float) -> dict[tuple[int, .
 
 
 def _speedup_interval(
-    baseline: Arm, arm: Arm, reference: Mapping[tuple[int, ...], float], own: Mapping[tuple[int, ...], float]
+    seeds: int, reference: Mapping[tuple[int, ...], float], own: Mapping[tuple[int, ...], float]
 ) -> Interval | None:
-    """That of the speed-up where both arms have the same seeds, each resample taking the same ones of both."""
-    if [run.seed for run in baseline.runs] != [run.seed for run in arm.runs]:
-        return None
+    """That of the speed-up, each resample taking the same seeds of both arms."""
 
     def speedup(chosen: tuple[int, ...]) -> float | None:
         ends = (reference[chosen], own[chosen])
         return stats.speedup_percent(*ends) if all(map(math.isfinite, ends)) else None
 
-    return stats.bootstrap(len(arm.runs), speedup)
+    return stats.bootstrap(seeds, speedup)
 
 
 def tables(shown: Shown, speed: Speed) -> list[tuple[str, str]]:
@@ -171,18 +162,20 @@ def speedup_table(shown: Shown, speed: Speed) -> str:
     """Thresholds down, arms across: epochs, and the speed-up against the baseline."""
     if not speed.levels:
         return NO_LEVELS
-    head = ["reward"]
-    for n, name in enumerate(shown.names):
-        head += [name] if n == shown.baseline else [name, "speed-up"]
-    rows = []
-    for level in speed.levels:
-        row = [reward(level.reward, shown.digits)]
-        for n, arm in enumerate(level.arms):
-            row.append(epochs(arm.epochs) + bracketed(arm.epochs_interval, _whole))
-            if n != shown.baseline:
-                row.append(percent(arm.speedup_percent) + bracketed(arm.speedup_interval, percent))
-        rows.append(row)
-    return table(head, rows)
+    rows = [
+        (
+            shown.reward(level.reward),
+            [
+                (
+                    epochs(arm.epochs) + bracketed(arm.epochs_interval, _whole),
+                    percent(arm.speedup_percent) + bracketed(arm.speedup_interval, percent),
+                )
+                for arm in level.arms
+            ],
+        )
+        for level in speed.levels
+    ]
+    return speedups("reward", shown.names, shown.baseline, rows)
 
 
 def _whole(value: float | None) -> str:
@@ -203,26 +196,27 @@ def _interval_note(shown: Shown, speed: Speed) -> str:
 def _seed_table(shown: Shown, speed: Speed) -> str:
     if not speed.levels:
         return NO_LEVELS
-    head = ["arm", "seed", *(reward(level.reward, shown.digits) for level in speed.levels)]
+
+    def cell(held: SeedReached) -> str:
+        speedup = held.speedup_percent
+        return epochs(held.epochs) + ("" if speedup is None else f" ({percent(speedup)})")
+
     rows = []
     for n, arm in enumerate(shown.arms):
-        for place in range(arm.seeds):
-            entries = [level.arms[n].seeds[place] for level in speed.levels]
-            cells = [
-                epochs(e.epochs) + ("" if e.speedup_percent is None else f" ({percent(e.speedup_percent)})")
-                for e in entries
-            ]
-            rows.append([arm.name, or_dash(entries[0].seed), *cells])
-    return (
-        table(head, rows, left=1)
-        + "\n\nIn brackets: the speed-up against the baseline's run of the same seed."
-    )
+        for by_level in zip(*(level.arms[n].seeds for level in speed.levels), strict=True):
+            rows.append([arm.name, or_dash(by_level[0].seed), *map(cell, by_level)])
+    made = table(["arm", "seed", *(shown.reward(level.reward) for level in speed.levels)], rows, left=1)
+    return f"{made}\n\nIn brackets: the speed-up against the baseline's run of the same seed."
 
 
-def estimates(speed: Speed, arm: int) -> list[Estimate]:
-    """An arm's epochs at each level, for a figure."""
-    held = [level.arms[arm] for level in speed.levels]
-    return [
-        Estimate(a.epochs, *((a.epochs_interval.low, a.epochs_interval.high) if a.epochs_interval else ()))
-        for a in held
+def epochs_panel(axes: Any, shown: Shown, speed: Speed, title: str) -> None:
+    """Epochs to each threshold, with their intervals."""
+    held = [
+        [
+            Estimate(own.epochs, *((ends.low, ends.high) if (ends := own.epochs_interval) else ()))
+            for own in (level.arms[n] for level in speed.levels)
+        ]
+        for n in range(len(shown.arms))
     ]
+    rows = [shown.reward(level.reward) for level in speed.levels]
+    draw.epochs_to(axes, shown, rows, held, title, "training reward")

@@ -13,6 +13,11 @@ def number(value: float | None, digits: int = 4) -> str:
     return "-" if value is None else f"{value:.{digits}g}"
 
 
+def signed(value: float | None) -> str:
+    """With its sign, a dash for nothing."""
+    return "-" if value is None else f"{value:+.4g}"
+
+
 def percent(value: float | None) -> str:
     """One decimal, as in the paper's tables; a dash for nothing."""
     return "-" if value is None else f"{value:.1f}%"
@@ -43,6 +48,11 @@ def estimated(held: Estimate, shown: Callable[[Any], str] = number) -> str:
     return shown(held.mean) + ("" if held.low is None else f" [{shown(held.low)}, {shown(held.high)}]")
 
 
+def over_seeds(held: Estimate, seeds: int, shown: Callable[[Any], str]) -> str:
+    """:func:`estimated`, without the ends where there is one seed."""
+    return estimated(held if seeds > 1 else Estimate(held.mean), shown)
+
+
 def digits_apart(levels: Iterable[float]) -> int:
     """How many significant digits it takes to tell rewards apart: 4, or up to 8 where they lie close."""
     distinct = set(levels)
@@ -66,6 +76,25 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 0) -> 
         + " |"
         for line in lines
     )
+
+
+def speedups(
+    first: str, names: Sequence[str], baseline: int, rows: Iterable[tuple[str, Sequence[tuple[str, str]]]]
+) -> str:
+    """Levels of reward down, arms across: of each its epochs, and its speed-up but for the baseline's.
+
+    Args:
+        first: the head of the levels.
+        names: of the arms.
+        baseline: its place among them.
+        rows: a level, and each arm's epochs and speed-up there.
+    """
+
+    def across(pairs: Iterable[tuple[str, str]]) -> list[str]:
+        return [cell for n, pair in enumerate(pairs) for cell in (pair[:1] if n == baseline else pair)]
+
+    head = [first, *across((name, "speed-up") for name in names)]
+    return table(head, [[level, *across(pairs)] for level, pairs in rows])
 
 
 def quoted(kind: str, texts: Sequence[str]) -> list[str]:
