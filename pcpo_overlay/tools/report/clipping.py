@@ -10,7 +10,6 @@ from pcpo_overlay.tools import palette
 from pcpo_overlay.tools.report import draw, stats
 from pcpo_overlay.tools.report.arms import Shown
 from pcpo_overlay.tools.report.measures import Chapter, Column, Measures, on_policy, over_all
-from pcpo_overlay.tools.runs.files import is_number
 from pcpo_overlay.tools.runs.run import Run
 
 DEFINITIONS = {
@@ -64,19 +63,15 @@ def _timesteps(runs: Sequence[Run], when: int) -> Timesteps:
     """Over the first (0) or the last (1) epochs of every run."""
     import pandas as pd
 
-    rows: list[tuple[float, ...]] = []
+    held = []
     for run in runs:
         window = set(stats.early_late(line["epoch"] for line in run.epochs)[when])
-        for line in run.epochs:
-            held = (line.get("per_timestep") or {}) if line["epoch"] in window else {}
-            columns = [held.get(key, []) for key in ("timestep", "count", *_FRACTIONS)]
-            rows += [row for row in zip(*columns, strict=False) if all(map(is_number, row)) and row[1] > 0]
-    table = pd.DataFrame(rows, columns=["timestep", "count", *_FRACTIONS], dtype="float64")
-    for key in _FRACTIONS:
-        table[key] *= table["count"]
-    sums = table.groupby("timestep").sum().sort_index(ascending=False)
-    fractions = [(sums[key] / sums["count"]).tolist() for key in _FRACTIONS]
-    return Timesteps(sums.index.tolist(), sums["count"].tolist(), *fractions)
+        held += run.per_timestep(("timestep", "count", *_FRACTIONS), window)
+    table = pd.DataFrame(held, columns=["timestep", "count", *_FRACTIONS], dtype="float64")
+    table[[*_FRACTIONS]] = table[[*_FRACTIONS]].mul(table["count"], axis=0)
+    sums = table[table["count"] > 0].groupby("timestep").sum().sort_index(ascending=False)
+    fractions = (sums[key] / sums["count"] for key in _FRACTIONS)
+    return Timesteps(sums.index.tolist(), sums["count"].tolist(), *(held.tolist() for held in fractions))
 
 
 def figures(shown: Shown, arms: Sequence[Measures], timesteps: Sequence[EarlyLate]) -> dict[str, Any]:
@@ -106,6 +101,4 @@ def _timesteps_figure(shown: Shown, timesteps: Sequence[EarlyLate]) -> Any:
                 "" if column else "share of samples",
             )
     grid[0][0].invert_xaxis()
-    draw.heading(figure, "What clipping meets, timestep by timestep")
-    palette.legend_below(figure, grid[0][0])
-    return figure
+    return draw.finished(figure, grid[0][0], "What clipping meets, timestep by timestep")

@@ -72,9 +72,9 @@ def _longer_seeds(axes: Any, curve: Curve, colour: str, window: int, first: int)
             axes.plot(beyond.index + first, beyond, color=colour, linewidth=1, linestyle=":")
 
 
-def caption(shown: Shown, smoothed: bool = True) -> str:
-    """What the lines and bands of :func:`curves` are."""
-    parts = [f"moving average of {shown.window} epochs"] if smoothed else []
+def caption(shown: Shown, lines: str = "") -> str:
+    """What the lines and bands of :func:`curves` are; the lines a moving average, unless it is given."""
+    parts = [lines or f"moving average of {shown.window} epochs"]
     if any(arm.seeds > 1 for arm in shown.arms):
         parts.append("band: lowest to highest seed")
     if shown.lengths_differ:

@@ -71,7 +71,7 @@ class Chapter:
             for name, column in self.columns.items()
             if not column.optional or any(arm.mean(name) is not None for arm in arms)
         ]
-        head, *rows = zip(["arm", *shown.names], *columns, strict=True)
+        head, *rows = zip(["arm", *shown.names], *columns, strict=True)  # "ratio" may head several
         return self.title, "\n\n".join(filter(None, [table(head, rows, left=1), self.note + note]))
 
     def recorded(self, arms: Sequence[Measures]) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from pcpo_overlay.tools.report.stats import Estimate, Interval
@@ -76,6 +76,12 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 0) -> 
         + " |"
         for line in lines
     )
+
+
+def of_arms(names: Sequence[str], columns: Mapping[str, Sequence[str]]) -> str:
+    """A table of arms down, by the heads of the columns."""
+    rows = zip(names, *columns.values(), strict=True)
+    return table(["arm", *columns], list(rows), left=1)
 
 
 def speedups(
