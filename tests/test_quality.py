@@ -28,7 +28,7 @@ def compared(*folders: Path, **options: Any) -> Document:
 
 
 def tables_of(comparison: Comparison) -> dict[str, str]:
-    return dict(report.tables(comparison, 5))
+    return dict(comparison.tables(5))
 
 
 def linear(prompt: str, reward: float) -> dict[str, float]:
@@ -336,8 +336,8 @@ def two_sizes(parent: Path, sizes: tuple[int, ...] = (8, 16)) -> list[Path]:
 def test_report_on_two_batch_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each size is compared by itself, and the mixed model is over both."""
     monkeypatch.setattr(
-        report,
-        "figures",
+        Comparison,
+        "draw",
         lambda comparison, window: quality.figures(comparison.shown(window), comparison.quality),
     )
     folders = two_sizes(tmp_path)

@@ -47,7 +47,7 @@ def compared(*folders: Path, **options: Any) -> Document:
 
 
 def tables(comparison: Comparison, window: int = 5) -> dict[str, str]:
-    return dict(build.tables(comparison, window))
+    return dict(comparison.tables(window))
 
 
 def speedups(comparison: Comparison) -> str:
@@ -391,7 +391,7 @@ def test_arms_that_draw_with_different_samplers_are_said_and_the_evaluated_rewar
     told = tables(comparison)
     assert next(iter(told)) == "Epochs to reach an evaluated reward"
     assert "these rewards do not compare them" in told["Epochs to reach a training reward"]
-    assert build.main_table(comparison, 5)[0] == "Epochs to reach an evaluated reward"
+    assert comparison.main_table(5)[0] == "Epochs to reach an evaluated reward"
 
 
 def test_runs_that_recorded_the_credit_as_the_ratio_are_named(tmp_path: Path) -> None:

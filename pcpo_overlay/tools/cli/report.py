@@ -97,7 +97,7 @@ def write(folders: Sequence[Path], out: Path, *, command: str, **options: Any) -
         The exit code: 0, or 1 where a folder could not be read or nothing could be written.
     """
     from pcpo_overlay.tools.report.arms import ReportError
-    from pcpo_overlay.tools.report.build import MARKDOWN, build, main_table
+    from pcpo_overlay.tools.report.build import MARKDOWN, build
     from pcpo_overlay.tools.runs.files import RunError, told
     from pcpo_overlay.tools.runs.run import load
 
@@ -124,7 +124,7 @@ def write(folders: Sequence[Path], out: Path, *, command: str, **options: Any) -
     for comparison in document.comparisons:
         for warning in comparison.warnings:
             print(f"WARNING: {warning}")
-        title, text = main_table(comparison, document.window)
+        title, text = comparison.main_table(document.window)
         print(f"\n{comparison.title}: {title[0].lower()}{title[1:]}\n\n{text}")
     print(f"\nreport: {out / MARKDOWN}")
     return code

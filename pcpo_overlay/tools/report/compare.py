@@ -12,6 +12,7 @@ from pcpo_overlay.tools.report import (
     cost,
     gradients,
     mixed_model,
+    overview,
     quality,
     ratio,
     reward,
@@ -87,6 +88,46 @@ class Comparison:
             any(len({run.epochs for run in arm.runs}) > 1 for arm in self.arms),
         )
 
+    def tables(self, window: int) -> list[tuple[str, str]]:
+        """All of them, what the arms are evaluated with first: title and Markdown."""
+        shown = self.shown(window)
+        layers = f" First layer: `{'`, `'.join(self.gradient_layers)}`." if self.gradient_layers else ""
+        return [
+            *(quality.tables(shown, self.quality) if self.quality else []),
+            *validation.tables(shown, self.validation, self.kl),
+            *speed.tables(shown, self.thresholds),
+            *reward.tables(shown, self.reward, self.last_common_epoch),
+            clipping.CHAPTER.table(shown, self.clipping),
+            gradients.CHAPTER.table(shown, self.gradients, layers),
+            ratio.CHAPTER.table(shown, self.ratio),
+            cost.CHAPTER.table(shown, self.cost),
+            *settings.tables(self.arms),
+        ]
+
+    def main_table(self, window: int) -> tuple[str, str]:
+        """The table that says which arm is faster: of evaluated rewards where there are any."""
+        told = dict(self.tables(window))
+        title = quality.TITLE if self.quality is not None else speed.TITLE
+        return title, told[title]
+
+    def draw(self, window: int) -> dict[str, Any]:
+        """The figures by name; those that nothing was recorded for are absent or None.
+
+        Raises:
+            ImportError: matplotlib is missing; the message names the extra to install.
+        """
+        shown = self.shown(window)
+        return {
+            **overview.figures(shown, self),
+            **(quality.figures(shown, self.quality) if self.quality else {}),
+            **validation.figures(shown, self.validation, self.kl),
+            **reward.figures(shown, self.reward, [level.reward for level in self.thresholds.levels]),
+            **clipping.figures(shown, self.clipping, self.timesteps),
+            **gradients.figures(shown, self.gradients),
+            **ratio.figures(shown, self.ratio),
+            **cost.figures(shown, self.cost),
+        }
+
 
 @dataclass
 class Document:
@@ -103,8 +144,8 @@ class Document:
         """For JSON: a chapter that a comparison has not is left out."""
         plain = dataclasses.asdict(self)
         plain["comparisons"] = [
-            {key: value for key, value in comparison.items() if value is not None or key in _NULLABLE}
-            for comparison in plain["comparisons"]
+            {k: v for k, v in held.items() if v is not None or k in _NULLABLE}
+            for held in plain["comparisons"]
         ]
         return plain
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pcpo_overlay.tools import palette
 from pcpo_overlay.tools.report import draw, quality, speed
 from pcpo_overlay.tools.report.arms import Shown
-from pcpo_overlay.tools.report.compare import Comparison
 from pcpo_overlay.trainers import TRAINERS
+
+if TYPE_CHECKING:
+    from pcpo_overlay.tools.report.compare import Comparison
 
 
 def figures(shown: Shown, comparison: Comparison) -> dict[str, Any]:
