@@ -18,15 +18,10 @@ class ReportError(Exception):
 
 @dataclass(frozen=True)
 class Material:
-    """What a chapter is made of.
+    """What a chapter is made of: arms whole, for curves, and ``measured`` as far as their numbers go.
 
-    Attributes:
-        arms: whole, for curves.
-        measured: the same as far as their numbers go.
-        baseline: the place of the one that the others are held against.
-        thresholds: levels of reward, where they were given.
-        window: of the moving average, in epochs.
-        last_common: the last epoch that every arm has a reward of.
+    ``baseline`` is the place of the arm that the others are held against, ``thresholds`` the levels of reward where
+    they were given, ``window`` that of the moving average, ``last_common`` the last epoch that every arm has.
     """
 
     arms: list[Arm]
@@ -62,8 +57,6 @@ class Shown:
     """What tables and figures of one comparison share.
 
     Attributes:
-        upstream: short name.
-        arms: in order.
         baseline: the place of the one that the others are held against.
         window: of the moving average, in epochs.
         digits: significant digits of a reward.
@@ -106,8 +99,7 @@ def choose_baseline(arms: Sequence[Arm], wanted: str | None = None) -> Arm:
     by_label = {arm.label: arm for arm in arms}
     if wanted is None:
         return by_label.get("observe", arms[0])
-    by_name = {name: by_label[label] for label, name in names(by_label).items()}
-    chosen = by_label.get(wanted) or by_name.get(wanted)
-    if chosen is None:
+    named = {name: by_label[label] for label, name in names(by_label).items()} | by_label
+    if wanted not in named:
         raise ReportError(f"no run is labelled {wanted!r}; the labels here are {', '.join(by_label)}")
-    return chosen
+    return named[wanted]

@@ -41,13 +41,7 @@ def build(
 ) -> Document:
     """Compare runs and write the report; what an earlier report left in ``out`` under the same names is replaced.
 
-    Args:
-        runs: from :func:`runs.run.load`.
-        out: made if missing.
-        thresholds, window, baseline: as for :func:`compare.compare`.
-
-    Returns:
-        The document that ``report.json`` holds.
+    ``out`` is made if missing; the options are those of :func:`compare.compare`.
 
     Raises:
         ReportError: there is nothing to compare.

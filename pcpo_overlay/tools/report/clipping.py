@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -85,20 +86,18 @@ def figures(shown: Shown, arms: Sequence[Measures], timesteps: Sequence[EarlyLat
 def _timesteps_figure(shown: Shown, timesteps: Sequence[EarlyLate]) -> Any:
     figure = palette.new_figure(10, 6.6)
     grid = figure.subplots(2, 2, sharex=True, sharey=True)
-    for row, (key, name) in enumerate(zip(_FRACTIONS, ("outside", "masked"), strict=True)):
-        for column, when in enumerate(("early", "late")):
-            axes = grid[row][column]
-            for arm, clipped in zip(shown.arms, timesteps, strict=True):
-                held: Timesteps = getattr(clipped, when)
-                axes.plot(
-                    held.timestep, getattr(held, key), color=arm.look.colour, linestyle=arm.look.line,
-                    marker=arm.look.marker, markersize=2.5, linewidth=1.2, label=arm.legend,
-                )  # fmt: skip
-            palette.plain(
-                axes,
-                f"{name}, {'first' if when == 'early' else 'last'} epochs",
-                "timestep (noise to image)" if row else "",
-                "" if column else "share of samples",
-            )
+    panels = itertools.product(zip(_FRACTIONS, ("outside", "masked"), strict=True), ("early", "late"))
+    for axes, ((key, name), when) in zip(grid.flat, panels, strict=True):
+        for arm, clipped in zip(shown.arms, timesteps, strict=True):
+            held: Timesteps = getattr(clipped, when)
+            axes.plot(
+                held.timestep, getattr(held, key), color=arm.look.colour, linestyle=arm.look.line,
+                marker=arm.look.marker, markersize=2.5, linewidth=1.2, label=arm.legend,
+            )  # fmt: skip
+        palette.plain(axes, f"{name}, {'first' if when == 'early' else 'last'} epochs")
+    for axes in grid[1]:
+        axes.set_xlabel("timestep (noise to image)")
+    for axes in grid[:, 0]:
+        axes.set_ylabel("share of samples")
     grid[0][0].invert_xaxis()
     return draw.finished(figure, grid[0][0], "What clipping meets, timestep by timestep")

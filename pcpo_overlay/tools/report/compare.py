@@ -31,7 +31,7 @@ from pcpo_overlay.tools.report.arms import (
 from pcpo_overlay.tools.report.measures import Measures
 from pcpo_overlay.tools.report.text import digits_apart
 from pcpo_overlay.tools.runs import differences, policies
-from pcpo_overlay.tools.runs.arms import Arm, by_batch_size, by_upstream, common
+from pcpo_overlay.tools.runs.arms import Arm, by_batch_size, by_upstream, last_common, stopped_apart
 from pcpo_overlay.tools.runs.run import Run
 
 #: Of ``report.json``; 2 has the numbers by chapter.
@@ -124,7 +124,7 @@ class Comparison:
             **reward.figures(shown, self.reward, [level.reward for level in self.thresholds.levels]),
             **clipping.figures(shown, self.clipping, self.timesteps),
             **gradients.figures(shown, self.gradients),
-            **ratio.figures(shown, self.ratio),
+            "ratio": ratio.CHAPTER.figure(shown, self.ratio),
             **cost.figures(shown, self.cost),
         }
 
@@ -163,7 +163,7 @@ def compare(
     """Compare runs, upstream by upstream, and batch size by batch size where arms have runs of several.
 
     Args:
-        runs: as :func:`runs.run.load` gives them; those without a finished epoch are named and left out.
+        runs: those without a finished epoch are named and left out.
         thresholds: reward levels; None lets :func:`stats.levels` choose them from the data.
         window: of the moving average, in epochs.
         baseline: label or name of the arm to hold the others against; None takes ``observe``, else the first.
@@ -192,9 +192,9 @@ def compare(
             )
             notes += policies.evaluated([run for arm in arms for run in arm.runs])[1]
         for size, members in by_size.items():
-            chosen = choose_baseline(members, baseline)
+            told_size = size if len(by_size) > 1 else None
             comparisons.append(
-                _compare(members, chosen, size if len(by_size) > 1 else None, thresholds, window)
+                _compare(members, choose_baseline(members, baseline), told_size, thresholds, window)
             )
         models += mixed_model.describe_all(arms, choose_baseline(arms, baseline), thresholds)
     return Document(window, notes, comparisons, models, _definitions(comparisons, models))
@@ -203,12 +203,11 @@ def compare(
 def _compare(
     arms: list[Arm], baseline: Arm, size: int | None, thresholds: Sequence[float] | None, window: int
 ) -> Comparison:
-    shared = common([arm.mean("reward_mean") for arm in arms]).index
-    last = int(shared[-1]) if len(shared) else None
+    last = last_common([arm.mean("reward_mean") for arm in arms])
     names = [arm.name for arm in shown_arms({arm.label: len(arm.runs) for arm in arms})]
     samplers = differences.of_samplers(arms, names)
     warnings = samplers + differences.of_settings(arms, names) + differences.of_seeds(arms, names)
-    cut = _where_to_cut(arms, last)
+    cut = last if stopped_apart(arms) else None
     if cut is not None:
         warnings.append(
             "runs without an end of their own were stopped at different epochs: the tables after that of the "
@@ -235,24 +234,14 @@ def _compare(
     return comparison
 
 
-def _where_to_cut(arms: Sequence[Arm], last_common: int | None) -> int | None:
-    """The epoch after which no run counts in a mean: where endless runs were stopped here and there."""
-    runs = [run for arm in arms for run in arm.runs]
-    if any(run.endless for run in runs) and len({len(run.epochs) for run in runs}) > 1:
-        return last_common
-    return None
-
-
 def _definitions(
     comparisons: Sequence[Comparison], models: Sequence[mixed_model.MixedModel]
 ) -> dict[str, str]:
     """What each number of a report is: in the Markdown and, word for word, in the JSON."""
-    always = (reward, speed, clipping, gradients, ratio, cost)
-    chosen = {name: text for chapter in always for name, text in chapter.DEFINITIONS.items()}
-    if any(c.validation for c in comparisons):
-        chosen |= validation.VALIDATION_DEFINITIONS
-    if any(c.kl for c in comparisons):
-        chosen |= validation.KL_DEFINITIONS
-    if any(c.quality for c in comparisons):
-        chosen |= quality.DEFINITIONS
+    chosen: dict[str, str] = {}
+    for chapter in (reward, speed, clipping, gradients, ratio, cost):
+        chosen |= chapter.DEFINITIONS
+    chosen |= validation.VALIDATION_DEFINITIONS if any(c.validation for c in comparisons) else {}
+    chosen |= validation.KL_DEFINITIONS if any(c.kl for c in comparisons) else {}
+    chosen |= quality.DEFINITIONS if any(c.quality for c in comparisons) else {}
     return chosen | (mixed_model.DEFINITIONS if models else {})

@@ -46,8 +46,8 @@ CHAPTER = Chapter(
 
 def figures(shown: Shown, measured: Sequence[Measures]) -> dict[str, Any]:
     """Median wall-clock seconds of an epoch, sampling and training."""
-    held = zip(shown.arms, measured, strict=True)
-    arms = [(arm, own, total) for arm, own in held if (total := own.mean("total_median_s")) is not None]
+    pairs = zip(shown.arms, measured, strict=True)
+    arms = [(arm, own, total) for arm, own in pairs if (total := own.mean("total_median_s")) is not None]
     if not arms:
         return {}
     figure = palette.new_figure(7, max(2.6, 1.7 + 0.55 * len(arms)))
@@ -55,14 +55,16 @@ def figures(shown: Shown, measured: Sequence[Measures]) -> dict[str, Any]:
     for y, (arm, own, total) in enumerate(arms):
         left = 0.0
         for part, colour in zip(("sampling", "training"), palette.PARTS, strict=True):
-            seconds = own.mean(f"{part}_median_s") or 0.0
-            axes.barh(
-                y, seconds, left=left, color=colour, edgecolor="white", height=0.6, label=None if y else part,
-            )  # fmt: skip
+            seconds, told = own.mean(f"{part}_median_s") or 0.0, None if y else part
+            axes.barh(y, seconds, left=left, color=colour, edgecolor="white", height=0.6, label=told)
             left += seconds
         ratio = None if arm is shown.arms[shown.baseline] else own.mean("total_ratio")
-        told = f" {total:.3g} s" + ("" if ratio is None else f" ({ratio:.2f}x)"[:14])
-        axes.text(max(left, total), y, told, va="center")
+        axes.text(
+            max(left, total),
+            y,
+            f" {total:.3g} s" + ("" if ratio is None else f" ({ratio:.2f}x)"[:14]),
+            va="center",
+        )
     axes.set_yticks(range(len(arms)), [arm.legend for arm, *_ in arms])
     axes.invert_yaxis()
     # Room for the text: set by hand, since text beyond the axes would squeeze them.

@@ -30,10 +30,7 @@ def curves(
     """The moving average of the mean over seeds, the seeds' lowest to highest as a band, optionally the raw mean.
 
     Args:
-        axes: where.
-        shown: the arms.
         held: one curve per arm.
-        title: of the axes.
         first: the number that the entry 0 of a curve is drawn at.
         xlabel: what the entries are.
         raw: whether to draw the mean before smoothing too.
@@ -107,8 +104,6 @@ def dots(
     """A row per case from the top, in it a dot per arm with its interval; a cross at the right end for ``never``.
 
     Args:
-        axes: where.
-        shown: the arms.
         rows: what the rows are.
         held: by arm, then by row; None is not drawn, and a mean of None is ``never``.
         arms: the places of those that ``held`` is of; by default all.
@@ -116,14 +111,13 @@ def dots(
     """
     places = list(range(len(shown.arms))) if arms is None else list(arms)
     ends = [v for own in held for e in own if e is not None for v in (e.mean, e.low, e.high) if v is not None]
-    right = max(ends, default=1.0) + 0.06 * ((max(ends, default=1.0) - min(ends, default=0.0)) or 1.0)
+    most = max(ends, default=1.0)
+    right = most + 0.06 * ((most - min(ends, default=0.0)) or 1.0)
     step = 0.72 / max(len(places), 1)
     for n, (place, own) in enumerate(zip(places, held, strict=True)):
         arm = shown.arms[place]
-        axes.plot(
-            [], [], color=arm.look.colour, marker=arm.look.marker, linestyle="none",
-            label=arm.legend if legend else None,
-        )  # fmt: skip
+        dot = {"color": arm.look.colour, "marker": arm.look.marker}
+        axes.plot([], [], linestyle="none", label=arm.legend if legend else None, **dot)
         for row, e in enumerate(own):
             y = row + (n - (len(places) - 1) / 2) * step
             if e is None:
@@ -135,7 +129,7 @@ def dots(
             low = e.mean if e.low is None else min(e.low, e.mean)
             high = max(e.high, e.mean) if e.high is not None else e.mean if e.low is None else right
             axes.plot([low, high], [y, y], color=arm.look.colour, linewidth=1.4, solid_capstyle="butt")
-            axes.plot(e.mean, y, color=arm.look.colour, marker=arm.look.marker, markersize=5)
+            axes.plot(e.mean, y, markersize=5, **dot)
     for row in range(1, len(rows)):
         axes.axhline(row - 0.5, color="#dddddd", linewidth=0.8)
     axes.set_yticks(range(len(rows)), rows)

@@ -52,8 +52,8 @@ def figures(shown: Shown, arms: Sequence[Measures]) -> dict[str, Any]:
     for column, key in enumerate(keys):
         above, below = grid[0][column], grid[1][column]
         draw.curves(above, shown, [arm.curves[key] for arm in arms], CHAPTER.curves[key])
-        ends = [[arm.numbers[f"{key}_early"], arm.numbers[f"{key}_late"]] for arm in arms]
-        held = [[e if e.mean is not None else None for e in own] for own in ends]
+        ends = [[arm.numbers[f"{key}_{when}"] for when in ("early", "late")] for arm in arms]
+        held = [[None if e.mean is None else e for e in own] for own in ends]
         draw.dots(below, shown, ["first epochs", "last epochs"], held)
         palette.plain(below, xlabel=CHAPTER.curves[key], grid="x")
         below.xaxis.get_major_locator().set_params(nbins=4)

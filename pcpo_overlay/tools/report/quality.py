@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pcpo_overlay.tools import palette
-from pcpo_overlay.tools.report import draw, stats
+from pcpo_overlay.tools.report import draw, stats, text
 from pcpo_overlay.tools.report.arms import Material, Shown, ShownArm
 from pcpo_overlay.tools.report.stats import Curve, Estimate
-from pcpo_overlay.tools.report.text import digits_apart, estimated, number, percent, signed, speedups, table
-from pcpo_overlay.tools.report.text import epochs as printed_epochs
-from pcpo_overlay.tools.report.text import reward as told
+from pcpo_overlay.tools.report.text import estimated, number, signed, table
 from pcpo_overlay.tools.runs import policies
 from pcpo_overlay.tools.runs.files import printable
-from pcpo_overlay.tools.runs.policies import Point
 from pcpo_overlay.tools.runs.run import Run
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 TITLE = "Epochs to reach an evaluated reward"
 DEFINITIONS = {
@@ -46,6 +46,7 @@ METRICS = {
     "frechet_prompt": "Fréchet distance, by prompt",
     "frechet": "Fréchet distance, all prompts",
 }
+_MEASURED = ("reward", *METRICS)
 NO_MATCH = (
     "No level of reward: at least one run's evaluated reward never rose above that of the model it began as."
 )
@@ -55,9 +56,6 @@ def levels(runs: Sequence[Run]) -> list[float]:
     """Levels of reward that every one of these evaluated runs passes, by the rule of :func:`stats.levels`."""
     ways = [policies.points(run) for run in runs]
     return stats.levels([way[0].reward for way in ways], [max(p.reward for p in way) for way in ways])
-
-
-# ------------------------------------------------------------------- the data
 
 
 @dataclass(frozen=True)
@@ -117,16 +115,7 @@ class Way:
 
 @dataclass(frozen=True)
 class Quality:
-    """The chapter's numbers.
-
-    Attributes:
-        settings: that the images were drawn with.
-        policies: evaluated, of each run.
-        levels: of matched reward.
-        last: the last common checkpoint.
-        rewards: the evaluated reward by epochs of training, of each arm.
-        ways: the policies of each run, of each arm.
-    """
+    """How images were drawn, of how many policies a run; at levels and the last checkpoint; by arm, and by run."""
 
     settings: dict[str, Any]
     policies: list[int]
@@ -159,14 +148,20 @@ def describe_arms(
     """
     runs = [run for members in arms.values() for run in members]
     settings = runs[0].quality[0].get("settings", {})
-    chosen = list(thresholds) if thresholds is not None else levels(runs)
+    ways = {label: [policies.way(run) for run in members] for label, members in arms.items()}
     return Quality(
         {key: settings.get(key) for key in ("samples", "seed", "sampler", "reward")},
         [len(run.quality) for run in runs],
-        [_level(arms, baseline, level) for level in chosen],
-        _last(arms),
-        [_rewards(members) for members in arms.values()],
-        [[_way(run) for run in members] for members in arms.values()],
+        [_level(arms, baseline, level) for level in (levels(runs) if thresholds is None else thresholds)],
+        _last(ways),
+        [stats.curve(members, lambda run: policies.way(run)["reward"], 1) for members in arms.values()],
+        [
+            [
+                Way(run.name, run.seed, way.index.tolist(), {key: way[key].tolist() for key in _MEASURED})
+                for run, way in zip(members, ways[label], strict=True)
+            ]
+            for label, members in arms.items()
+        ],
     )
 
 
@@ -175,7 +170,7 @@ def _metrics(held: Sequence[Mapping[str, float]]) -> dict[str, Any]:
 
 
 def _level(arms: Mapping[str, Sequence[Run]], baseline: str, level: float) -> QualityLevel:
-    reached = {label: _reached(members, level) for label, members in arms.items()}
+    reached = {label: policies.matched(members, level) for label, members in arms.items()}
     reference, described = reached.get(baseline, {}), []
     for label, own in reached.items():
         differences = [
@@ -194,72 +189,45 @@ def _level(arms: Mapping[str, Sequence[Run]], baseline: str, level: float) -> Qu
     return QualityLevel(level, described)
 
 
-def _reached(runs: Sequence[Run], level: float) -> dict[tuple[int | None, int], Point]:
-    """The policies at a level, by seed and which of that seed's runs: it may be there twice."""
-    seeds = [run.seed for run in runs]
-    matched = {
-        (run.seed, seeds[:n].count(run.seed)): policies.at_reward(policies.points(run), level)
-        for n, run in enumerate(runs)
-    }
-    return {seed: point for seed, point in matched.items() if point is not None}
-
-
-def _last(arms: Mapping[str, Sequence[Run]]) -> LastCheckpoint:
+def _last(arms: Mapping[str, Sequence[pd.DataFrame]]) -> LastCheckpoint:
     """The numbers at the last checkpoint that every run has, and of the base model."""
-    held = {
-        label: [{int(p.epoch): p.values for p in policies.points(run)} for run in members]
-        for label, members in arms.items()
-    }
-    by_run = [epochs for members in held.values() for epochs in members]
-    last = max((epoch for epoch in set.intersection(*map(set, by_run)) if epoch > 0), default=None)
-    base = next((epochs[0] for epochs in by_run if 0 in epochs), None)
+    every = [way for ways in arms.values() for way in ways]
+    last = max(set.intersection(*(set(way.index[way.index > 0].tolist()) for way in every)), default=None)
+    base = next(
+        (
+            dict(zip(_MEASURED, way.loc[0, [*_MEASURED]].tolist(), strict=True))
+            for way in every
+            if 0 in way.index
+        ),
+        None,
+    )
     described = []
-    for label, members in held.items():
-        ends = [] if last is None else [epochs[last] for epochs in members]
+    for label, ways in arms.items():
+        ends = [] if last is None else [way.loc[last].to_dict() for way in ways]
         reward = stats.estimate([values["reward"] for values in ends])
-        described.append(ArmAtEnd(label=label, reward=reward, **_metrics(ends) | {"runs": len(members)}))
-    told = None if base is None else {key: base[key] for key in ("reward", *METRICS)}
-    return LastCheckpoint(last, told, described)
-
-
-def _rewards(members: Sequence[Run]) -> Curve:
-    import pandas as pd
-
-    def of(run: Run) -> pd.Series:
-        return pd.Series({int(p.epoch): p.reward for p in policies.points(run)}, dtype="float64")
-
-    return stats.curve(members, of, 1)
-
-
-def _way(run: Run) -> Way:
-    held = policies.points(run)
-    values = {key: [point.values[key] for point in held] for key in ("reward", *METRICS)}
-    return Way(run.name, run.seed, [point.epoch for point in held], values)
-
-
-# ------------------------------------------------------------------ the tables
+        described.append(ArmAtEnd(label=label, reward=reward, **_metrics(ends) | {"runs": len(ways)}))
+    return LastCheckpoint(last, base, described)
 
 
 def tables(shown: Shown, quality: Quality) -> list[tuple[str, str]]:
     """Titles and Markdown."""
-    return [
-        (TITLE, epochs_table(shown, quality)),
-        ("Quality at matched reward", _quality_table(shown, quality)),
-        ("Quality at matched reward, difference to the baseline", _difference_table(shown, quality)),
-        ("Quality at the last checkpoint", _last_table(shown, quality)),
-    ]
+    at_levels = {
+        TITLE: _epochs_table,
+        "Quality at matched reward": _quality_table,
+        "Quality at matched reward, difference to the baseline": _difference_table,
+    }
+    made = [(title, of(shown, quality) if quality.levels else NO_MATCH) for title, of in at_levels.items()]
+    return [*made, ("Quality at the last checkpoint", _last_table(shown, quality))]
 
 
 def level_names(quality: Quality) -> list[str]:
     """The levels of reward with as many digits as it takes to tell them apart."""
     held = [level.reward for level in quality.levels]
-    return [told(level, digits_apart(held)) for level in held]
+    return [text.reward(level, text.digits_apart(held)) for level in held]
 
 
-def epochs_table(shown: Shown, quality: Quality) -> str:
+def _epochs_table(shown: Shown, quality: Quality) -> str:
     """Levels down, arms across: epochs to reach an evaluated reward, and the speed-up against the baseline."""
-    if not quality.levels:
-        return NO_MATCH
     some, rows = "", []
     for name, level in zip(level_names(quality), quality.levels, strict=True):
         reference, cells = level.arms[shown.baseline], []
@@ -269,13 +237,13 @@ def epochs_table(shown: Shown, quality: Quality) -> str:
             speedup = stats.speedup_percent(reference.epochs.mean, own.epochs.mean)
             comparable = own.runs == reference.runs
             cells.append(
-                (estimated(own.epochs, printed_epochs) + few, percent(speedup) if comparable else "-")
+                (estimated(own.epochs, text.epochs) + few, text.percent(speedup) if comparable else "-")
             )
         rows.append((name, cells))
-    text = "Mean over seeds, in brackets the bootstrap interval of 95%; speed-up: of the means."
-    text += " In parentheses: how many seeds reach it, of which the mean is." if some else ""
-    made = speedups("evaluated reward", shown.names, shown.baseline, rows)
-    return f"{made}\n\n{text} {_drawn(quality)}"
+    note = "Mean over seeds, in brackets the bootstrap interval of 95%; speed-up: of the means."
+    note += " In parentheses: how many seeds reach it, of which the mean is." if some else ""
+    made = text.speedups("evaluated reward", shown.names, shown.baseline, rows)
+    return f"{made}\n\n{note} {_drawn(quality)}"
 
 
 def _arms(shown: Shown, quality: Quality) -> Iterator[tuple[str, ShownArm, ArmAtLevel]]:
@@ -287,8 +255,6 @@ def _arms(shown: Shown, quality: Quality) -> Iterator[tuple[str, ShownArm, ArmAt
 
 def _quality_table(shown: Shown, quality: Quality) -> str:
     """Levels of reward and arms down, what was measured across."""
-    if not quality.levels:
-        return NO_MATCH
     rows = [
         [name, arm.name, f"{own.runs} of {arm.seeds}", *map(estimated, (own.epochs, *_of(own)))]
         for name, arm, own in _arms(shown, quality)
@@ -302,8 +268,6 @@ def _of(held: Metrics) -> list[Estimate]:
 
 
 def _difference_table(shown: Shown, quality: Quality) -> str:
-    if not quality.levels:
-        return NO_MATCH
     differences = [
         (name, arm.name, own.difference)
         for name, arm, own in _arms(shown, quality)
@@ -333,8 +297,8 @@ def _last_table(shown: Shown, quality: Quality) -> str:
     if base is not None:
         measured = [number(base[key]) for key in METRICS]
         rows.insert(0, ["(base model)", "", shown.reward(base["reward"]), *measured])
-    text = table(["arm", "seeds", "reward", *METRICS.values()], rows, left=1)
-    return f"{text}\n\nAfter {last.epoch} epochs of training, the last that every evaluated run has a checkpoint of."
+    made = table(["arm", "seeds", "reward", *METRICS.values()], rows, left=1)
+    return f"{made}\n\nAfter {last.epoch} epochs of training, the last that every evaluated run has a checkpoint of."
 
 
 def _drawn(quality: Quality) -> str:
@@ -345,14 +309,12 @@ def _drawn(quality: Quality) -> str:
     )
     several = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else str(counts[0])
     few = any(arm.runs < stats.LEAST_SEEDS for level in quality.levels for arm in level.arms)
-    return printable(
+    told = (
         f"{settings['samples']} images a prompt and policy ({sampler}; native sampler in all arms), {several} policies "
         "a run, the model it began as among them."
-        + (f" Intervals take {stats.LEAST_SEEDS} seeds." if few else "")
     )
+    return printable(told + (f" Intervals take {stats.LEAST_SEEDS} seeds." if few else ""))
 
-
-# ----------------------------------------------------------------- the figures
 
 _PANELS = {
     "accuracy": ("accuracy", "right is better"),
@@ -366,8 +328,7 @@ def figures(shown: Shown, quality: Quality) -> dict[str, Any]:
     if not quality.levels:
         return {}
     others = [n for n in range(len(shown.arms)) if n != shown.baseline]
-    arms = others or [shown.baseline]
-    rows = level_names(quality)
+    arms, rows = others or [shown.baseline], level_names(quality)
     at_level = [[level.arms[n] for level in quality.levels] for n in arms]
     held = [[own.difference if others else own for own in by_level] for by_level in at_level]
     figure = palette.new_figure(12, 1.7 + 0.2 * len(rows) * (len(arms) + 1))

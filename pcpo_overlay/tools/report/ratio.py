@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 from pcpo_overlay.tools.report import stats
-from pcpo_overlay.tools.report.arms import Shown
-from pcpo_overlay.tools.report.measures import Chapter, Column, Measures, on_policy, over_all
+from pcpo_overlay.tools.report.measures import Chapter, Column, on_policy, over_all
 
 DEFINITIONS = {
     "policy ratio": "rho, the probability of a drawn step under the trained policy over that under the policy that "
@@ -44,8 +40,3 @@ CHAPTER = Chapter(
     },
     log=True,
 )
-
-
-def figures(shown: Shown, arms: Sequence[Measures]) -> dict[str, Any]:
-    """Its spread, how far log rho is from rho - 1, and what else was recorded, by epoch."""
-    return {"ratio": CHAPTER.figure(shown, arms)}

@@ -75,22 +75,21 @@ def describe(material: Material) -> Speed:
     """Epochs to each level: on the moving average of the seed-mean curve, and on each seed's own."""
     rewards = [arm.mean("reward_mean") for arm in material.arms]
     smoothed = [stats.moving_average(curve, material.window) for curve in rewards]
-    ways = [(reward, way) for reward, way in zip(rewards, smoothed, strict=True) if len(reward)]
     levels = material.thresholds
     if levels is None:
-        levels = stats.levels([reward.iloc[0] for reward, _ in ways], [way.max() for _, way in ways])
+        starts = [reward.iloc[0] for reward in rewards if len(reward)]
+        levels = stats.levels(starts, [curve.max() for curve in smoothed if len(curve)])
     own = [
         [stats.moving_average(run.series("reward_mean"), material.window) for run in arm.runs]
         for arm in material.arms
     ]
-    return Speed(
-        material.thresholds is None, [_level(float(level), material, smoothed, own) for level in levels]
-    )
+    held = [Level(float(level), _arms(float(level), material, smoothed, own)) for level in levels]
+    return Speed(material.thresholds is None, held)
 
 
-def _level(
+def _arms(
     level: float, material: Material, smoothed: Sequence[pd.Series], own: Sequence[Sequence[pd.Series]]
-) -> Level:
+) -> list[ArmReached]:
     place, seeds = material.baseline, [[run.seed for run in arm.runs] for arm in material.arms]
     reached = [stats.epochs_to_reach(curve, level) for curve in smoothed]
     by_seed = [[stats.epochs_to_reach(curve, level) for curve in curves] for curves in own]
@@ -98,25 +97,18 @@ def _level(
     twins = {s: e for s, e in zip(seeds[place], by_seed[place], strict=True) if seeds[place].count(s) == 1}
     arms = []
     for n, arm in enumerate(material.arms):
-        other = n != place
-        alike = other and seeds[n] == seeds[place]
+        interval = stats.bootstrap(len(arm.runs), resampled[n].__getitem__)
+        speedup, speedup_interval, against = None, None, {}
+        if n != place:
+            speedup, against = stats.speedup_percent(reached[place], reached[n]), twins
+            if seeds[n] == seeds[place]:
+                speedup_interval = _speedup_interval(len(arm.runs), resampled[place], resampled[n])
         of_seeds = [
-            SeedReached(
-                run.name, run.seed, e, stats.speedup_percent(twins.get(run.seed), e) if other else None
-            )
+            SeedReached(run.name, run.seed, e, stats.speedup_percent(against.get(run.seed), e))
             for run, e in zip(arm.runs, by_seed[n], strict=True)
         ]
-        arms.append(
-            ArmReached(
-                arm.label,
-                reached[n],
-                stats.bootstrap(len(arm.runs), resampled[n].__getitem__),
-                stats.speedup_percent(reached[place], reached[n]) if other else None,
-                _speedup_interval(len(arm.runs), resampled[place], resampled[n]) if alike else None,
-                of_seeds,
-            )
-        )
-    return Level(level, arms)
+        arms.append(ArmReached(arm.label, reached[n], interval, speedup, speedup_interval, of_seeds))
+    return arms
 
 
 def _resampled(smoothed: Sequence[pd.Series], level: float) -> dict[tuple[int, ...], float]:
@@ -162,19 +154,12 @@ def speedup_table(shown: Shown, speed: Speed) -> str:
     """Thresholds down, arms across: epochs, and the speed-up against the baseline."""
     if not speed.levels:
         return NO_LEVELS
-    rows = [
-        (
-            shown.reward(level.reward),
-            [
-                (
-                    epochs(arm.epochs) + bracketed(arm.epochs_interval, _whole),
-                    percent(arm.speedup_percent) + bracketed(arm.speedup_interval, percent),
-                )
-                for arm in level.arms
-            ],
-        )
-        for level in speed.levels
-    ]
+
+    def cells(arm: ArmReached) -> tuple[str, str]:
+        reached = epochs(arm.epochs) + bracketed(arm.epochs_interval, _whole)
+        return reached, percent(arm.speedup_percent) + bracketed(arm.speedup_interval, percent)
+
+    rows = [(shown.reward(level.reward), list(map(cells, level.arms))) for level in speed.levels]
     return speedups("reward", shown.names, shown.baseline, rows)
 
 
@@ -187,10 +172,10 @@ def _interval_note(shown: Shown, speed: Speed) -> str:
     few = [arm.name for arm in shown.arms if arm.seeds < stats.LEAST_SEEDS]
     if not speed.levels:
         return ""
-    if len(few) < len(shown.arms):
-        told = f"; none for {', '.join(few)}, with fewer than {stats.LEAST_SEEDS} seeds" if few else ""
-        return f"\n\nIn brackets: bootstrap interval of 95% over seeds{told}."
-    return f"\n\nNo bootstrap intervals: they take {stats.LEAST_SEEDS} seeds an arm."
+    if len(few) == len(shown.arms):
+        return f"\n\nNo bootstrap intervals: they take {stats.LEAST_SEEDS} seeds an arm."
+    told = f"; none for {', '.join(few)}, with fewer than {stats.LEAST_SEEDS} seeds" if few else ""
+    return f"\n\nIn brackets: bootstrap interval of 95% over seeds{told}."
 
 
 def _seed_table(shown: Shown, speed: Speed) -> str:
@@ -211,12 +196,11 @@ def _seed_table(shown: Shown, speed: Speed) -> str:
 
 def epochs_panel(axes: Any, shown: Shown, speed: Speed, title: str) -> None:
     """Epochs to each threshold, with their intervals."""
-    held = [
-        [
-            Estimate(own.epochs, *((ends.low, ends.high) if (ends := own.epochs_interval) else ()))
-            for own in (level.arms[n] for level in speed.levels)
-        ]
-        for n in range(len(shown.arms))
-    ]
+
+    def estimate(arm: ArmReached) -> Estimate:
+        ends = arm.epochs_interval or Interval(None, None)
+        return Estimate(arm.epochs, ends.low, ends.high)
+
+    held = [[estimate(level.arms[n]) for level in speed.levels] for n in range(len(shown.arms))]
     rows = [shown.reward(level.reward) for level in speed.levels]
     draw.epochs_to(axes, shown, rows, held, title, "training reward")

@@ -67,15 +67,12 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 0) -> 
     cells = [[cell.replace("|", "\\|") for cell in row] for row in (head, *rows)]
     widths = [max(3, *(len(row[column]) for row in cells)) for column in range(len(head))]
     ruler = ["-" * w if i < left else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
-    lines = [cells[0], ruler, *cells[1:]]
-    return "\n".join(
-        "| "
-        + " | ".join(
-            c.ljust(w) if i < left else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True))
-        )
-        + " |"
-        for line in lines
-    )
+
+    def padded(row: Sequence[str]) -> str:
+        wide = enumerate(zip(row, widths, strict=True))
+        return f"| {' | '.join(c.ljust(w) if i < left else c.rjust(w) for i, (c, w) in wide)} |"
+
+    return "\n".join(map(padded, [cells[0], ruler, *cells[1:]]))
 
 
 def of_arms(names: Sequence[str], columns: Mapping[str, Sequence[str]]) -> str:
@@ -87,13 +84,9 @@ def of_arms(names: Sequence[str], columns: Mapping[str, Sequence[str]]) -> str:
 def speedups(
     first: str, names: Sequence[str], baseline: int, rows: Iterable[tuple[str, Sequence[tuple[str, str]]]]
 ) -> str:
-    """Levels of reward down, arms across: of each its epochs, and its speed-up but for the baseline's.
+    """Levels of reward down, under ``first``, arms across: of each its epochs, and its speed-up but for the baseline's.
 
-    Args:
-        first: the head of the levels.
-        names: of the arms.
-        baseline: its place among them.
-        rows: a level, and each arm's epochs and speed-up there.
+    ``rows`` are a level, and each arm's epochs and speed-up there; ``baseline`` is its place among the arms.
     """
 
     def across(pairs: Iterable[tuple[str, str]]) -> list[str]:

@@ -12,11 +12,11 @@ from pcpo_overlay.tools.report import draw, stats
 from pcpo_overlay.tools.report.arms import Material, Shown
 from pcpo_overlay.tools.report.stats import Curve, Estimate
 from pcpo_overlay.tools.report.text import number, of_arms, over_seeds
-from pcpo_overlay.tools.runs.arms import Arm, common
+from pcpo_overlay.tools.runs.arms import Arm, last_common
 from pcpo_overlay.tools.runs.run import Run
 
 if TYPE_CHECKING:
-    import pandas as pd
+    pass
 
 VALIDATION_DEFINITIONS = {
     "validation reward": "Mean reward on the test prompts, with upstream's own evaluation, after so many epochs of "
@@ -88,13 +88,8 @@ class KLs:
 def describe_validation(material: Material) -> Validation | None:
     """The validation rewards, where any run was evaluated."""
     held = [s for run in material.runs if len(s := run.validation())]
-    at = _last_common(held)
+    at = last_common(held)
     return Validation(at, [_arm_validation(arm, at) for arm in material.arms]) if held else None
-
-
-def _last_common(many: Sequence[pd.Series]) -> int | None:
-    shared = common(many).index
-    return int(shared[-1]) if len(shared) else None
 
 
 def _arm_validation(arm: Arm, at: int | None) -> ArmValidation:
@@ -127,7 +122,7 @@ def describe_kl(material: Material) -> KLs | None:
     """The KLs, where any run recorded one."""
     if not any(len(run.series(key)) for run in material.runs for key in _KL):
         return None
-    last = _last_common([s for run in material.runs if len(s := run.series("kl_running_mean"))])
+    last = last_common([s for run in material.runs if len(s := run.series("kl_running_mean"))])
     return KLs(last, [_arm_kl(arm, last, material.window) for arm in material.arms])
 
 

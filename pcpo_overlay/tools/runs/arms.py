@@ -82,3 +82,15 @@ def by_batch_size(arms: Sequence[Arm]) -> dict[int | None, list[Arm]]:
         ]
         for size in ascending
     }
+
+
+def last_common(many: Sequence[pd.Series]) -> int | None:
+    """The last epoch that every one of them has."""
+    shared = common(many).index
+    return int(shared[-1]) if len(shared) else None
+
+
+def stopped_apart(arms: Sequence[Arm]) -> bool:
+    """Whether endless runs were stopped here and there, so that numbers are to be of the epochs that all have."""
+    runs = [run for arm in arms for run in arm.runs]
+    return any(run.endless for run in runs) and len({len(run.epochs) for run in runs}) > 1

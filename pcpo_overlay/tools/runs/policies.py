@@ -5,9 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from pcpo_overlay.tools.runs.files import printable
 from pcpo_overlay.tools.runs.run import Run
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 #: What is measured by prompt.
 PER_PROMPT = ("accuracy", "diversity", "frechet", "reward")
@@ -76,6 +80,24 @@ def at_reward(way: Sequence[Point], level: float) -> Point | None:
         between(before.values, after.values),
         {prompt: between(before.prompts[prompt], after.prompts[prompt]) for prompt in after.prompts},
     )
+
+
+def matched(runs: Sequence[Run], level: float) -> dict[tuple[int | None, int], Point]:
+    """The policies of those runs that reached a level, by seed and which of that seed's runs: it may be there twice."""
+    seeds = [run.seed for run in runs]
+    held = {
+        (run.seed, seeds[:n].count(run.seed)): at_reward(points(run), level) for n, run in enumerate(runs)
+    }
+    return {seed: point for seed, point in held.items() if point is not None}
+
+
+def way(run: Run) -> pd.DataFrame:
+    """What was measured of a run's policies, by epochs of training before them."""
+    import pandas as pd
+
+    held = points(run)
+    epochs = pd.Index([int(point.epoch) for point in held], dtype="int64")
+    return pd.DataFrame([point.values for point in held], epochs, dtype="float64")
 
 
 def evaluated(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
