@@ -31,7 +31,14 @@ from pcpo_overlay.tools.report.arms import (
 from pcpo_overlay.tools.report.measures import Measures
 from pcpo_overlay.tools.report.text import digits_apart
 from pcpo_overlay.tools.runs import differences, policies
-from pcpo_overlay.tools.runs.arms import Arm, by_batch_size, by_upstream, last_common, stopped_apart
+from pcpo_overlay.tools.runs.arms import (
+    Arm,
+    by_batch_size,
+    by_upstream,
+    gradient_layers,
+    last_common,
+    stopped_apart,
+)
 from pcpo_overlay.tools.runs.run import Run
 
 #: Of ``report.json``; 2 has the numbers by chapter.
@@ -190,7 +197,7 @@ def compare(
                 f"{upstream}: runs of {told} samples an epoch; each batch size is compared by itself, and the mixed "
                 "model, where runs are evaluated, is over both"
             )
-            notes += policies.evaluated([run for arm in arms for run in arm.runs])[1]
+            notes += policies.evaluated(arms)[1]
         for size, members in by_size.items():
             told_size = size if len(by_size) > 1 else None
             comparisons.append(
@@ -228,7 +235,7 @@ def _compare(
         settings.describe(arms, names), drawn, validation.describe_kl(material), validated, speed.describe(material),
         [reward.describe(*pair, material) for pair in pairs],
         [clipping.by_timestep(arm.runs) for arm in measured], by_arm(clipping),
-        by_arm(gradients), gradients.layers(measured), by_arm(ratio), by_arm(cost),
+        by_arm(gradients), gradient_layers(measured), by_arm(ratio), by_arm(cost),
     )  # fmt: skip
     warnings += differences.of_versions(measured, names)
     return comparison

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from pcpo_overlay.tools import palette
 from pcpo_overlay.tools.report import draw
 from pcpo_overlay.tools.report.arms import Shown
 from pcpo_overlay.tools.report.measures import Chapter, Column, Measures, end
-from pcpo_overlay.tools.runs.arms import Arm
-from pcpo_overlay.tools.runs.files import printable
 
 DEFINITIONS = {
     "gradient norm": "2-norm of the gradient over all trained parameters, before clipping; mean over the optimizer "
@@ -33,12 +31,6 @@ CHAPTER = Chapter(
         "grad_abs_var": r"variance of $|\mathrm{grad}|$, first layer",
     },
 )
-
-
-def layers(arms: Iterable[Arm]) -> list[str]:
-    """The names of the layers that mean and variance are of."""
-    lines = (line for arm in arms for run in arm.runs for line in run.epochs)
-    return sorted({printable(line["grad_layer"]) for line in lines if line.get("grad_layer")})
 
 
 def figures(shown: Shown, arms: Sequence[Measures]) -> dict[str, Any]:

@@ -175,15 +175,10 @@ def describe_all(
 ) -> list[MixedModel]:
     """One model for each arm but the baseline, over the evaluated runs of both, of all batch sizes.
 
-    Args:
-        arms: of one upstream.
-        baseline: one of them.
-        thresholds: levels of reward; None lets :func:`quality.levels` choose them from the runs of both. The highest
-            that every run passes is taken.
+    They are taken at the highest level of reward that every run passes: of those given, or that :func:`quality.levels`
+    chooses from the runs of both.
     """
-    held, _ = policies.evaluated([run for arm in arms for run in arm.runs])
-    paths = {run.path for run in held}
-    kept = {arm.label: [run for run in arm.runs if run.path in paths] for arm in arms}
+    kept, _ = policies.evaluated(arms)
     models = []
     for label, runs in kept.items():
         if label != baseline.label and runs and kept[baseline.label]:
@@ -211,7 +206,7 @@ def _describe(
         model.notes.append(f"the model is of two batch sizes, and these runs are of {told}; leave some out")
         return
     ways = [policies.points(run) for _, run in runs]
-    choice = list(thresholds) if thresholds is not None else quality.levels([run for _, run in runs])
+    choice = quality.levels([run for _, run in runs], thresholds)
     passed = [level for level in choice if all(policies.at_reward(way, level) is not None for way in ways)]
     if not passed:
         flat = [f"`{printable(r.path.parent.name)}/{r.name}`" for _, r in runs if not quality.levels([r])]

@@ -52,10 +52,11 @@ NO_MATCH = (
 )
 
 
-def levels(runs: Sequence[Run]) -> list[float]:
-    """Levels of reward that every one of these evaluated runs passes, by the rule of :func:`stats.levels`."""
+def levels(runs: Sequence[Run], given: Sequence[float] | None = None) -> list[float]:
+    """Those given, or levels that every one of these evaluated runs passes, by the rule of :func:`stats.levels`."""
     ways = [policies.points(run) for run in runs]
-    return stats.levels([way[0].reward for way in ways], [max(p.reward for p in way) for way in ways])
+    chosen = stats.levels([way[0].reward for way in ways], [max(p.reward for p in way) for way in ways])
+    return chosen if given is None else list(given)
 
 
 @dataclass(frozen=True)
@@ -127,13 +128,10 @@ class Quality:
 
 def describe(material: Material) -> tuple[Quality | None, list[str]]:
     """The quality of the evaluated runs, and warnings; None where no run was evaluated."""
-    held, warnings = policies.evaluated(material.runs)
-    if not held:
+    arms, warnings = policies.evaluated(material.arms)
+    if not arms:
         return None, warnings
-    paths = {run.path for run in held}
-    arms = {arm.label: [run for run in arm.runs if run.path in paths] for arm in material.arms}
-    baseline = material.arms[material.baseline].label
-    return describe_arms(arms, baseline, material.thresholds), warnings
+    return describe_arms(arms, material.arms[material.baseline].label, material.thresholds), warnings
 
 
 def describe_arms(
@@ -152,7 +150,7 @@ def describe_arms(
     return Quality(
         {key: settings.get(key) for key in ("samples", "seed", "sampler", "reward")},
         [len(run.quality) for run in runs],
-        [_level(arms, baseline, level) for level in (levels(runs) if thresholds is None else thresholds)],
+        [_level(arms, baseline, level) for level in levels(runs, thresholds)],
         _last(ways),
         [stats.curve(members, lambda run: policies.way(run)["reward"], 1) for members in arms.values()],
         [

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pcpo_overlay.config import MODES
+from pcpo_overlay.tools.runs.files import printable
 from pcpo_overlay.tools.runs.run import Run
 
 if TYPE_CHECKING:
@@ -94,3 +95,9 @@ def stopped_apart(arms: Sequence[Arm]) -> bool:
     """Whether endless runs were stopped here and there, so that numbers are to be of the epochs that all have."""
     runs = [run for arm in arms for run in arm.runs]
     return any(run.endless for run in runs) and len({len(run.epochs) for run in runs}) > 1
+
+
+def gradient_layers(arms: Sequence[Arm]) -> list[str]:
+    """The names of the layers whose gradients were recorded by themselves."""
+    lines = (line for arm in arms for run in arm.runs for line in run.epochs)
+    return sorted({printable(line["grad_layer"]) for line in lines if line.get("grad_layer")})

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pcpo_overlay.tools.runs.arms import Arm
 from pcpo_overlay.tools.runs.files import printable
 from pcpo_overlay.tools.runs.run import Run
 
@@ -100,25 +101,25 @@ def way(run: Run) -> pd.DataFrame:
     return pd.DataFrame([point.values for point in held], epochs, dtype="float64")
 
 
-def evaluated(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
-    """The runs whose evaluations can be compared, and what a reader has to know about the others.
+def evaluated(arms: Sequence[Arm]) -> tuple[dict[str, list[Run]], list[str]]:
+    """The runs whose evaluations can be compared, by label, and what a reader has to know about the others.
 
     Returns:
-        None of them where they were evaluated with different settings.
+        No arm where none was evaluated, or some with different settings; else all arms, of which some may have no run.
     """
+    runs = [run for arm in arms for run in arm.runs]
     held = [run for run in runs if len(run.quality) > 1]
-    if not held:
-        return [], []
     if len({run.quality[0].get("digest") for run in held}) > 1:
-        return [], [
+        return {}, [
             "the runs were evaluated with different settings (samples, seed, sampler, reward or base model), so their "
             "quality is not compared; evaluate them all alike: "
             + "; ".join(f"`{run.name}`: {_settings(run)}" for run in held)
         ]
-    missing = [f"`{run.name}`" for run in runs if run not in held]
-    if not missing:
-        return held, []
-    return held, [f"not evaluated, and so not in the tables on quality: {', '.join(missing)}"]
+    if not held:
+        return {}, []
+    missing = ", ".join(f"`{run.name}`" for run in runs if len(run.quality) < 2)
+    told = [f"not evaluated, and so not in the tables on quality: {missing}"] if missing else []
+    return {arm.label: [run for run in arm.runs if len(run.quality) > 1] for arm in arms}, told
 
 
 def _settings(run: Run) -> str:
