@@ -61,7 +61,7 @@ def _jobs() -> dict[str, Callable[[Path], list[Path]]]:
     return jobs
 
 
-def main(argv: list[str] | None = None) -> int:
+def _parse(argv: list[str] | None) -> argparse.Namespace:
     jobs = _jobs()
     parser = argparse.ArgumentParser(
         prog="figures",
@@ -76,6 +76,11 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if unknown := [name for name in args.names if name not in jobs]:
         parser.error(f"no figure {', '.join(unknown)}; there are {', '.join(jobs)}")
+    return args
+
+
+def main(argv: list[str] | None = None) -> int:
+    args, jobs = _parse(argv), _jobs()
     args.out.mkdir(parents=True, exist_ok=True)
     for name in args.names or jobs:
         for path in jobs[name](args.out):

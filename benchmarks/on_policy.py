@@ -3,7 +3,7 @@
     python -m benchmarks.on_policy [UPSTREAM ...] [options]
 
 Runs each trainer on its miniature up to its first optimizer step. Needs patched clones (`python apply.py`), the
-trainers' libraries and matplotlib. RESULTS.md says how to read the tables.
+trainers' libraries and matplotlib. docs/results says how to read the tables.
 """
 
 from __future__ import annotations

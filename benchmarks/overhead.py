@@ -2,7 +2,7 @@
 
     python -m benchmarks.overhead [loss] [training] [memory] [startup] [options]
 
-Needs patched clones (`python apply.py`) and the trainers' libraries. RESULTS.md says how to read the tables.
+Needs patched clones (`python apply.py`) and the trainers' libraries. docs/results says how to read the tables.
 """
 
 from __future__ import annotations

@@ -2,17 +2,21 @@
 
     python -m benchmarks.tape_memory
 
-Fills a tape with tensors of each trainer's real shapes and asks it for its size; needs torch alone and some hundred
-megabytes of memory. The training state is 16 bytes a parameter (float32 weights, gradients and two Adam moments), over
-eight ranks where the trainer shards it.
+Fills a tape with tensors of each trainer's real shapes, asks it for its size, and the system for the peak of a process
+that fills and first reads it; needs torch alone and some hundred megabytes of memory. The training state is 16 bytes a
+parameter (float32 weights, gradients and two Adam moments), over eight ranks where the trainer shards it.
 """
 
 from __future__ import annotations
 
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
 
 import torch
 
+from benchmarks.measuring.tables import mib
 from pcpo_overlay.tape import Tape
 
 BYTES_A_PARAMETER = 16
@@ -49,22 +53,64 @@ ROLLOUTS = (
 )
 
 
+@dataclass(frozen=True)
+class Measured:
+    """A tape of one rollout, in bytes: what it holds, and by how much the process grew at the most, in two epochs.
+
+    The peaks are None where the system does not tell them.
+    """
+
+    held: int
+    peak_first: int | None
+    peak_later: int | None
+
+
+def measure(rollout: Rollout) -> Measured:
+    """Record two epochs and look a step up in each; to be run in a process of its own."""
+    tape = Tape()
+    peaks: list[int | None] = []
+    shape = (rollout.samples, *rollout.shape)
+    for _ in range(2):
+        tape.clear()
+        before = _resident(start_anew=True)
+        for _ in range(rollout.steps):
+            # ones, since pages of zeros need not be there
+            tape.record(
+                torch.ones(shape, dtype=rollout.pred), torch.ones(shape), *torch.ones(2, rollout.samples)
+            )
+        tape.lookup(tape.close_rollout()[:1], 0)
+        after = _resident()
+        peaks.append(None if before is None or after is None else after - before)
+    return Measured(tape.nbytes, *peaks)
+
+
+def _resident(start_anew: bool = False) -> int | None:
+    """Peak resident bytes of this process; started anew from what is resident now. None where there is no /proc."""
+    process = Path("/proc/self")
+    try:
+        if start_anew:
+            (process / "clear_refs").write_text("5")
+        lines = (process / "status").read_text().splitlines()
+    except OSError:
+        return None
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+
+
 def main() -> None:
-    print("| rollout | by hand | tape | training state of a rank | share |")
-    print("|---|---|---|---|---|")
+    print("| rollout | by hand | tape | peak, first epoch | later | training state of a rank | share |")
+    print("|---|---|---|---|---|---|---|")
     for r in ROLLOUTS:
-        tape = Tape()
-        for _ in range(r.steps):
-            pred = torch.zeros(r.samples, *r.shape, dtype=r.pred)
-            tape.record(pred, torch.zeros(r.samples, *r.shape), torch.zeros(r.samples))
-        tape.close_rollout()
+        # a process each: what one leaves to the allocator is not the next one's peak
+        with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+            found = pool.submit(measure, r).result()
         values = torch.Size(r.shape).numel()
-        by_hand = r.samples * r.steps * (values * (r.pred.itemsize + 4) + 4)
-        assert tape.nbytes == by_hand
+        by_hand = r.samples * r.steps * (values * (r.pred.itemsize + 4) + 2 * 4)
+        assert found.held == by_hand
         state = r.parameters * BYTES_A_PARAMETER / r.ranks
-        formula = f"{r.samples} x {r.steps} x {values} x ({r.pred.itemsize} + 4) B"
+        formula = f"{r.samples} x {r.steps} x ({values} x ({r.pred.itemsize} + 4) + 8) B"
+        peaks = " | ".join(mib(peak) for peak in (found.peak_first, found.peak_later))
         print(
-            f"| {r.name} | {formula} | {by_hand / 2**20:.0f} MiB | {state / 2**30:.1f} GiB | {by_hand / state:.2%} |"
+            f"| {r.name} | {formula} | {mib(by_hand)} | {peaks} | {state / 2**30:.1f} GiB | {by_hand / state:.2%} |"
         )
 
 

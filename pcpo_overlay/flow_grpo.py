@@ -1,12 +1,10 @@
 """What Flow-GRPO alone needs: undoing what its sampler rounds, and the paper's prompts of an epoch.
 
-Its sampler keeps guidance and latents in the dtype of the text embeddings. Its training computes guidance in float32
-from the same network outputs, and takes latents that were never rounded. So that on-policy ratios are exactly 1 in half
-precision, two of these are set right for prediction matching; the sampler itself is never changed:
-
-- the policy that is trained predicts the float32 guided velocity, so that is what the tape keeps, together with the
-  noise that leads to the drawn sample from *its* mean;
-- the network saw rounded latents, so those are what the trainer gets to train on.
+Its sampler computes guidance in the dtype of the text embeddings, its training in float32 from the same outputs of the
+network. So that on-policy ratios are exactly 1 in half precision this is set right for prediction matching, and the
+sampler itself is never changed: the policy that is trained predicts the float32 guided velocity, so that is what the
+tape keeps, together with the noise that leads to the drawn sample from *its* mean. The sampler rounds latents too; so
+does the autocast under which sampling and training both call the network, so the network sees the same.
 
 Upstream draws each batch of prompts by itself, so a prompt can come again in another batch of the same epoch, and the
 number of distinct prompts is then below the configured one (paper, Appendix B, "Miscellaneous Details");
@@ -60,12 +58,6 @@ class UnroundedGuidance:
         trained = unconditional + self._scale * (conditional - unconditional)
         # mean(pred) = ... - c*pred, so the sample lies w*(trained - pred) stds further from the trained mean.
         return trained, z - losses.expand_to(w, pred) * (pred - trained)
-
-
-def seen_latents(sample: dict[str, Any]) -> Tensor:
-    """(B, steps, ...) latents as the network saw them: in the dtype of the text embeddings."""
-    latents: Tensor = sample["latents"]
-    return latents.to(sample["prompt_embeds"].dtype)
 
 
 def epoch_prompts(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pcpo_overlay import losses
 from pcpo_overlay.config import PCPOConfig
-from pcpo_overlay.flow_grpo import UnroundedGuidance, seen_latents
+from pcpo_overlay.flow_grpo import UnroundedGuidance
 from pcpo_overlay.messages import say
 from pcpo_overlay.steps import Steps, StepTable, dancegrpo_steps, read_scheduler
 from pcpo_overlay.tape import INDEX, Tape
@@ -23,7 +23,7 @@ class Rollout:
         config: mode and options.
         tape: what the steps are recorded on.
         trained_steps: number of steps of the schedule that can be trained, the first ones; None for all.
-        rounds: whether the sampler rounds latents and guidance and the training does not, so that matching undoes it.
+        rounds: whether the sampler rounds guidance and the training does not, so that matching undoes it.
         guidance_scale: that of a sampler that guides; None where it does not.
         dtype: what the network's outputs are rounded to where the sampler rounds and does not guide.
         speaks: whether this process is the one that talks to the user.
@@ -78,8 +78,6 @@ class Rollout:
         if self._guidance:
             self._guidance.close()
             self._guidance = None
-        if self._rounds:
-            sample["latents"] = seen_latents(sample)
         if self._config.matching or self._tape.open_steps:
             sample[INDEX] = torch.cat([*self._indices, self._tape.close_rollout()])
             self._indices.clear()

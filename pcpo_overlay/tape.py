@@ -6,6 +6,7 @@ does to its samples (shuffle, drop, rebatch) costs the tape nothing and cannot s
 
 from __future__ import annotations
 
+import bisect
 from dataclasses import dataclass, field
 
 import torch
@@ -38,8 +39,9 @@ class Matched:
 class _Column:
     """Rows of one kind, (rows, ...), appended batch by batch.
 
-    In the first epoch they are kept as they come and joined at the first lookup, piece by piece, each freed as it is
-    copied. A later epoch writes into room for as many rows as the last one had.
+    In the first epoch they are kept as they come. On an accelerator they are joined at the first lookup, piece by
+    piece, each freed as it is copied; in the CPU's memory they are read where they are. A later epoch writes into room
+    for as many rows as the last one had.
 
     Attributes:
         on_cpu: keep them in the CPU's memory, pinned where they come from a GPU.
@@ -48,6 +50,7 @@ class _Column:
     on_cpu: bool = False
     rows: int = 0
     _pieces: list[Tensor] = field(default_factory=list)
+    _starts: list[int] = field(default_factory=list)  # the first row of each piece
     _room: Tensor | None = None
     _last_rows: int = 0
 
@@ -55,26 +58,32 @@ class _Column:
         end = self.rows + rows.shape[0]
         if self._room is None and not self._pieces and self._last_rows >= end:
             self._room = self._empty(self._last_rows, rows)
-        if self._room is not None and not self._fits(rows, end):
-            self._pieces, self._room = [self._room[: self.rows]], None
+        if self._room is not None and end > self._room.shape[0]:
+            self._pieces, self._starts, self._room = [self._room[: self.rows]], [0], None
         if self._room is not None:
             self._room[self.rows : end].copy_(rows, non_blocking=True)
         else:
+            self._starts.append(self.rows)
             self._pieces.append(
                 self._empty(rows.shape[0], rows).copy_(rows, non_blocking=True) if self.on_cpu else rows
             )
         self.rows = end
-
-    def _fits(self, rows: Tensor, end: int) -> bool:
-        room = self._room
-        assert room is not None
-        return (room.shape[1:], room.dtype) == (rows.shape[1:], rows.dtype) and end <= room.shape[0]
 
     def _empty(self, rows: int, like: Tensor) -> Tensor:
         device = torch.device("cpu") if self.on_cpu else like.device
         return torch.empty(
             (rows, *like.shape[1:]), dtype=like.dtype, device=device, pin_memory=self.on_cpu and like.is_cuda
         )
+
+    def select(self, index: Tensor) -> Tensor:
+        """The rows at (B,) places, which are in the CPU's memory if the rows are."""
+        if self._room is None and len(self._pieces) > 1 and self._pieces[0].device.type == "cpu":
+            return torch.stack([self._row(i) for i in index.tolist()])
+        return self.joined().index_select(0, index)
+
+    def _row(self, i: int) -> Tensor:
+        piece = bisect.bisect(self._starts, i) - 1
+        return self._pieces[piece][i - self._starts[piece]]
 
     def joined(self) -> Tensor:
         """All rows in one tensor."""
@@ -92,7 +101,8 @@ class _Column:
         return self._room
 
     def clear(self) -> None:
-        self._pieces, self._room, self._last_rows, self.rows = [], None, self.rows, 0
+        self._pieces, self._starts, self._room = [], [], None
+        self._last_rows, self.rows = self.rows, 0
 
     @property
     def nbytes(self) -> int:
@@ -123,7 +133,6 @@ class Tape:
             for column in (self._pred, self._z, self._weights):
                 column.clear()
         self._open_from = self._open_steps = 0
-        self._host_index = None
 
     def record(self, pred: Tensor, z: Tensor | None, weight: Tensor, policy_weight: Tensor) -> None:
         """Append one step of the rollout: (B, ...) prediction and noise (or none), (B,) float32 weights."""
@@ -162,7 +171,7 @@ class Tape:
         """
         here = index[:, column]
         there = self._on_host(index)[:, column] if self.on_cpu else here
-        weights = self._weights.joined().index_select(0, here)
+        weights = self._weights.select(here)
         return Matched(
             pred_old=self._select(self._pred, there, index.device),
             z=self._select(self._z, there, index.device) if self._z.rows else None,
@@ -177,11 +186,10 @@ class Tape:
         return self._host_index[1]
 
     def _select(self, column: _Column, index: Tensor, device: torch.device) -> Tensor:
-        rows = column.joined()
+        rows = column.select(index)
         if not self.on_cpu or device.type != "cuda":
-            return rows.index_select(0, index)
-        pinned = torch.empty((index.numel(), *rows.shape[1:]), dtype=rows.dtype, pin_memory=True)
-        return torch.index_select(rows, 0, index, out=pinned).to(device, non_blocking=True)
+            return rows
+        return rows.pin_memory().to(device, non_blocking=True)
 
     @property
     def open_steps(self) -> int:

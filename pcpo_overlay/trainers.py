@@ -37,9 +37,11 @@ class Trainer:
         carries_over: whether the gradients that an epoch's last accumulation leaves over go into the next epoch's first
             step; else it zeroes them.
         resume: setting that says whether a run goes on from a checkpoint; None where it cannot.
+        resumes_early: whether after a resume its epochs go on from the checkpoint's number, which is less than its
+            epoch's.
         flags: its command line's flags for ``seed``, ``epochs`` and ``save_freq``.
         draws_prompts: whether an epoch's prompts can be drawn without repetition (``unique_prompts``).
-        rounds_sampling: whether in half precision its sampler rounds latents and guidance, and its training does not.
+        rounds_sampling: whether in half precision its sampler rounds guidance, and its training does not.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Trainer:
     loss_weights: tuple[str, ...] = ()
     carries_over: bool = True
     resume: str | None = "resume_from"
+    resumes_early: bool = False
     flags: Mapping[str, str] = field(
         default_factory=lambda: {
             "seed": "--config.seed",
@@ -100,7 +103,7 @@ def setting(settings: Mapping[str, Any], path: str) -> Any:
     return value
 
 
-_DDPO = Trainer("ddpo", "DDPO", "ddpo-pytorch", "scripts/train.py", "ddim")
+_DDPO = Trainer("ddpo", "DDPO", "ddpo-pytorch", "scripts/train.py", "ddim", resumes_early=True)
 _FLOW_GRPO = Trainer(
     "flow_grpo",
     "Flow-GRPO, SD3",
@@ -123,6 +126,7 @@ _DANCE_SD = replace(
     script="fastvideo/train_grpo_sd.py",
     trains="all but last",
     more_epochs=1,
+    resumes_early=False,
     batch=("sample.batch_size", "num_generations"),
 )
 _DANCE_FLUX = Trainer(

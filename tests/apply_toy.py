@@ -45,10 +45,11 @@ HOOKS = {
 }
 
 
-def git(where: Path, *command: str) -> str:
+def git(where: Path, *command: str, env: Mapping[str, str] | None = None) -> str:
     """Run git as a user with no settings of their own."""
     env = {
         **os.environ,
+        **(env or {}),
         "GIT_CONFIG_GLOBAL": str(SETTINGS),
         "GIT_CONFIG_NOSYSTEM": "1",
         "GIT_AUTHOR_NAME": "toy",
@@ -177,7 +178,7 @@ class Toy:
 
                     for name, module in list(sys.modules.items()):
                         if name.startswith("pcpo_overlay.vendoring") and hasattr(module, "stage"):
-                            module.stage = watched
+                            vars(module)["stage"] = watched
                     code = cli.main(argv)
                 except SystemExit as stop:
                     code = int(stop.code or 0)
@@ -233,13 +234,16 @@ class Toy:
         def wait(name: str) -> None:
             if name == stage:
                 reached.write_text(str(os.getpid()))
-                while not release.exists():
+                until = time.monotonic() + 30
+                while not release.exists() and time.monotonic() < until:
                     time.sleep(0.01)
 
         child = os.fork()
         if child == 0:
             os._exit(self._forked(self.command(*args), self.environment(), wait).code)
         while not reached.exists() or not reached.read_text():
+            ended, status = os.waitpid(child, os.WNOHANG)
+            assert ended == 0, f"{args} ended before {stage}: {os.waitstatus_to_exitcode(status)}"
             time.sleep(0.01)
         return child
 
@@ -247,11 +251,20 @@ class Toy:
         found: list[dict[str, Any]] = json.loads(self.ok("status", "toy", "--json", *args).out)
         return found[0]
 
+    def work_tree_name(self, where: Path | None = None) -> str:
+        """git's name of the tracked files as they are on disk, in an index of its own."""
+        where = self.clone if where is None else where
+        with tempfile.TemporaryDirectory() as folder:
+            env = {"GIT_INDEX_FILE": f"{folder}/index"}
+            git(where, "read-tree", "HEAD", env=env)
+            git(where, "add", "--update", env=env)
+            return git(where, "write-tree", env=env)
+
     def assert_patched(self) -> None:
-        """Work tree, index and stamp all say: patched, and nothing else was left about."""
+        """Work tree and stamp say: patched, the index is as it was, and nothing else was left about."""
         for path in HOOKS:
             assert (self.clone / path).read_bytes() == self.patched(path), path
-        assert git(self.clone, "write-tree") == self.locked("patched_tree")
+        assert git(self.clone, "diff", "--cached", "--name-only", "--", *HOOKS) == ""
         stamp = json.loads((self.clone / ".git" / "pcpo-overlay.json").read_text())
         assert stamp["patched_tree"] == self.locked("patched_tree")
         self.assert_tidy()
@@ -259,7 +272,8 @@ class Toy:
     def assert_pristine(self) -> None:
         assert (self.clone / "scripts/train.py").read_text() == TRAIN
         assert (self.clone / "step.py").read_text() == STEP
-        assert not (self.clone / ".git" / "pcpo-overlay.json").exists()
+        for name in ("pcpo-overlay.json", "pcpo-overlay.record.json"):
+            assert not (self.clone / ".git" / name).exists()
         self.assert_tidy()
 
     def assert_tidy(self) -> None:
@@ -267,15 +281,15 @@ class Toy:
         assert left == []
         assert self.unfinished() == []
         inside = {p.name for p in (self.clone / ".git").iterdir()}
-        assert not inside & {"index.lock", "pcpo-overlay.journal"}
+        ours = {"pcpo-overlay.json", "pcpo-overlay.record.json", "pcpo-overlay.pin", "pcpo-overlay.lock"}
+        assert "index.lock" not in inside and {n for n in inside if n.startswith("pcpo")} <= ours
 
     def unfinished(self) -> list[str]:
-        """What killed writes left beside their files, but for the lock, which other runs may be writing."""
-        left = [path.name for path in self.root.rglob(".*.pcpo-*.tmp")]
-        return [name for name in left if not name.startswith(f".{self.lock.name}.")]
+        """What killed writes left beside their files."""
+        return [path.name for path in self.root.rglob(".*.pcpo-*.tmp")]
 
     def assert_not_half_patched(self) -> None:
-        """Each touched file is whole: upstream's or the patched one, and all of them the same."""
+        """Each touched file is whole: upstream's or the patched one; a mixture is called partial."""
         if not self.clone.exists():
             return
         kinds = set()
@@ -283,7 +297,7 @@ class Toy:
             now = (self.clone / path).read_bytes()
             assert now in (base.encode(), self.patched(path)), path
             kinds.add(now == base.encode())
-        assert len(kinds) == 1
+        assert len(kinds) == 1 or self.status()["state"] == "partial"
 
     def locked(self, key: str) -> str:
         line = next(line for line in self.lock.read_text().splitlines() if line.startswith(f"{key} = "))
@@ -331,7 +345,8 @@ def build(root: Path) -> Toy:
     """Make the toy: four commits of upstream (tags old, pin, clean, conflict), two patches, a lock."""
     toy = Toy(root)
     toy.upstream.mkdir(parents=True)
-    git(toy.upstream, "init", "--quiet", "--initial-branch=main")
+    git(toy.upstream, "init", "--quiet")
+    git(toy.upstream, "symbolic-ref", "HEAD", "refs/heads/main")
     git(toy.upstream, "config", "gc.auto", "0")
 
     def commit(tag: str, **files: str) -> None:

@@ -18,11 +18,11 @@ from pathlib import Path
 import filelock
 import pytest
 
+from benchmarks.measuring.clones import why_out_of_reach
 from pcpo_overlay.vendoring import lockfile
 
 ROOT = Path(__file__).resolve().parents[1]
 DEFAULT_UPSTREAM = "ddpo-pytorch"
-REACH_TIMEOUT_S = 20
 
 CloneMaker = Callable[[str, bool], Path]
 
@@ -33,33 +33,6 @@ def session_folder(config: pytest.Config) -> Path:
     return base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base
 
 
-def why_out_of_reach(name: str) -> str | None:
-    """None if the upstream can be cloned, else one line that says why not."""
-    upstream = lockfile.load(ROOT / "vendor.lock").get(name)
-    mirror = os.environ.get("PCPO_MIRROR")
-    if mirror:
-        if any((Path(mirror) / folder).is_dir() for folder in (name, f"{name}.git")):
-            return None
-        return f"PCPO_MIRROR={mirror} has no {name}"
-    try:
-        result = subprocess.run(
-            ["git", "ls-remote", "--exit-code", upstream.url, "HEAD"],
-            capture_output=True,
-            text=True,
-            timeout=REACH_TIMEOUT_S,
-            env={**os.environ, "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"},
-            check=False,
-        )
-    except FileNotFoundError:
-        return "git is not installed"
-    except subprocess.TimeoutExpired:
-        return f"{upstream.url} did not answer in {REACH_TIMEOUT_S} s and PCPO_MIRROR is not set"
-    if result.returncode == 0:
-        return None
-    said = (result.stderr.strip().splitlines() or ["git ls-remote failed"])[-1]
-    return f"{upstream.url} cannot be reached ({said}) and PCPO_MIRROR is not set"
-
-
 def require_upstream(config: pytest.Config, name: str) -> None:
     """Skip the running test, or fail it under ``PCPO_REQUIRE_UPSTREAM=1``, if an upstream cannot be had."""
     folder = session_folder(config)
@@ -67,7 +40,9 @@ def require_upstream(config: pytest.Config, name: str) -> None:
     with filelock.FileLock(str(folder / "upstream-reach.lock")):
         known: dict[str, str | None] = json.loads(answers.read_text()) if answers.exists() else {}
         if name not in known:
-            known[name] = why_out_of_reach(name)
+            upstream, mirror = lockfile.load(ROOT / "vendor.lock").get(name), os.environ.get("PCPO_MIRROR")
+            why = why_out_of_reach(name, upstream.url, mirror)
+            known[name] = why and (f"PCPO_MIRROR: {why}" if mirror else f"{why} and PCPO_MIRROR is not set")
             answers.write_text(json.dumps(known))
     reason = known[name]
     if reason is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import signal
@@ -15,12 +14,11 @@ from typing import Any
 import filelock
 import pytest
 
+from pcpo_overlay.__main__ import main
 from pcpo_overlay.config import PCPOError, parse
 from pcpo_overlay.tools.ab import ABError, plan, runner, state
 from pcpo_overlay.tools.ab.arms import OFF_NOTE, arms_of, split_modes
 from pcpo_overlay.tools.ab.upstreams import NAMES, PACKAGE, PORT, UPSTREAMS, Upstream
-from pcpo_overlay.tools.cli import ab as cli
-from pcpo_overlay.tools.cli.parser import OneLineParser
 from pcpo_overlay.tools.report import build
 from pcpo_overlay.tools.runs.tail import MetricsTail
 
@@ -109,8 +107,6 @@ def direct(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def command(clone: Path, *argv: object) -> int:
     """Run ``pcpo ab`` in this process, into ``out`` beside the clone's vendor folder."""
-    parser = OneLineParser(prog="pcpo")
-    cli.add_parser(parser.add_subparsers())
     words = [
         "ab",
         upstream_of(clone).name,
@@ -121,9 +117,7 @@ def command(clone: Path, *argv: object) -> int:
         "--out",
         str(out_of(clone)),
     ]
-    args = parser.parse_args([*words, *map(str, argv)])
-    code: int = args.func(args)
-    return code
+    return main([*words, *map(str, argv)])
 
 
 def upstream_of(clone: Path) -> Upstream:
@@ -270,7 +264,10 @@ def test_without_cuda_the_launcher_is_told_cpu(monkeypatch: pytest.MonkeyPatch) 
 def test_the_digest_follows_what_decides_the_result(clone: Path) -> None:
     digest = plan.make_plan(request(clone), {})[0].digest
     assert plan.make_plan(request(clone, out=clone / "x"), {"OMP_NUM_THREADS": "1"})[0].digest == digest
-    for change in ({"epochs": 5}, {"overrides": ["--config.use_lora=False"]}, {"accelerate_args": []}):
+    changes: list[dict[str, Any]] = [
+        {"epochs": 5}, {"overrides": ["--config.use_lora=False"]}, {"accelerate_args": []},
+    ]  # fmt: skip
+    for change in changes:
         assert plan.make_plan(request(clone, **change), {})[0].digest != digest
     (clone / "config" / "ours.py").write_text("# another config\n")
     assert plan.make_plan(request(clone), {})[0].digest != digest
@@ -350,10 +347,8 @@ def test_free_ports_are_free_and_not_those_handed_out_before(monkeypatch: pytest
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_upstream_is_offered(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    parser = OneLineParser(prog="pcpo")
-    cli.add_parser(parser.add_subparsers())
     with pytest.raises(SystemExit):
-        parser.parse_args(["ab", "--help"])
+        main(["ab", "--help"])
     printed = capsys.readouterr().out
     assert f"  {name} " in printed and name in printed.splitlines()[0] and f"pcpo ab {name}" in printed
 
@@ -641,17 +636,7 @@ def test_a_missing_or_unpatched_clone_names_the_command(
     script.write_text("print('as upstream wrote it')\n")
     assert command(clone) == 1
     assert f"python apply.py ddpo-pytorch --into {clone}" in capsys.readouterr().err
-    args = argparse.Namespace(
-        upstream="ddpo",
-        trainer=None,
-        modes=None,
-        mode=[],
-        overrides=[],
-        vendor=tmp_path / "nowhere",
-        clone=None,
-        config=None,
-    )
-    assert cli.run(args) == 1
+    assert main(["ab", "ddpo", "--vendor", str(tmp_path / "nowhere")]) == 1
     assert f"python apply.py ddpo-pytorch --dest {tmp_path / 'nowhere'}" in capsys.readouterr().err
 
 

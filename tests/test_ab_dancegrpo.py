@@ -18,9 +18,10 @@ from pcpo_overlay.tools.ab.launch_script import read_launch_script
 from pcpo_overlay.tools.ab.upstreams import DANCEGRPO, PACKAGE, PORT
 from pcpo_overlay.tools.ab.workplace import Workplace, readable
 from pcpo_overlay.tools.folders import MARKER, FolderError
-from pcpo_overlay.tools.launch import placeholders
+from pcpo_overlay.tools.launch import standins
 from pcpo_overlay.tools.miniature import PROMPTS, flux_path
 from pcpo_overlay.tools.miniature.classifier import load_classifier
+from pcpo_overlay.tools.miniature.dancegrpo import run as runner
 from pcpo_overlay.tools.miniature.dancegrpo.data import prepare
 from pcpo_overlay.tools.miniature.digits import load_digits
 
@@ -235,7 +236,8 @@ def test_the_prepared_folder_has_what_the_trainers_read(
 
 def test_the_reward_goes_by_hpsv2s_name_and_scores_digits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Scored as the trainers score: under autocast, the diagonal of image by text features."""
-    monkeypatch.syspath_prepend(str(PACKAGE / "tools" / "miniature" / "dancegrpo" / "hps"))
+    monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
+    standins.install(instead=[runner.HPS])
     for name in [name for name in sys.modules if name.split(".")[0] == "hpsv2"]:
         monkeypatch.delitem(sys.modules, name)
     from hpsv2.src.open_clip import create_model_and_transforms, get_tokenizer  # type: ignore[import-not-found]
@@ -265,7 +267,7 @@ def test_the_reward_goes_by_hpsv2s_name_and_scores_digits(monkeypatch: pytest.Mo
 
 def test_placeholders_are_imported_and_say_so_when_called(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
-    placeholders.install(["package_of_no_one"])
+    standins.install(uncalled=["package_of_no_one"])
     monkeypatch.setattr(sys, "modules", dict(sys.modules))
     import package_of_no_one.deeper as deeper  # type: ignore[import-not-found]
     from package_of_no_one.deeper import Kernel

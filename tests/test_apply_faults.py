@@ -56,7 +56,7 @@ def test_second_run_says_who_holds_the_clone_and_gives_up(toy: Toy, tmp_path: Pa
 
 def test_second_run_waits_for_the_first(toy: Toy, tmp_path: Path) -> None:
     release = tmp_path / "release"
-    child = toy.held("journal-written", release, "toy")
+    child = toy.held("record-written", release, "toy")
     second = subprocess.Popen(
         [sys.executable, str(ROOT / "apply.py"), *toy.command("toy")],
         env=toy.environment(),
@@ -190,7 +190,7 @@ def test_mirror_without_some_blobs(toy: Toy) -> None:
     assert "data/big.txt: read by scripts/run.sh" in result.err
     assert not (toy.clone / "data/big.txt").exists()
     toy.assert_patched()
-    assert git(toy.clone, "status", "--porcelain") == "M  scripts/train.py\nM  step.py".strip()
+    assert git(toy.clone, "status", "--porcelain").split() == ["M", "scripts/train.py", "M", "step.py"]
     assert toy.status()["missing_files"] == {"data/big.txt": ["scripts/run.sh"]}
     toy.ok("check", "toy")
     toy.ok("revert", "toy")
@@ -250,7 +250,7 @@ def test_wrong_commit_in_the_clone(toy: Toy) -> None:
 
 def test_commits_of_the_user_on_top(toy: Toy) -> None:
     toy.ok("toy")
-    git(toy.clone, "commit", "--quiet", "-m", "hooks and mine")
+    git(toy.clone, "commit", "--quiet", "--all", "-m", "hooks and mine")
     result = toy.run("toy")
     assert result.code == ExitCode.WRONG_COMMIT
     assert (toy.clone / "step.py").read_bytes() == toy.patched("step.py")

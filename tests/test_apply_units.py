@@ -10,10 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pcpo_overlay.vendoring import lint, lockfile
-from pcpo_overlay.vendoring.clone import needed_by
+from pcpo_overlay.vendoring.difference import insertions
 from pcpo_overlay.vendoring.errors import ExitCode, Fault
-from pcpo_overlay.vendoring.gitio import Repo
-from pcpo_overlay.vendoring.merge import insertions
+from pcpo_overlay.vendoring.missing import needed_by
 from pcpo_overlay.vendoring.patchfile import (
     Insertion,
     Patch,
@@ -36,7 +35,7 @@ def patch_of(*hooks: Insertion, header: str = HEADER, path: str = "a/b.py") -> P
     return Patch(header, path, hooks)
 
 
-words = st.text(st.characters(exclude_characters="\n\r", exclude_categories=("Cs",)), max_size=8)
+words = st.text(st.characters(exclude_characters="\n\r", exclude_categories=["Cs"]), max_size=8)
 
 
 @st.composite
@@ -71,7 +70,7 @@ def test_the_difference_of_two_texts_is_the_patch_again(case: tuple[Patch, bytes
 
 
 def test_a_text_with_many_repeated_lines_still_reads_as_insertions() -> None:
-    """git's default difference takes a short cut here and shows two removed lines; --minimal does not."""
+    """A longest match shows removed lines here; taking each line at its first chance does not."""
     random = Random(42)
     random.choice([300, 1000, 3000])
     names = [f"l{i}" for i in range(random.choice([2, 5, 30, 300]))]
@@ -221,11 +220,9 @@ def test_the_lock_survives_its_file(tmp_path: Path) -> None:
     assert lockfile.load(lock.path) == lock
 
 
-def test_who_needs_a_missing_file(tmp_path: Path) -> None:
+def test_who_needs_a_missing_file() -> None:
     """The three ways upstreams name data: in a shell script, in the script that one runs, in a named config."""
-    import subprocess
-
-    files = {
+    texts = {
         "run_a.sh": "python prep.py --prompts ./data/ocr/train.txt\n",
         "run_b.sh": "python train.py --lr 1\n",
         "run_c.sh": "python other.py --config config/base.py:ocr_small\n",
@@ -234,17 +231,10 @@ def test_who_needs_a_missing_file(tmp_path: Path) -> None:
         "train.py": 'def main():\n    open("data/ocr/train.txt")\n',
         "config/base.py": 'def ocr():\n    d = "data/geneval"\n\ndef ocr_small():\n    d = "data/ocr/train.txt"\n',
     }
-    for name, text in files.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(text)
-    subprocess.run(["git", "init", "--quiet", str(tmp_path)], check=True)
-    subprocess.run(["git", "-C", str(tmp_path), "add", "--all"], check=True)
-    repo = Repo.at(tmp_path)
-    assert repo is not None
-    assert needed_by(repo, "data/ocr/train.txt") == [
+    assert needed_by(texts, "data/ocr/train.txt") == [
         "config/base.py (launched by run_c.sh)",
         "run_a.sh",
         "train.py (launched by run_b.sh)",
     ]
-    assert needed_by(repo, "data/geneval/all.jsonl") == ["config/base.py (launched by run_d.sh)"]
-    assert needed_by(repo, "data/nothing.txt") == []
+    assert needed_by(texts, "data/geneval/all.jsonl") == ["config/base.py (launched by run_d.sh)"]
+    assert needed_by(texts, "data/nothing.txt") == []

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import random
+import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
-from benchmarks import on_policy, overhead
+from benchmarks import ROOT, on_policy, overhead, tape_memory
 from benchmarks.measuring import clones, in_turn, loss_step, machine, ratios, tables, training
 from benchmarks.measuring.miniature_run import Miniatures, RunFailed
 from benchmarks.measuring.pairs import Ratio, alternate, interval_ranks, ratio_of
@@ -61,8 +64,12 @@ def test_times_that_are_no_pairs() -> None:
 def test_every_arm_once_a_round_and_not_always_in_one_order() -> None:
     order: list[str] = []
 
-    def arm(name: str, value: float):
-        return lambda: (order.append(name), value)[1]
+    def arm(name: str, value: float) -> Callable[[], float]:
+        def timed() -> float:
+            order.append(name)
+            return value
+
+        return timed
 
     times = alternate({"a": arm("a", 1.0), "b": arm("b", 2.0)}, 20, random.Random(0))
     assert times == {"a": [1.0] * 20, "b": [2.0] * 20}
@@ -107,6 +114,20 @@ def test_a_table() -> None:
 )
 def test_seconds_in_the_unit_that_reads_best(value: float, text: str) -> None:
     assert tables.seconds(value) == text
+
+
+def test_a_command_is_told_as_it_was_typed() -> None:
+    code = "from benchmarks.measuring import machine; print(machine.command_line())"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "a b"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "['-c', 'a b']\n"
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.overhead", "loss", "--vendor", "nowhere"],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 3
+    assert "- command: `python -m benchmarks.overhead loss --vendor nowhere`, " in done.stdout
 
 
 def test_the_head_says_what_was_measured_on() -> None:
@@ -213,14 +234,16 @@ def test_arms_of_the_loss_step(stand_in: None, tmp_path: Path, dtype: torch.dtyp
     gradients = {}
     for mode, arm in arms.items():
         assert arm.block(5) > 0
-        gradients[mode] = arm._pred.grad
-        assert gradients[mode] is not None and gradients[mode].abs().sum() > 0
+        gradient = gradients[mode] = arm._pred.grad
+        assert gradient is not None and gradient.abs().sum() > 0
     assert hooks.current() is before
     full = arms["full"].session
     assert full is not None and full.tape.nbytes > 0 and full.objective.was_computed
     # the stand-in's own step takes a number off its schedule; matching does not run it
     assert arms[None].waits() == arms["observe"].waits() == 1
     assert arms["full"].waits() == 0
+    for arm in arms.values():
+        arm.close()
 
 
 def test_a_hook_that_does_not_fire_is_found_out(stand_in: None, tmp_path: Path) -> None:
@@ -271,7 +294,7 @@ def test_a_race(tmp_path: Path) -> None:
         assert len(laps[name].wall) == len(laps[name].process) == 4
         assert 0 < laps[name].wall[-1] < laps[name].wall[0]  # the first has the start in it
         assert laps[name].folder == tmp_path / name
-        assert laps[name].peak is None or laps[name].peak > 0
+        assert (peak := laps[name].peak) is None or peak > 0
 
 
 @pytest.mark.parametrize(
@@ -444,3 +467,46 @@ def test_wrong_arguments_of_on_policy(capsys: pytest.CaptureFixture[str]) -> Non
             on_policy.main(arguments)
         assert stop.value.code == 2
         assert says in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------- the tape's memory
+
+
+def test_the_tapes_memory_is_measured_at_its_peak(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = tape_memory.Rollout("small", (4, 64, 64), 5, 16, torch.float16, 1e6, 1)
+    monkeypatch.setattr(tape_memory, "ROLLOUTS", (small,))
+    tape_memory.main()
+    _, _, line = capsys.readouterr().out.splitlines()
+    name, by_hand, held, first, later, state, share = (cell.strip() for cell in line.strip("|").split("|"))
+    assert (name, held) == ("small", "7.5 MiB")
+    assert by_hand == "16 x 5 x (16384 x (2 + 4) + 8) B"
+    peaks = [float(peak.removesuffix(" MiB")) for peak in (first, later) if peak != "unknown"]
+    assert all(peak > 7 for peak in peaks)  # never less than what is held
+    assert all(peak < 14 for peak in peaks[1:])  # and from the second epoch on never twice that
+    assert (state, share) == ("0.0 GiB", "49.16%")
+
+
+# ---------------------------------------------------------------------- walls
+
+
+def imported(file: Path) -> set[str]:
+    """The top-level names that a file imports anywhere."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module.partition(".")[0])
+    return names
+
+
+def test_benchmarks_import_the_package_and_nothing_imports_them_but_tests() -> None:
+    of_tests = {path.stem for path in (ROOT / "tests").rglob("*.py")} - sys.stdlib_module_names
+    for file in (ROOT / "benchmarks").rglob("*.py"):
+        assert not imported(file) & (of_tests - {"__init__"}), file
+        text = file.read_text(encoding="utf-8")
+        assert not any(edit in text for edit in ("sys.path.append", "sys.path.insert", "sys.path[:0]")), file
+    for file in (ROOT / "pcpo_overlay").rglob("*.py"):
+        assert "benchmarks" not in imported(file), file

@@ -277,7 +277,7 @@ def test_a_plot_that_cannot_be_written_is_one_line_and_exit_code_1(
     code, out, err = run(capsys, "ddim", "--plot", str(tmp_path / where))
     assert code == 1
     assert out == ""
-    assert err.startswith("error: cannot write ") and where in err and err.count("\n") == 1
+    assert err.startswith("pcpo weights: cannot write ") and where in err and err.count("\n") == 1
 
 
 def test_a_plot_without_matplotlib_names_the_extra(
@@ -294,7 +294,10 @@ def test_a_plot_without_matplotlib_names_the_extra(
     code, out, err = run(capsys, "ddim", "--plot", str(tmp_path / "figure.png"))
     assert code == 1
     assert out == ""
-    assert err == 'error: the figures need matplotlib; install it with: pip install "pcpo-overlay[report]"\n'
+    assert (
+        err
+        == 'pcpo weights: the figures need matplotlib; install it with: pip install "pcpo-overlay[report]"\n'
+    )
     assert not (tmp_path / "figure.png").exists()
 
 

@@ -165,7 +165,7 @@ def test_the_runner_supplies_what_the_script_needs(script, upstream, tmp_path, m
     path = tmp_path / script
     path.parent.mkdir()
     path.write_text("")
-    asked = []
+    asked: list[str] = []
     monkeypatch.setattr(compat, "install_for", asked.append)
     monkeypatch.setattr(sys, "argv", list(sys.argv))
     monkeypatch.setattr(sys, "path", list(sys.path))

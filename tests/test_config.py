@@ -107,7 +107,16 @@ def test_an_unknown_mode_lists_the_modes(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["full,weight=native", "full,uniform", "full,", "full,=native", "full,mode=off", "full,full"]
+    "text",
+    [
+        "full,weight=native",
+        "full,weights",
+        "full,uniform",
+        "full,",
+        "full,=native",
+        "full,mode=off",
+        "full,full",
+    ],
 )
 def test_an_unknown_option_lists_the_options(text: str) -> None:
     with pytest.raises(PCPOError, match=f"name one of {OPTION_NAMES}"):

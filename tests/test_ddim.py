@@ -147,3 +147,50 @@ def test_weights_that_are_not_finite_are_refused() -> None:
     alphas[21] = float("nan")
     with pytest.raises(PCPOError, match="not a finite number at timestep 41"):
         ddim_steps(alphas, ddim_timesteps(50), 50, 1.0, parse("match"))
+
+
+@pytest.mark.parametrize("prediction", ["v_prediction", "sample"])
+def test_proportional_credit_is_measured_on_the_noise_estimate(prediction: str) -> None:
+    """Whatever the network predicts: the weight on its output carries ``d eps / d pred``."""
+    noise, ours = (
+        ddim_steps(sd_alphas_cumprod(), ddim_timesteps(50), 50, 1.0, parse("full,variance=native"), kind)
+        for kind in ("epsilon", prediction)
+    )
+    abar = sd_alphas_cumprod()[ours.timestep]
+    scale = abar.sqrt() if prediction == "v_prediction" else -(abar / (1 - abar)).sqrt()
+    assert ours.mean_native == noise.mean_native == pytest.approx(0.516900, abs=5e-7)
+    assert ours.weight.tolist() == pytest.approx((noise.mean_native * scale).tolist())
+    assert ours.weight_native.tolist() == pytest.approx((noise.weight_native * scale).tolist())
+    assert ours.weight_policy.tolist() == ours.weight_native.tolist()
+
+
+def test_an_interval_is_what_the_sampler_steps_over() -> None:
+    assert schedule(30, "match").dt.tolist() == [0.033] * 30
+
+
+def test_a_schedule_without_noise_is_refused() -> None:
+    with pytest.raises(PCPOError, match="draws any noise"):
+        ddim_steps(sd_alphas_cumprod(), torch.tensor([0]), 50, 1.0, parse("match"))
+
+
+def test_a_std_that_is_lost_to_rounding_is_refused() -> None:
+    with pytest.raises(PCPOError, match="falls below double precision"):
+        ddim_steps(sd_alphas_cumprod(), ddim_timesteps(50), 50, 1e-200, parse("full,w_star=1e300"))
+
+
+def test_log_needs_no_linear_step() -> None:
+    assert diffusers_schedule(5, "log").trained == 5
+    from diffusers import DDIMScheduler
+
+    scheduler = DDIMScheduler(clip_sample=True)
+    scheduler.set_timesteps(5)
+    assert read_scheduler(scheduler, 1.0, parse("log")).trained == 5
+    with pytest.raises(PCPOError, match="clip_sample=true"):
+        read_scheduler(scheduler, 1.0, parse("match"))
+
+
+@pytest.mark.parametrize("steps", [10, 50])
+def test_uniform_credit_on_ddim_is_the_proportional_one(steps: int) -> None:
+    proportional, uniform = schedule(steps, "full"), schedule(steps, "full,weights=uniform")
+    assert torch.equal(uniform.weight, proportional.weight)
+    assert uniform.weight.unique().numel() == 1

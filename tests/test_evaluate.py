@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import io
 import json
@@ -18,7 +17,7 @@ from synthetic_runs import write_run
 from torch import Tensor
 
 from benchmarks.miniatures import model_sd
-from pcpo_overlay.tools.cli import evaluate as cli
+from pcpo_overlay.__main__ import main
 from pcpo_overlay.tools.evaluate import EvaluationError, records, rewards, samples
 from pcpo_overlay.tools.evaluate.loaders import LOADERS, Checkpoint
 from pcpo_overlay.tools.evaluate.measures import diversity, frechet_distance
@@ -441,11 +440,7 @@ def test_the_sampler_is_the_runs_own_and_native(tmp_path: Path) -> None:
 
 def command(*argv: object) -> int:
     """Run ``pcpo evaluate`` in this process."""
-    parser = argparse.ArgumentParser()
-    cli.add_parser(parser.add_subparsers())
-    args = parser.parse_args(["evaluate", *map(str, argv)])
-    code: int = args.func(args)
-    return code
+    return main(["evaluate", *map(str, argv)])
 
 
 def without_checkpoints(path: Path) -> Path:

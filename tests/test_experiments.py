@@ -14,20 +14,23 @@ import pytest
 
 from pcpo_overlay.__main__ import main
 from pcpo_overlay.config import parse
-from pcpo_overlay.tools.paper.batches import Batch
-from pcpo_overlay.tools.paper.commands import ExperimentError, as_word, plan, possible_gpus
-from pcpo_overlay.tools.paper.recipes import RECIPES
-from pcpo_overlay.tools.paper.table import (
+from pcpo_overlay.tools.paper.experiments import (
     BOUND,
     CONFIGURATIONS,
     ELSEWHERE,
     EMPTY,
     LOST,
     PLACED,
+    RECIPES,
     ROWS,
     TABLE,
     UNSTATED,
+    Batch,
+    ExperimentError,
     Value,
+    as_word,
+    plan,
+    possible_gpus,
 )
 
 Capture = pytest.CaptureFixture[str]
@@ -70,6 +73,7 @@ HARDWARE = {
     10: (8, "8x NVIDIA H100 (80GB)"),
 }
 WITHOUT_COMMAND = [7]
+EMBED = "pcpo embed flux --model data/flux --prompts assets/prompts.txt --out data/rl_embeddings"
 
 
 def run(capsys: Capture, *argv: str) -> tuple[int, str, str]:
@@ -139,7 +143,7 @@ def test_cells_stand_where_the_paper_puts_them() -> None:
     assert {n for n, paper in CONFIGURATIONS.items() if paper["lora"] is None} == {5, 7, 10}
     for number in range(5, 11):
         paper = CONFIGURATIONS[number]
-        product = paper.whole("prompts_per_iteration") * paper.whole("images_per_prompt")
+        product = paper["prompts_per_iteration"] * paper["images_per_prompt"]
         assert product == paper["images_per_iteration"]
 
 
@@ -207,6 +211,7 @@ def test_configuration_1_has_the_ablations_arms() -> None:
         "pcpo": "full",
         "log": "log",
         "match": "match",
+        "exact": "full,precision=match",
         "half": "observe",
     }
     assert "--config.train.timestep_fraction=0.5" in plan(1).command(arms["half"])
@@ -256,6 +261,52 @@ def test_numbers_as_the_paper_writes_them() -> None:
     assert [as_word(value) for value in values] == [
         *("1e-4", "1e-5", "3e-4", "0.04", "5.0", "50", "SD1.5", "4 4"),
     ]
+
+
+@pytest.mark.parametrize("number", [8, 9])
+def test_flow_grpos_endless_loop_is_wrapped(number: int) -> None:
+    wrapper = ROOT / "pcpo_overlay" / "tools" / "launch" / "flow_grpo.py"
+    for epochs in (None, 300):
+        experiment = plan(number, epochs=epochs)
+        for arm in experiment.arms:
+            words = experiment.command(arm)
+            file, _, inner = words[words.index("--config") + 1].partition(":")
+            assert (ROOT / "vendor" / "flow_grpo" / file).resolve() == wrapper
+            assert inner == experiment.recipe.config
+            assert [w for w in words if "num_epochs" in w] == [f"--config.num_epochs={epochs or 0}"]
+    assert any("endless" in note for note in plan(number).notes)
+
+
+def test_so_many_epochs_as_were_asked_for() -> None:
+    """DanceGRPO's SD trainer counts from 0 to the number and includes it."""
+    told = {
+        n: {c.flag.rpartition(".")[2].lstrip("-"): c.value for c in plan(n, epochs=30).changes}
+        for n in (1, 5, 6)
+    }
+    assert told[1]["num_epochs"] == "30" and told[5]["num_epochs"] == "29"
+    assert told[6]["max_train_steps"] == "30"
+    assert not [c for c in plan(6, epochs=301).changes if c.flag == "--max_train_steps"]  # upstream's own
+
+
+@pytest.mark.parametrize("number", CONFIGURATIONS)
+def test_what_to_run_afterwards_is_a_report_at_table_10s_rewards(number: int) -> None:
+    from pcpo_overlay.tools.cli.arguments import thresholds
+
+    report = plan(number).report
+    assert report[:3] == ("pcpo", "report", f"vendor/{RECIPES[number].clone}/pcpo_runs")
+    levels = dict(zip(report[3::2], report[4::2], strict=True)).get("--thresholds")
+    table_10 = {
+        1: [6.0, 6.3, 6.6, 6.9], 2: [6.0, 6.3, 6.6, 6.9], 3: [0.49, 0.5, 0.51, 0.52], 4: [0.49, 0.5, 0.51, 0.52],
+        5: [0.34, 0.35, 0.36, 0.37], 6: [0.33, 0.34, 0.35, 0.36],
+    }  # fmt: skip
+    assert (thresholds(levels) if levels else None) == table_10.get(number)
+
+
+def test_what_has_to_be_known_before_a_run() -> None:
+    assert any("halve sample.batch_size" in note and "Twice at most" not in note for note in plan(1).notes)
+    assert any("halve sample.batch_size" in note and "Twice at most" in note for note in plan(3).notes)
+    assert any("PaddleOCR" in note for note in plan(8).notes)
+    assert not any("PaddleOCR" in note for note in plan(9).notes)
 
 
 # -------------------------------------------------------- the command line
@@ -329,11 +380,12 @@ def test_the_printed_script_runs_what_the_json_says(capsys: Capture, tmp_path: P
     # it leaves the folder that DanceGRPO's trainer leaves, for the line after it
     body = (
         f"#!{sys.executable}\nimport json, os, sys\n"
-        "call = [os.path.basename(os.getcwd()), os.environ['PCPO'], os.path.basename(sys.argv[0]), *sys.argv[1:]]\n"
+        "call = [os.path.basename(os.getcwd()), os.environ.get('PCPO'), os.path.basename(sys.argv[0]), *sys.argv[1:]]\n"
+        "assert os.environ['WANDB_MODE'] == 'offline'\n"
         f"open({str(log)!r}, 'a').write(json.dumps(call) + '\\n')\n"
         "os.makedirs('my_checkpoints', exist_ok=True)\n"
     )
-    for name in ("torchrun", "accelerate"):
+    for name in ("torchrun", "accelerate", "pcpo"):
         (shims / name).write_text(body)
         (shims / name).chmod(0o755)
     for clone in ("ddpo-pytorch", "DanceGRPO", "flow_grpo"):
@@ -347,11 +399,14 @@ def test_the_printed_script_runs_what_the_json_says(capsys: Capture, tmp_path: P
         timeout=60,
     )
     assert (process.returncode, process.stderr) == (0, "")
-    expected = [
-        [item["upstream"], arm["environment"]["PCPO"], *arm["command"]]
-        for item in items
-        for arm in item["arms"]
-    ]
+    expected: list[list[str | None]] = []
+    for item in items:
+        if item["configuration"] in (6, 10):  # as many GPUs as there are, not the eight of upstream's script
+            expected.append(["DanceGRPO", None, *EMBED.split()])
+        for arm in item["arms"]:
+            expected.append([item["upstream"], arm["environment"]["PCPO"], *arm["command"]])
+        if item["arms"]:
+            expected.append([tmp_path.name, None, *item["report"]])
     assert [json.loads(line) for line in log.read_text().splitlines()] == expected
     left = {path.name for path in (tmp_path / "vendor" / "DanceGRPO").iterdir()}
     assert {"my_checkpoints-config5-baseline", "my_checkpoints-config5-pcpo", "images", "images_same"} <= left
@@ -375,6 +430,7 @@ def test_the_printed_script_runs_what_the_json_says(capsys: Capture, tmp_path: P
         ("--gpus 3", "configuration 1 does not divide among 3 GPUs"),
         ("2 --gpus many", "argument --gpus: expected a whole number, got 'many'"),
         ("2 --gpu 4", "unrecognized arguments: --gpu"),
+        ("8 --epochs 0", "argument --epochs: expected a whole number, 1 or more, got '0'"),
     ],
 )
 @pytest.mark.parametrize("as_json", [False, True])
@@ -395,8 +451,8 @@ def test_in_code_the_error_has_a_type() -> None:
 def test_the_modules_need_the_standard_library_alone() -> None:
     code = (
         "import sys\n"
-        "from pcpo_overlay.tools.paper import commands, text\n"
-        "text.render(commands.plan(n) for n in range(1, 11))\n"
+        "from pcpo_overlay.tools.paper import experiments, script\n"
+        "script.render(experiments.plan(n) for n in range(1, 11))\n"
         "known = {*sys.stdlib_module_names, 'pcpo_overlay', '__main__'}\n"
         "print(sorted({name.split('.')[0] for name in sys.modules} - known))\n"
     )

@@ -7,7 +7,7 @@ import torch
 
 from pcpo_overlay.config import PCPOError, parse
 from pcpo_overlay.schedules import sd3_sigmas
-from pcpo_overlay.steps import StepTable, flow_grpo_steps, read_scheduler
+from pcpo_overlay.steps import StepTable, dancegrpo_steps, flow_grpo_steps, read_scheduler
 
 FULL = parse("full").on("flow_grpo")
 
@@ -81,6 +81,7 @@ def test_dynamic_shifting_has_its_own_weights():
     dynamic = read_scheduler(scheduler(use_dynamic_shifting=True), 0.7, FULL)
     static = read_scheduler(scheduler(), 0.7, FULL)
     assert dynamic.zeta != pytest.approx(static.zeta, rel=1e-3)
+    assert dynamic.zeta is not None
     torch.testing.assert_close(dynamic.weight, dynamic.zeta * dynamic.dt)
     assert float(dynamic.weight.mean()) == pytest.approx(float(dynamic.weight_native.mean()))
 
@@ -91,7 +92,7 @@ def test_a_timestep_outside_the_schedule_is_not_a_value():
     assert found.isnan().tolist() == [False, True]
 
 
-@pytest.mark.parametrize("noise_level", [0.0, -1.0, float("nan")])
+@pytest.mark.parametrize("noise_level", [0.0, -1.0, float("nan"), float("inf")])
 def test_a_deterministic_sampler_is_refused(noise_level):
     with pytest.raises(PCPOError, match="set a positive sample"):
         resolve(noise_level=noise_level)
@@ -120,3 +121,21 @@ def test_the_sampler_is_never_changed(text):
 def test_options_of_flow_are_refused_on_ddim(text):
     with pytest.raises(PCPOError, match="changes nothing on ddpo"):
         parse(text).on("ddpo")
+
+
+def test_as_many_steps_are_trained_as_there_are():
+    assert resolve(trained=20).trained == 10
+    assert resolve("full,zeta=trained", trained=0).mean_native == pytest.approx(
+        float(resolve("match").weight[0])
+    )
+
+
+def test_the_mean_that_is_told_is_over_the_steps_that_zeta_is():
+    native = resolve("match").weight
+    assert resolve("full,zeta=trained").mean_native == pytest.approx(float(native[:9].mean()))
+    assert resolve("full").mean_native == pytest.approx(float(native.mean()))
+
+
+def test_dancegrpos_steps_are_filed_under_their_start():
+    sigmas = torch.tensor([1.0, 0.6, 0.25, 0.0], dtype=torch.float64)
+    assert dancegrpo_steps(sigmas, 0.3, parse("match")).timestep.tolist() == [1000, 600, 250]

@@ -140,7 +140,7 @@ def refused(code: int, expected: int, thesis: Path, capsys: Capture) -> None:
 
 
 def test_miniature_prepare(thesis: Path, capsys: Capture) -> None:
-    refused(main(["miniature", "prepare", str(thesis)]), 2, thesis, capsys)
+    refused(main(["miniature", "prepare", str(thesis)]), 1, thesis, capsys)
 
 
 def test_embed_and_a_folder_of_its_old_scratch_name(tmp_path: Path, thesis: Path, capsys: Capture) -> None:

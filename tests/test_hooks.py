@@ -6,6 +6,7 @@ import contextlib
 import subprocess
 import sys
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -42,23 +43,24 @@ def scheduler(steps=50, **config):
 
 def test_off_returns_what_it_was_given(session):
     session("off")
+    nothing: Any = None
     std, loss = torch.ones(2, 4), torch.tensor(1.0)
     sample = {"log_probs": torch.zeros(2, 3)}
-    assert hooks.ddim_std(std, None, None, 1.0) is std
+    assert hooks.ddim_std(std, nothing, nothing, 1.0) is std
     assert hooks.match_step(std, std) is None
-    assert hooks.loss(loss, None, None, None) is loss
-    hooks.begin_rollout(None, None)
-    hooks.record_step(None, None, None, None, 1.0)
+    assert hooks.loss(loss, nothing, nothing, nothing) is loss
+    hooks.begin_rollout(nothing, nothing)
+    hooks.record_step(nothing, nothing, nothing, nothing, 1.0)
     hooks.end_rollout(sample)
-    hooks.permute(sample, None)
+    hooks.permute(sample, nothing)
     hooks.begin_epoch(0)
-    hooks.begin_step(sample, 0, None)
-    hooks.gradients(None, None)
-    hooks.log_rewards(None)
-    hooks.log_kl(None)
+    hooks.begin_step(sample, 0, nothing)
+    hooks.gradients(nothing, nothing)
+    hooks.log_rewards(nothing)
+    hooks.log_kl(nothing)
     hooks.log_eval({}, 0)
     dataloader = object()
-    assert hooks.prompts(dataloader, None) is dataloader
+    assert hooks.prompts(dataloader, nothing) is dataloader
     hooks.log_step(0, 0, 0)
     hooks.end_epoch(0)
     hooks.finish()
@@ -154,7 +156,9 @@ def test_log_ratio_through_the_hooks(session):
     new = pred.clone()
     new[1] += 1e-3
     prev = torch.zeros_like(pred)
-    returned, log_rho = hooks.match_step(new, prev)
+    matched = hooks.match_step(new, prev)
+    assert matched is not None
+    returned, log_rho = matched
     assert returned is prev
     assert float(log_rho[0]) == 0
     w = float(made.rollout.table(scheduler(), 1.0, torch.device("cpu")).weight(torch.tensor([21]), 1))
@@ -189,7 +193,9 @@ def test_log_ratio_of_a_flow_step_through_the_hooks(session):
     hooks.end_rollout(sample)
     hooks.begin_step(sample, 0, sched.timesteps[2].repeat(2))
     rest = torch.zeros(1), torch.ones(1)
-    returned, log_rho, *kept = hooks.match_step(pred + 1e-3, pred, *rest)
+    matched = hooks.match_step(pred + 1e-3, pred, *rest)
+    assert matched is not None
+    returned, log_rho, *kept = matched
     assert returned is pred
     assert all(a is b for a, b in zip(kept, rest, strict=True))
     w = float(made.rollout.table(sched, 0.7, torch.device("cpu")).steps.weight[2])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import random
@@ -14,24 +13,22 @@ from typing import Any
 import pytest
 from synthetic_runs import write_quality, write_run
 
-from pcpo_overlay.tools.cli import report as cli
+from pcpo_overlay.__main__ import main
+from pcpo_overlay.tools.faults import printable
 from pcpo_overlay.tools.report import build
-from pcpo_overlay.tools.runs.files import RunError, parse_object, printable, read_object
+from pcpo_overlay.tools.runs.files import RunError, parse_object, read_object
 from pcpo_overlay.tools.runs.run import find, load
 from pcpo_overlay.tools.runs.tail import MetricsTail
 
 FILES = ("run.json", "metrics.jsonl", "evaluation.jsonl")
-MUTATIONS = 2000
+#: With those of test_hostile_commands there are 2,000, in a minute all together on a quiet machine.
+MUTATIONS = 1000
 #: How many of them are drawn too, which takes a second each.
 DRAWN = 6
 
 
 def command(*argv: object) -> int:
-    parser = argparse.ArgumentParser()
-    cli.add_parser(parser.add_subparsers())
-    args = parser.parse_args(["report", *map(str, argv)])
-    code: int = args.func(args)
-    return code
+    return main(["report", *map(str, argv)])
 
 
 def whole_run(path: Path, mode: str = "observe") -> Path:
@@ -126,7 +123,8 @@ def test_no_mutation_of_a_run_folder_shows_a_traceback(
         (run / name).write_text(texts[name])
     assert MUTATIONS / 10 < refused < MUTATIONS * 0.9, "the mutations are all refused, or none is"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["b", "out", "runs"], "nothing is written elsewhere"
-    assert time.process_time() - started < 60
+    took = time.process_time() - started
+    assert took < 60, f"{took:.1f} s"
 
 
 @pytest.mark.parametrize(
@@ -236,7 +234,7 @@ def test_an_out_that_cannot_be_written_is_one_line(
     run = whole_run(tmp_path / "a")
     (tmp_path / "loop").symlink_to("loop")
     (tmp_path / "file").write_text("")
-    for out in (tmp_path / "loop" / "out", tmp_path / "file" / "out", tmp_path / ("x" * 5000), Path("a\0b")):
+    for out in (tmp_path / "loop" / "out", tmp_path / "file" / "out", tmp_path / ("x" * 5000)):
         assert command(run, "--out", out) == 1
         (line,) = capsys.readouterr().err.splitlines()
         assert line.startswith("pcpo report: ") and "cannot be written" in line

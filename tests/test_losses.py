@@ -436,9 +436,10 @@ def test_match_has_the_policys_ratio_beside_the_credit(dtype: torch.dtype) -> No
     w_policy = torch.tensor([2.0, 0.3, 0.0], dtype=torch.float64)
     matched = match(pred, pred_old, z, w, w_policy)
     assert torch.equal(matched.credit, log_ratio(pred, pred_old, z, w))
-    exact = [x.detach().double() for x in (pred, pred_old, z)]
-    torch.testing.assert_close(matched.log_rho, log_ratio(*exact, w_policy), rtol=1e-6, atol=1e-7)
-    difference = (exact[0] - exact[1]).flatten(1)
+    exact, exact_old, exact_z = (x.detach().double() for x in (pred, pred_old, z))
+    expected = log_ratio(exact, exact_old, exact_z, w_policy)
+    torch.testing.assert_close(matched.log_rho, expected, rtol=1e-6, atol=1e-7)
+    difference = (exact - exact_old).flatten(1)
     kl = 0.5 * w_policy**2 * difference.square().mean(1)
     torch.testing.assert_close(matched.kl, kl, rtol=1e-6, atol=1e-12)
     torch.testing.assert_close(kl_divergence(pred, pred_old, w_policy), kl, rtol=1e-6, atol=1e-12)
@@ -465,8 +466,7 @@ def test_the_kl_divergence_is_that_of_two_gaussians(std: float, shift: float) ->
     c = 0.7
     mean, scale = torch.tensor([c * shift], dtype=torch.float64), torch.tensor([std], dtype=torch.float64)
     old, new = Normal(0 * mean, scale), Normal(mean, scale)
-    kl = kl_divergence(
-        *torch.tensor([[[shift]], [[0.0]]], dtype=torch.float64), torch.tensor([c / std], dtype=torch.float64)
-    )
+    moved, w = torch.tensor([[shift]], dtype=torch.float64), torch.tensor([c / std], dtype=torch.float64)
+    kl = kl_divergence(moved, 0 * moved, w)
     expected = torch.distributions.kl_divergence(old, new)
     assert float(kl) == pytest.approx(float(expected), rel=1e-6, abs=1e-12)

@@ -71,6 +71,7 @@ def test_masking_follows_the_objective():
 def test_non_finite_values_are_counted_and_left_out():
     summary = reduced([0.0, math.nan, math.inf, 0.2], [1.0] * 4, [1, 1, 21, 21], loss=math.nan).summary()
     assert summary["nonfinite"] == 2 + 2  # two log ratios and both losses
+    assert summary["samples"] == 4
     assert summary["fraction_outside"] == 0.5
     assert math.isnan(summary["loss"])
 
@@ -170,6 +171,7 @@ def test_gradient_statistics():
     for parameter, gradient in zip(model.parameters(), ([[3.0, -1.0]], [2.0], [[6.0]], [0.0]), strict=True):
         parameter.grad = torch.tensor(gradient)
     stats = GradientMetrics.of(model, scale=2.0)
+    assert stats is not None
     assert stats.grad_norm == pytest.approx(math.sqrt(9 + 1 + 4 + 36) / 2)
     assert stats.grad_layer == "0"
     assert stats.grad_abs_mean == pytest.approx(2.0 / 2)
@@ -183,6 +185,7 @@ def test_gradient_statistics_of_a_large_layer():
     model.weight.grad = torch.rand(1000, 3000, generator=torch.Generator().manual_seed(0))
     values = model.weight.grad.double()
     stats = GradientMetrics.of(model)
+    assert stats is not None
     assert stats.grad_abs_mean == pytest.approx(float(values.mean()), rel=1e-6)
     assert stats.grad_abs_var == pytest.approx(float(values.var(unbiased=False)), rel=1e-5)
     assert stats.grad_norm == pytest.approx(float(values.square().sum().sqrt()), rel=1e-3)
@@ -193,6 +196,7 @@ def test_gradients_in_half_precision_are_measured_in_single():
     model.weight.grad = torch.rand(100, 300, generator=torch.Generator().manual_seed(0)).bfloat16()
     values = model.weight.grad.double()
     stats = GradientMetrics.of(model)
+    assert stats is not None
     assert stats.grad_norm == pytest.approx(float(values.square().sum().sqrt()), rel=1e-5)
     assert stats.grad_abs_mean == pytest.approx(float(values.mean()), rel=1e-6)
 
@@ -273,3 +277,20 @@ def test_what_no_step_follows_on_is_forgotten():
     one = torch.ones(1)
     metrics.add(trained(one, one, one, torch.tensor(0.25)))
     assert metrics.reduce(lambda x: x).summary()["samples"] == 1
+
+
+def test_a_ratio_or_a_credit_that_is_not_finite():
+    metrics = StepMetrics(log_objective=True)
+    log_rho, credit = torch.tensor([0.0, math.nan, 0.0]), torch.tensor([0.0, 0.0, math.inf])
+    for loss in (0.5, math.nan):
+        metrics.add(trained(torch.ones(3), log_rho, torch.ones(3), torch.tensor(loss), credit=credit))
+    summary = metrics.reduce(lambda x: x).summary()
+    assert summary["nonfinite"] == 4 + 1
+    assert summary["loss"] == 0.5  # of those that are finite
+    assert summary["ratio_mean"] == 1 and summary["credit_max"] == 0
+
+
+def test_timesteps_of_unequal_numbers():
+    per_timestep = reduced([0.0, 0.2, 0.2], [1.0] * 3, [21, 1, 1]).summary()["per_timestep"]
+    assert per_timestep["timestep"] == [21, 1] and per_timestep["count"] == [1, 2]
+    assert per_timestep["ratio_mean"] == pytest.approx([1, math.exp(0.2)])

@@ -377,7 +377,7 @@ def test_ddpo_config_registers_prompts_and_reward(ddpo_config: ModuleType) -> No
     assert len({prompt for prompt, _ in drawn}) == 10
 
     test = load_digits("test")
-    reward = rewards.digit_probability()  # type: ignore[attr-defined]
+    reward = rewards.digit_probability()
     asked = [(PROMPTS[label], {"label": int(label)}) for label in test.labels[:20]]
     texts, metadata = zip(*asked, strict=True)
     values, info = reward(test.images[:20], texts, metadata)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,7 @@ def test_classes_that_are_not_on_the_list_are_refused(
     folder = hostile(tmp_path / "model", proof, **entries)
     with pytest.raises(ModelError, match=r"model_index\.json"):
         load_pipeline(folder, "StableDiffusionPipeline")
-    assert main(["miniature", "check", "sd", "--path", str(folder), "--samples", "20", "--steps", "1"]) == 2
+    assert main(["miniature", "check", "sd", "--path", str(folder), "--samples", "20", "--steps", "1"]) == 1
     out, err = capsys.readouterr()
     assert out == "" and err.startswith("pcpo miniature: ") and err.count("\n") == 1
     assert str(folder) in err
@@ -126,6 +127,36 @@ def test_an_index_that_is_none(tmp_path: Path, text: str) -> None:
     (tmp_path / "model_index.json").write_text(text)
     with pytest.raises(ModelError, match=r"model_index\.json"):
         read_index(tmp_path, "StableDiffusionPipeline")
+
+
+def damage_config(folder: Path) -> None:
+    (folder / "unet" / "config.json").write_text('{"block_out_channels": 7}')
+
+
+def damage_weights(folder: Path) -> None:
+    (folder / "vae" / "diffusion_pytorch_model.safetensors").write_bytes(b"\xff" * 100)
+
+
+def remove_part(folder: Path) -> None:
+    shutil.rmtree(folder / "text_encoder")
+
+
+def leave_out_of_the_index(folder: Path) -> None:
+    index = json.loads((folder / "model_index.json").read_text())
+    del index["unet"]
+    (folder / "model_index.json").write_text(json.dumps(index))
+
+
+@pytest.mark.parametrize("damage", [damage_config, damage_weights, remove_part, leave_out_of_the_index])
+def test_a_damaged_folder_is_one_line(
+    tmp_path: Path, capsys: Capture, damage: Callable[[Path], None]
+) -> None:
+    folder = shutil.copytree(sd_path(), tmp_path / "model")
+    damage(folder)
+    assert main(["miniature", "check", "sd", "--path", str(folder), "--samples", "20", "--steps", "1"]) == 1
+    _, err = capsys.readouterr()
+    last = err.strip().splitlines()[-1]  # the libraries have their say before
+    assert last.startswith(f"pcpo miniature: {folder} cannot be loaded: ")
 
 
 def test_no_pipeline_at_all(tmp_path: Path) -> None:

@@ -103,3 +103,8 @@ def test_epochs_differ():
 def test_what_is_impossible_is_said_before_the_first_epoch():
     with pytest.raises(PCPOError):
         UniquePrompts(Dataset(), rank=0, images_per_prompt=3, batches=1, ranks=1, batch_size=4, seed=0)
+
+
+def test_the_images_of_a_prompt_lie_anywhere_in_an_epoch():
+    drawn = draw(texts(50), images_per_prompt=4, batches=8, ranks=1, batch_size=4)
+    assert any(len(set(batch)) > 1 for batch in drawn[:, 0].tolist())

@@ -157,6 +157,16 @@ def test_without_evaluations_nothing_is_said_of_quality(tmp_path: Path) -> None:
     assert "Fréchet distance" not in document.definitions
 
 
+def test_of_a_checkpoint_evaluated_twice_the_last_counts(tmp_path: Path) -> None:
+    run = run_of(tmp_path / "a", "observe", 0, {0: 0.0, 4: 1.0})
+    again = run_of(tmp_path / "b", "observe", 0, {4: 3.0})
+    with (run / "evaluation.jsonl").open("a") as file:
+        file.write((again / "evaluation.jsonl").read_text())
+    held = compared(run).comparisons[0].quality
+    assert held is not None and held.last.epoch == 4 and held.last.arms[0].reward.mean == 3
+    assert held.rewards[0].epoch == [0, 4] and held.ways[0][0].epoch == [0, 4, 4]
+
+
 def test_a_damaged_evaluation_is_named(tmp_path: Path) -> None:
     run = run_of(tmp_path / "a", "observe", 0, {0: 0.0, 4: 1.0})
     whole = (run / "evaluation.jsonl").read_text()

@@ -13,7 +13,7 @@ import torch
 
 from pcpo_overlay import hooks
 from pcpo_overlay.config import PCPOError, parse
-from pcpo_overlay.ranks import Shards, TorchRanks
+from pcpo_overlay.ranks import Shards, TorchRanks, _named
 from pcpo_overlay.record.gradients import GradientMetrics
 from pcpo_overlay.rollout import Rollout
 from pcpo_overlay.schedules import dancegrpo_sigmas
@@ -28,6 +28,7 @@ def test_alone():
     assert ranks.gather(rows) is rows
     assert TorchRanks(1).device == torch.device("cuda", 1)
     assert Shards.of(torch.nn.Linear(1, 1)) is None
+    assert (_named([1]), _named([0, 2])) == ("rank 1", "ranks 0, 2")
 
 
 def on_ranks(tmp_path, code, count=2, environ=None):
@@ -183,11 +184,16 @@ def test_gradients_in_shards_add_up():
     whole.weight.grad = gradient
     for half, part in zip(halves, gradient.chunk(2, dim=1), strict=True):
         half.weight.grad = part
-    sums = []
-    GradientMetrics.of(halves[1], add_up=lambda values: sums.append(values) or values)
-    theirs = sums[0]
-    together = GradientMetrics.of(halves[0], add_up=lambda values: values + theirs)
+    sums: list[torch.Tensor] = []
+
+    def noted(values: torch.Tensor) -> torch.Tensor:
+        sums.append(values)
+        return values
+
+    GradientMetrics.of(halves[1], add_up=noted)
+    together = GradientMetrics.of(halves[0], add_up=lambda values: values + sums[0])
     alone = GradientMetrics.of(whole)
+    assert together is not None and alone is not None
     assert together.grad_norm == pytest.approx(alone.grad_norm)
     assert together.grad_abs_mean == pytest.approx(alone.grad_abs_mean)
     assert together.grad_abs_var == pytest.approx(alone.grad_abs_var)
@@ -204,6 +210,7 @@ def test_a_parameter_in_no_module_is_a_layer_of_its_own():
     model.table.grad = torch.tensor([3.0, -4.0])
     model.linear.weight.grad = torch.ones(1, 1)
     stats = GradientMetrics.of(model)
+    assert stats is not None
     assert stats.grad_layer == "table"
     assert stats.grad_abs_mean == pytest.approx(3.5)
 

@@ -15,9 +15,9 @@ import pandas as pd
 import pytest
 from synthetic_runs import TIMESTEPS, write_flow, write_ladder, write_quality, write_run
 
+from pcpo_overlay.__main__ import main
 from pcpo_overlay.config import parse
 from pcpo_overlay.tools import palette
-from pcpo_overlay.tools.cli import report as cli
 from pcpo_overlay.tools.report import build, speed, stats, validation
 from pcpo_overlay.tools.report.arms import ReportError
 from pcpo_overlay.tools.report.compare import Comparison, Document, compare
@@ -30,13 +30,7 @@ from pcpo_overlay.tools.runs.run import Run, find, load
 
 def command(*argv: object) -> int:
     """Run ``pcpo report`` in this process."""
-    import argparse
-
-    parser = argparse.ArgumentParser()
-    cli.add_parser(parser.add_subparsers())
-    args = parser.parse_args(["report", *map(str, argv)])
-    code: int = args.func(args)
-    return code
+    return main(["report", *map(str, argv)])
 
 
 def compared(*folders: Path, **options: Any) -> Document:
@@ -657,8 +651,8 @@ def test_a_run_that_died_is_told_from_one_that_goes_on(tmp_path: Path) -> None:
         start = {"pid": pid, "host": host}
         return load(write_run(tmp_path / name, rewards=[0, 1], status=status, starts=[start], **info))
 
-    assert run("killed", "running", gone.pid).status == "killed"
-    assert "killed: its process is gone" in load(tmp_path / "killed").notes[0]
+    assert run("died", "running", gone.pid).status == "died"
+    assert "it died: its process is gone" in load(tmp_path / "died").notes[0]
     assert run("going", "running", os.getpid()).status == "running"
     assert run("elsewhere", "running", gone.pid, host="another").status == "running"
     assert run("odd", "running", 10**18).status == run("odder", "running", "x").status == "running"
@@ -666,6 +660,21 @@ def test_a_run_that_died_is_told_from_one_that_goes_on(tmp_path: Path) -> None:
     assert failed.status == "failed" and failed.notes == [
         "unfinished: 2 of 2 epochs so far; it failed: ValueError: no"
     ]
+
+
+def test_a_resumed_run_of_ddpo_pytorch_says_that_its_epochs_are_too_early(tmp_path: Path) -> None:
+    said = "resumed (starts: 2): ddpo-pytorch goes on from the checkpoint's number and not from its epoch"
+    start = {"pid": 1, "host": "another"}
+
+    def notes(name: str, upstream: str, starts: object) -> str:
+        return " ".join(
+            load(write_run(tmp_path / name, rewards=[0, 1], upstream=upstream, starts=starts)).notes
+        )
+
+    assert said in notes("resumed", "ddpo", [start, start])
+    assert "resumed" not in notes("once", "ddpo", [start])
+    assert "resumed" not in notes("flow", "flow_grpo", [start, start])
+    assert "resumed" not in notes("odd", "ddpo", "two of them")
 
 
 def test_nulls_and_nans_are_left_out_of_every_number(tmp_path: Path) -> None:

@@ -12,9 +12,11 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from pcpo_overlay.config import PCPOError
 from pcpo_overlay.record import run_folder
@@ -156,7 +158,9 @@ exec(sys.argv[2])
 )
 def test_how_a_run_ended(tmp_path, last, status, error):
     command = [sys.executable, "-c", END, str(tmp_path), last]
-    assert subprocess.run(command, capture_output=True, check=False).returncode != 0
+    done = subprocess.run(command, capture_output=True, check=False)
+    assert done.returncode != 0
+    assert (b"Traceback" in done.stderr) == last.startswith("raise")  # as without PCPO
     run = json.loads((tmp_path / "run.json").read_text())
     assert (run["status"], run.get("error")) == (status, error)
     assert (
@@ -197,6 +201,26 @@ def test_a_write_that_fails_is_said_once_and_ends_the_recording_alone(tmp_path, 
     assert lines(tmp_path / "metrics.jsonl") == [{"epoch": 0}]  # what was there is there
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_disk_is_said_once_until_the_process_ends(tmp_path):
+    """What could not be written is not tried anew when the file is closed at last, which Python reports."""
+    code = (
+        "import os\n"
+        "from pathlib import Path\n"
+        "from pcpo_overlay.record.run_folder import RunFolder\n"
+        f"folder = RunFolder(Path({str(tmp_path / 'run')!r}), {RUN!r}, resume=False)\n"
+        "os.dup2(os.open('/dev/full', os.O_WRONLY), folder._metrics.fileno())\n"
+        "folder.append({'epoch': 0})\n"
+        "folder.end('finished')\n"
+    )
+    # in its development mode as Python 3.13 and later do it always
+    done = subprocess.run(
+        [sys.executable, "-X", "dev", "-W", "ignore", "-c", code], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0
+    assert done.stderr.count("\n") == done.stderr.count("No space left on device") == 1, done.stderr
+
+
 @pytest.mark.parametrize("worktree", [False, True], ids=["clone", "worktree"])
 def test_clone_state(tmp_path, worktree):
     root, script = tmp_path / "clone", tmp_path / "clone" / "scripts" / "train.py"
@@ -212,9 +236,22 @@ def test_clone_state(tmp_path, worktree):
     (git / "pcpo-overlay.json").write_text(json.dumps(stamp))
     assert clone_state(script) == {"commit": "c", "patched_tree": "t", "modified": False}
     script.write_text("x = 2\n")
-    assert clone_state(script)["modified"] is True
+    state = clone_state(script)
+    assert state is not None and state["modified"] is True
 
 
 def test_jsonable():
     given = {"a": (1, 2.5, math.nan), 3: {"b": True, "c": None, "d": pytest}}
     assert jsonable(given) == {"a": [1, 2.5, None], "3": {"b": True, "c": None, "d": str(pytest)}}
+
+
+def test_where_nothing_is_repeated_nothing_is_set_aside(tmp_path):
+    folder = RunFolder(tmp_path, RUN, resume=False)
+    folder.append({"epoch": 0})
+    folder.rewind(1)
+    assert not (tmp_path / "metrics.superseded.jsonl").exists()
+
+
+def test_peak_memory_is_in_bytes():
+    """Python with torch takes more than 50 million of them, and fewer than a terabyte's."""
+    assert 5e7 < run_folder.peak_memory(torch.device("cpu")) < 1e12

@@ -29,9 +29,10 @@ def test_a_study_compares_the_ladder_at_one_setting_and_three_arms_at_others(nam
     studied = study.STUDIES[name]
     ladder, smaller, *swept = study.parts(studied)
     assert len(ladder.seeds) == 5 and ladder.modes[:4] == studied.modes[:4] and len(ladder.modes) == 5
-    assert smaller.modes == (ladder.modes[0], ladder.modes[3]) and "full" in smaller.modes[1]
+    assert smaller.modes == (studied.arms["baseline"], studied.arms["pcpo"]) and "full" in smaller.modes[1]
+    assert smaller.modes[0].startswith("observe")
     assert set(ladder.settings) < set(smaller.settings)
-    assert all(part.modes == (*smaller.modes, ladder.modes[4]) for part in swept)
+    assert all(part.modes == (*smaller.modes, studied.arms["less"]) for part in swept)
     assert all(part.seeds == ladder.seeds[:2] for part in swept)
     for sweep in studied.sweeps:
         of_sweep = [part for part in swept if part.kind == sweep.kind]

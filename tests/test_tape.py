@@ -39,7 +39,7 @@ def test_lookup_after_shuffling_samples_and_steps():
             matched = tape.lookup(index, step)
             expected = truth[:, step].float()
             assert torch.equal(matched.pred_old[:, 0, 0], expected)
-            assert torch.equal(matched.z[:, 1, 1], -expected)
+            assert matched.z is not None and torch.equal(matched.z[:, 1, 1], -expected)
             assert torch.equal(matched.weight, expected / 8)
             assert torch.equal(matched.policy_weight, expected / 4)
 
@@ -50,6 +50,7 @@ def test_a_tape_on_the_cpu_gives_the_same_back():
     index = record_rollout(here, 0)
     assert torch.equal(record_rollout(there, 0), index)
     a, b = here.lookup(index, 2), there.lookup(index, 2)
+    assert a.z is not None and b.z is not None
     assert torch.equal(a.pred_old, b.pred_old) and torch.equal(a.z, b.z) and torch.equal(a.weight, b.weight)
     assert here.nbytes == there.nbytes
 
@@ -63,6 +64,7 @@ def test_a_tape_on_the_cpu_leaves_the_device():
     index = tape.close_rollout()
     assert index.device.type == "cuda"
     matched = tape.lookup(index, 0)
+    assert matched.z is not None
     assert matched.pred_old.device.type == matched.z.device.type == "cuda"
 
 
@@ -77,6 +79,7 @@ def test_dtypes_are_kept_and_nothing_hangs_on_the_graph():
     pred = torch.ones(BATCH, 2, dtype=torch.bfloat16, requires_grad=True)
     tape.record(pred, pred, *torch.ones(2, BATCH))
     matched = tape.lookup(tape.close_rollout(), 0)
+    assert matched.z is not None
     assert matched.pred_old.dtype == matched.z.dtype == torch.bfloat16
     assert matched.weight.dtype == torch.float32
     assert not matched.pred_old.requires_grad
@@ -104,9 +107,10 @@ def test_room_for_as_much_as_the_last_epoch_had():
     for rollout in range(2):
         record_rollout(tape, rollout)
     tape.clear()
-    index = torch.cat([record_rollout(tape, r) for r in range(2)])
-    room = tape._pred.joined()
+    first = record_rollout(tape, 0)
+    room = tape._pred._room
     assert room.shape == (2 * BATCH * STEPS, 2, 2)
+    index = torch.cat([first, record_rollout(tape, 1)])
     assert tape._pred.joined() is room
     expected = [value(r, b, 1) for r in range(2) for b in range(BATCH)]
     assert tape.lookup(index, 1).pred_old[:, 0, 0].tolist() == expected
@@ -127,6 +131,19 @@ def test_an_epoch_unlike_the_last_one(changed):
         assert found.pred_old[:, 0, 0].tolist() == [
             value(r, b, step) for r in range(rollouts) for b in range(BATCH)
         ]
+
+
+def test_an_epoch_that_outgrows_its_room_in_the_middle():
+    tape = Tape()
+    record_rollout(tape, 0)
+    tape.clear()
+    for step in range(3):  # of five samples: the room of twelve rows is left with two of them empty
+        values = torch.arange(5.0) + 10 * step
+        tape.record(values[:, None], -values[:, None], values, values)
+    index = tape.close_rollout()
+    for step in range(3):
+        found = tape.lookup(index, step)
+        assert found.pred_old[:, 0].tolist() == [10 * step + n for n in range(5)] == found.weight.tolist()
 
 
 def test_without_noise_there_is_none():

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from pcpo_overlay.tools.runs.settings import planned_epochs, samples_per_epoch
+from pcpo_overlay.trainers import TRAINERS, of_script
 
 
 @pytest.mark.parametrize(
@@ -55,3 +56,20 @@ def test_samples_per_epoch(upstream: str, trainer: dict[str, Any], ranks: int, c
     run = {"upstream": upstream, "trainer": trainer, "hardware": {"world_size": ranks}}
     assert samples_per_epoch(run) == count
     assert samples_per_epoch({}) is None
+
+
+@pytest.mark.parametrize(
+    ("trainer", "steps"), [("ddpo", None), ("dancegrpo_sd", 9), ("flow_grpo", 9), ("dancegrpo_wan_2_1", 9)]
+)
+def test_the_steps_that_are_trained(trainer: str, steps: int | None) -> None:
+    settings = {
+        "sample": {"num_steps": 10},
+        "train": {"timestep_fraction": 0.99},
+        "sampling_steps": 10,
+    }
+    assert TRAINERS[trainer].trained_steps(settings) == steps
+
+
+def test_a_trainer_by_its_script() -> None:
+    assert of_script("/x/ddpo-pytorch/scripts/train.py") is TRAINERS["ddpo"]
+    assert of_script("/x/elsewhere/train.py") is None

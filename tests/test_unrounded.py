@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pcpo_overlay.config import parse
-from pcpo_overlay.flow_grpo import UnroundedGuidance, seen_latents
+from pcpo_overlay.flow_grpo import UnroundedGuidance
 from pcpo_overlay.losses import expand_to
 from pcpo_overlay.schedules import sd3_sigmas
 from pcpo_overlay.steps import flow_grpo_steps
@@ -74,7 +74,18 @@ def test_it_stops_listening(step):
     assert guidance.as_trained(used, z, torch.ones(3)) == (used, z)
 
 
-def test_latents_as_the_network_saw_them():
-    latents = torch.randn(2, 5, 16, 8, 8)
-    seen = seen_latents({"latents": latents, "prompt_embeds": torch.zeros(2, 3, dtype=torch.bfloat16)})
-    assert torch.equal(seen, latents.bfloat16())
+def test_what_it_saw_before_it_stopped_is_forgotten(step):
+    network, _, used, z = step
+    guidance = UnroundedGuidance(network, SCALE)
+    network(hidden_states=None)
+    guidance.close()
+    assert guidance.as_trained(used, z, torch.ones(3)) == (used, z)
+
+
+def test_an_output_belongs_to_one_step(step):
+    network, _, used, z = step
+    guidance = UnroundedGuidance(network, SCALE)
+    network(hidden_states=None)
+    guidance.as_trained(used, z, torch.ones(3))
+    assert guidance.as_trained(used, z, torch.ones(3)) == (used, z)
+    guidance.close()

@@ -212,7 +212,7 @@ def test_ddim_table_columns() -> None:
     assert torch.equal(table.std_native, 0.5 * sigma)
     assert torch.equal(table.std, 0.5 * paper_sigma(abar_t, abar_prev, 5.0))
     assert torch.equal(table.weight_native, ddim_weight(abar_t, abar_prev, 0.5 * sigma))
-    assert table.w_star == 5.0
+    assert table.w_star == 5.0 and table.mean_native is not None
     assert torch.allclose(table.weight, torch.full((50,), table.mean_native, dtype=torch.float64))
     assert table.weight.unique().numel() == 1
 
@@ -226,6 +226,7 @@ def test_flow_table_columns() -> None:
 
     table = flow_grpo_table(10, shift=3.0, noise_level=0.7).steps
     sigma = table.sigma
+    assert sigma is not None
     expected = 0.7 * math.sqrt(1 / (1 - sigma[1])) * torch.sqrt(table.dt[0])
     assert float(table.std[0]) == pytest.approx(float(expected), rel=1e-12)
     assert torch.allclose(
@@ -239,3 +240,16 @@ def test_flow_table_columns() -> None:
 def test_flow_tables_exist_for_every_shift(steps: int, shift: float) -> None:
     for table in (dancegrpo_table(steps, shift), flow_grpo_table(steps, shift)):
         assert bool((table.steps.weight_native > 0).all()) and bool((table.steps.std > 0).all())
+
+
+def test_roots_that_rounding_makes_negative_are_zero() -> None:
+    """Equal alphas, all of the noise drawn anew, and the smallest target weight: each is the edge of a real root."""
+    abar = torch.linspace(0.001, 0.999, 5000, dtype=torch.float64)
+    silent = torch.zeros_like(abar)
+    assert bool(ddim_weight(silent, abar, torch.sqrt(1 - abar), "v_prediction").isfinite().all())
+    for value in abar[::50]:
+        assert smallest_w_star(value, value) == pytest.approx(0, abs=1e-7)
+    t, prev = abar[:-1], abar[1:]
+    a = ddim_noise_coefficient(t, prev)
+    for i, w_star in enumerate(torch.sqrt(a**2 / (1 - prev) - 1)[::50].tolist()):
+        assert bool(paper_sigma(t[50 * i], prev[50 * i], w_star).isfinite())

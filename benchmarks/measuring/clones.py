@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+#: Seconds in which an upstream answers, or does not.
+REACH_S = 20
 
 
 class MissingClone(Exception):
@@ -130,3 +134,33 @@ class Clone:
                 f"--dest {self.path.parent}"
             )
         return Code(self.path / file, text)
+
+
+def why_out_of_reach(name: str, url: str, mirror: str | None) -> str | None:
+    """None if an upstream can be cloned, else one line that says why not.
+
+    Args:
+        name: of the upstream, and of its folder in the mirror.
+        url: where git finds it; asked only without a mirror.
+        mirror: a folder of clones to clone from.
+    """
+    if mirror:
+        found = any((Path(mirror) / folder).is_dir() for folder in (name, f"{name}.git"))
+        return None if found else f"the mirror {mirror} has no {name}"
+    try:
+        asked = subprocess.run(
+            ["git", "ls-remote", "--exit-code", url, "HEAD"],
+            capture_output=True,
+            text=True,
+            timeout=REACH_S,
+            env={**os.environ, "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"},
+            check=False,
+        )
+    except FileNotFoundError:
+        return "git is not installed"
+    except subprocess.TimeoutExpired:
+        return f"{url} did not answer in {REACH_S} s"
+    if asked.returncode == 0:
+        return None
+    said = (asked.stderr.strip().splitlines() or ["git ls-remote failed"])[-1]
+    return f"{url} cannot be reached ({said})"

@@ -43,7 +43,7 @@ def stop_after_first(out: Path) -> None:
             torch.distributed.destroy_process_group()
         raise SystemExit(0)
 
-    StepMetrics.reduce = keep  # type: ignore[method-assign]
+    StepMetrics.reduce = keep  # type: ignore[assignment, method-assign]
 
 
 def main() -> None:

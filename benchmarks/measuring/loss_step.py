@@ -37,6 +37,7 @@ from pcpo_overlay.record.gradients import GradientMetrics
 from pcpo_overlay.record.recorder import Recorder
 from pcpo_overlay.record.run_folder import VARIABLE as RUN_DIR
 from pcpo_overlay.session import Off, Session
+from pcpo_overlay.trainers import TRAINERS
 
 #: What tells seconds on a CPU: the wall's, or the process's own.
 Clock = Callable[[], float]
@@ -44,8 +45,112 @@ GOALS = {"full": 1.0, "observe": 1.02}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 CLIP_RANGE = 1e-4
 ADV_CLIP_MAX = 5.0
+#: Weights of the two rewards, where a trainer has two: those of its own script.
+VQ_COEF, MQ_COEF = 1.0, 0.0
 #: In units of the prediction: how far the live policy is from the one that sampled.
 MOVED = 1e-3
+
+
+# -------------------------------------------------------------- the trainers
+
+
+class Sampler:
+    """A step function in rollouts and in training, called as the trainer calls it.
+
+    Args:
+        code: of the file that has it.
+        patched: whether the hooks are in it.
+    """
+
+    steps: int
+    timesteps: Tensor  # (steps,)
+
+    def __init__(self, case: Case, code: Code, patched: bool, device: torch.device) -> None:
+        raise NotImplementedError
+
+    def draw(self, index: int, pred: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """``(next latents, log probability)`` of step ``index`` of a rollout."""
+        raise NotImplementedError
+
+    def log_prob(self, pred: Tensor, sample: dict[str, Any], j: int) -> Tensor:
+        """The new log probability of column ``j`` of the samples, or under prediction matching the log ratio."""
+        raise NotImplementedError
+
+
+class DDIM(Sampler):
+    """ddpo-pytorch's, on Stable Diffusion's schedule."""
+
+    def __init__(self, case: Case, code: Code, patched: bool, device: torch.device) -> None:
+        from diffusers import DDIMScheduler
+
+        self._step = getattr(code.module(), case.trainer.step)
+        self._scheduler = DDIMScheduler(
+            beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False,
+            set_alpha_to_one=False, steps_offset=1,
+        )  # fmt: skip
+        self._scheduler.set_timesteps(case.steps, device=device)
+        self.timesteps, self.steps = self._scheduler.timesteps, case.steps
+
+    def draw(self, index: int, pred: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        drawn: tuple[Tensor, Tensor] = self._step(self._scheduler, pred, self.timesteps[index], x, eta=1.0)
+        return drawn
+
+    def log_prob(self, pred: Tensor, sample: dict[str, Any], j: int) -> Tensor:
+        at = (pred, sample["timesteps"][:, j], sample["latents"][:, j])
+        _, found = self._step(self._scheduler, *at, eta=1.0, prev_sample=sample["next_latents"][:, j])
+        return found
+
+
+class FlowGRPO(Sampler):
+    """flow_grpo's, on SD3's schedule."""
+
+    def __init__(self, case: Case, code: Code, patched: bool, device: torch.device) -> None:
+        from diffusers import FlowMatchEulerDiscreteScheduler
+
+        self._step = getattr(code.module(), case.trainer.step)
+        self._scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
+        self._scheduler.set_timesteps(case.steps, device=device)
+        self.timesteps, self.steps = self._scheduler.timesteps, case.steps
+
+    def draw(self, index: int, pred: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        at = self.timesteps[index].unsqueeze(0)
+        drawn, log_prob, _, _ = self._step(self._scheduler, pred.float(), at, x.float(), noise_level=0.7)
+        return drawn, log_prob
+
+    def log_prob(self, pred: Tensor, sample: dict[str, Any], j: int) -> Tensor:
+        at = (pred.float(), sample["timesteps"][:, j], sample["latents"][:, j].float())
+        drawn = sample["next_latents"][:, j].float()
+        _, found, _, _ = self._step(self._scheduler, *at, prev_sample=drawn, noise_level=0.7)
+        return found
+
+
+class DanceGRPO(Sampler):
+    """The step function that DanceGRPO's flow trainers share; the hook that matches stands before its call."""
+
+    def __init__(self, case: Case, code: Code, patched: bool, device: torch.device) -> None:
+        self._step = code.function(case.trainer.step, {"torch": torch, "math": math, "pcpo": hooks})
+        shift, self._eta = case.trainer.settings["shift"], case.trainer.settings["eta"]
+        t = torch.linspace(1, 0, case.steps + 1)
+        self._sigmas = shift * t / (1 + (shift - 1) * t)  # on the CPU, as the trainers have them
+        self.timesteps = (self._sigmas[:-1] * 1000).long().to(device)
+        self.steps = case.steps
+        self._index = torch.arange(case.steps, device=device)
+        self.patched = patched
+
+    def draw(self, index: int, pred: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        drawn, _, log_prob = self._step(
+            pred, x.float(), self._eta, self._sigmas, index, prev_sample=None, grpo=True, sde_solver=True
+        )
+        return drawn, log_prob
+
+    def log_prob(self, pred: Tensor, sample: dict[str, Any], j: int) -> Tensor:
+        drawn = sample["next_latents"][:, j]
+        if self.patched:
+            matched = hooks.match_step(pred, drawn)
+            if matched is not None:
+                return matched[1]
+        at = (pred, sample["latents"][:, j].float(), self._eta, self._sigmas, self._index[j])
+        return self._step(*at, prev_sample=drawn.float(), grpo=True, sde_solver=True)[2]
 
 
 @dataclass(frozen=True)
@@ -53,40 +158,54 @@ class Trainer:
     """Where a trainer's step function and loss are, and how the script calls them.
 
     Attributes:
-        upstream: its short name.
-        clone: name of its clone.
-        step_file, step: where its step function is, and its name.
-        script: the training script.
+        name: its own, in :mod:`pcpo_overlay.trainers`.
+        sampler: calls its step function.
+        step_file, step: where that is, and its name.
         loss: what the script calls the loss.
         names: what the script calls the new log probability and the step's index.
         settings: of the trainer, as far as PCPO asks.
+        autocast: whether its step function runs inside autocast.
+        rounds_latents: whether it keeps latents in the network's precision; else in float32 once a step was drawn.
+        by_step: whether its samples have an advantage for every step.
     """
 
-    upstream: str
-    clone: str
+    name: str
+    sampler: type[Sampler]
     step_file: str
     step: str
-    script: str
     loss: str
     names: tuple[str, str]
     settings: dict[str, Any]
+    autocast: bool = False
+    rounds_latents: bool = False
+    by_step: bool = False
+
+    @property
+    def clone(self) -> str:
+        """Name of its clone."""
+        return TRAINERS[self.name].upstream
+
+    @property
+    def script(self) -> str:
+        """Its training script, in the clone."""
+        return TRAINERS[self.name].script
 
 
 _DDPO = Trainer(
-    "ddpo", "ddpo-pytorch", "ddpo_pytorch/diffusers_patch/ddim_with_logprob.py", "ddim_step_with_logprob",
-    "scripts/train.py", "loss", ("log_prob", "j"), {},
+    "ddpo", DDIM, "ddpo_pytorch/diffusers_patch/ddim_with_logprob.py", "ddim_step_with_logprob", "loss",
+    ("log_prob", "j"), {}, autocast=True, rounds_latents=True,
 )  # fmt: skip
 _FLOW_GRPO = Trainer(
-    "flow_grpo", "flow_grpo", "flow_grpo/diffusers_patch/sd3_sde_with_logprob.py", "sde_step_with_logprob",
-    "scripts/train_sd3.py", "policy_loss", ("log_prob", "j"), {"timestep_fraction": 0.99},
+    "flow_grpo", FlowGRPO, "flow_grpo/diffusers_patch/sd3_sde_with_logprob.py", "sde_step_with_logprob", "policy_loss",
+    ("log_prob", "j"), {"timestep_fraction": 0.99}, autocast=True, by_step=True,
 )  # fmt: skip
 _FLUX = Trainer(
-    "dancegrpo_flux", "DanceGRPO", "fastvideo/train_grpo_flux.py", "flux_step",
-    "fastvideo/train_grpo_flux.py", "loss", ("new_log_probs", "_"), {"shift": 3.0, "eta": 0.3},
+    "dancegrpo_flux", DanceGRPO, "fastvideo/train_grpo_flux.py", "flux_step", "loss", ("new_log_probs", "_"),
+    {"shift": 3.0, "eta": 0.3},
 )  # fmt: skip
 _HUNYUAN = Trainer(
-    "dancegrpo_hunyuan", "DanceGRPO", "fastvideo/train_grpo_hunyuan.py", "flux_step",
-    "fastvideo/train_grpo_hunyuan.py", "final_loss", ("new_log_probs", "_"), {"shift": 5.0, "eta": 0.25},
+    "dancegrpo_hunyuan", DanceGRPO, "fastvideo/train_grpo_hunyuan.py", "flux_step", "final_loss",
+    ("new_log_probs", "_"), {"shift": 5.0, "eta": 0.25},
 )  # fmt: skip
 
 
@@ -109,111 +228,6 @@ CASES = (
 )
 
 
-# -------------------------------------------------------------- the trainers
-
-
-class Sampler:
-    """A step function in rollouts and in training, called as the trainer calls it."""
-
-    steps: int
-    timesteps: Tensor  # (steps,)
-
-    def draw(self, index: int, pred: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        """``(next latents, log probability)`` of step ``index`` of a rollout."""
-        raise NotImplementedError
-
-    def log_prob(self, pred: Tensor, sample: dict[str, Any], j: int) -> Tensor:
-        """The new log probability of column ``j`` of the samples, or under prediction matching the log ratio."""
-        raise NotImplementedError
-
-
-class DDIM(Sampler):
-    """ddpo-pytorch's, on Stable Diffusion's schedule."""
-
-    def __init__(self, step: Callable[..., Any], case: Case, device: torch.device) -> None:
-        from diffusers import DDIMScheduler
-
-        self._step = step
-        self._scheduler = DDIMScheduler(
-            beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False,
-            set_alpha_to_one=False, steps_offset=1,
-        )  # fmt: skip
-        self._scheduler.set_timesteps(case.steps, device=device)
-        self.timesteps, self.steps = self._scheduler.timesteps, case.steps
-
-    def draw(self, index: int, pred: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        drawn: tuple[Tensor, Tensor] = self._step(self._scheduler, pred, self.timesteps[index], x, eta=1.0)
-        return drawn
-
-    def log_prob(self, pred: Tensor, sample: dict[str, Any], j: int) -> Tensor:
-        at = (pred, sample["timesteps"][:, j], sample["latents"][:, j])
-        _, found = self._step(self._scheduler, *at, eta=1.0, prev_sample=sample["next_latents"][:, j])
-        return found
-
-
-class FlowGRPO(Sampler):
-    """flow_grpo's, on SD3's schedule."""
-
-    def __init__(self, step: Callable[..., Any], case: Case, device: torch.device) -> None:
-        from diffusers import FlowMatchEulerDiscreteScheduler
-
-        self._step = step
-        self._scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
-        self._scheduler.set_timesteps(case.steps, device=device)
-        self.timesteps, self.steps = self._scheduler.timesteps, case.steps
-
-    def draw(self, index: int, pred: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        at = self.timesteps[index].unsqueeze(0)
-        drawn, log_prob, _, _ = self._step(self._scheduler, pred.float(), at, x.float(), noise_level=0.7)
-        return drawn, log_prob
-
-    def log_prob(self, pred: Tensor, sample: dict[str, Any], j: int) -> Tensor:
-        at = (pred.float(), sample["timesteps"][:, j], sample["latents"][:, j].float())
-        drawn = sample["next_latents"][:, j].float()
-        _, found, _, _ = self._step(self._scheduler, *at, prev_sample=drawn, noise_level=0.7)
-        return found
-
-
-class DanceGRPO(Sampler):
-    """The step function that DanceGRPO's flow trainers share; the hook that matches stands before its call."""
-
-    def __init__(self, step: Callable[..., Any], case: Case, device: torch.device) -> None:
-        self._step = step
-        shift, self._eta = case.trainer.settings["shift"], case.trainer.settings["eta"]
-        t = torch.linspace(1, 0, case.steps + 1)
-        self._sigmas = shift * t / (1 + (shift - 1) * t)  # on the CPU, as the trainers have them
-        self.timesteps = (self._sigmas[:-1] * 1000).long().to(device)
-        self.steps = case.steps
-        self._index = torch.arange(case.steps, device=device)
-        self.patched = False
-
-    def draw(self, index: int, pred: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        drawn, _, log_prob = self._step(
-            pred, x.float(), self._eta, self._sigmas, index, prev_sample=None, grpo=True, sde_solver=True
-        )
-        return drawn, log_prob
-
-    def log_prob(self, pred: Tensor, sample: dict[str, Any], j: int) -> Tensor:
-        drawn = sample["next_latents"][:, j]
-        if self.patched:
-            matched = hooks.match_step(pred, drawn)
-            if matched is not None:
-                return matched[1]
-        at = (pred, sample["latents"][:, j].float(), self._eta, self._sigmas, self._index[j])
-        return self._step(*at, prev_sample=drawn.float(), grpo=True, sde_solver=True)[2]
-
-
-def _sampler(case: Case, code: Code, patched: bool, device: torch.device) -> Sampler:
-    if case.trainer.upstream == "ddpo":
-        return DDIM(getattr(code.module(), case.trainer.step), case, device)
-    if case.trainer.upstream == "flow_grpo":
-        return FlowGRPO(getattr(code.module(), case.trainer.step), case, device)
-    scope = {"torch": torch, "math": math, "pcpo": hooks}
-    made = DanceGRPO(code.function(case.trainer.step, scope), case, device)
-    made.patched = patched
-    return made
-
-
 def _loss_lines(case: Case, code: Code) -> Callable[..., Tensor]:
     train = SimpleNamespace(adv_clip_max=ADV_CLIP_MAX, clip_range=CLIP_RANGE)
     scope = {
@@ -222,7 +236,7 @@ def _loss_lines(case: Case, code: Code) -> Callable[..., Tensor]:
         "config": SimpleNamespace(train=train),
         "clip_range": CLIP_RANGE,
         "adv_clip_max": ADV_CLIP_MAX,
-        "args": SimpleNamespace(gradient_accumulation_steps=4, vq_coef=1.0, mq_coef=0.0),
+        "args": SimpleNamespace(gradient_accumulation_steps=4, vq_coef=VQ_COEF, mq_coef=MQ_COEF),
         "train_timesteps": case.steps // 2,
     }
     log_prob, index = case.trainer.names
@@ -251,10 +265,9 @@ class Arm:
     ) -> None:
         trainer = case.trainer
         read = clone.as_upstream_wrote_it if mode is None else clone.patched
-        self._sampler = _sampler(case, read(trainer.step_file), mode is not None, device)
+        self._sampler = trainer.sampler(case, read(trainer.step_file), mode is not None, device)
         self._loss = _loss_lines(case, read(trainer.script))
-        # The step functions of two trainers run inside autocast.
-        inside = trainer.upstream in ("ddpo", "flow_grpo") and dtype != torch.float32
+        inside = trainer.autocast and dtype != torch.float32
         self._autocast: Callable[[], Any] = (
             (lambda: torch.autocast(device.type, dtype)) if inside else contextlib.nullcontext
         )
@@ -269,30 +282,31 @@ class Arm:
             return torch.randn(case.shape, generator=generator).to(device, dtype)
 
         old, x, sampler = randn(), randn(), self._sampler
-        # The flow samplers keep latents in float32 once a step was drawn.
-        kept = dtype if case.trainer.clone == "ddpo-pytorch" else torch.float32
-        latents, log_probs = [x.to(kept)], []
-        with self.armed(), torch.no_grad():
-            hooks.begin_epoch(0)
-            hooks.begin_rollout(TorchRanks(device))
-            for index in range(sampler.steps):
-                drawn, log_prob = sampler.draw(index, old, latents[-1])
-                latents.append(drawn.to(kept))
-                log_probs.append(log_prob)
-            batch = case.shape[0]
-            trained = sampler.steps - 1
-            advantage = torch.randn(batch, generator=generator).to(device)
-            by_sample = case.trainer.upstream == "ddpo" or case.trainer.clone == "DanceGRPO"
-            self.sample: dict[str, Any] = {
-                "timesteps": sampler.timesteps[:trained].repeat(batch, 1),
-                "latents": torch.stack(latents[:-1], dim=1)[:, :trained],
-                "next_latents": torch.stack(latents[1:], dim=1)[:, :trained],
-                "log_probs": torch.stack(log_probs, dim=1)[:, :trained],
-                "advantages": advantage if by_sample else advantage[:, None].repeat(1, trained),
-                "vq_advantages": advantage,
-                "mq_advantages": -advantage,
-            }
-            hooks.end_rollout(self.sample)
+        kept = dtype if case.trainer.rounds_latents else torch.float32
+        batch, trained = case.shape[0], sampler.steps - 1
+        advantage = torch.randn(batch, generator=generator).to(device)
+        # The second epoch's tape is in place, as all but the first one's are.
+        for epoch in range(2):
+            latents, log_probs = [x.to(kept)], []
+            with self.armed(), torch.no_grad():
+                hooks.begin_epoch(epoch)
+                hooks.begin_rollout(TorchRanks(device))
+                for index in range(sampler.steps):
+                    drawn, log_prob = sampler.draw(index, old, latents[-1])
+                    latents.append(drawn.to(kept))
+                    log_probs.append(log_prob)
+                self.sample: dict[str, Any] = {
+                    "timesteps": sampler.timesteps[:trained].repeat(batch, 1),
+                    "latents": torch.stack(latents[:-1], dim=1)[:, :trained],
+                    "next_latents": torch.stack(latents[1:], dim=1)[:, :trained],
+                    "log_probs": torch.stack(log_probs, dim=1)[:, :trained],
+                    "advantages": advantage[:, None].repeat(1, trained)
+                    if case.trainer.by_step
+                    else advantage,
+                    "vq_advantages": advantage,
+                    "mq_advantages": -advantage,
+                }
+                hooks.end_rollout(self.sample)
         self._pred = (old + (MOVED * randn().float()).to(dtype)).requires_grad_()
         self._trained, self._next = trained, 0
 
@@ -354,6 +368,11 @@ class Arm:
             metrics.on_cpu = on_cpu
         return count.waits
 
+    def close(self) -> None:
+        """End its run, whose folder may then go."""
+        if self.session is not None:
+            self.session.finish()
+
     def put_away_armed(self) -> None:
         """:meth:`put_away` from outside :meth:`armed`."""
         with self.armed():
@@ -380,6 +399,8 @@ def _session(case: Case, mode: str, device: torch.device, folder: Path) -> Sessi
     """A session as a trainer's start hook leaves it; its banner is not for this report."""
     settings = {
         "sampling_steps": case.steps,
+        "vq_coef": VQ_COEF,
+        "mq_coef": MQ_COEF,
         "sample": {"num_steps": case.steps},
         "train": {
             "timestep_fraction": case.trainer.settings.get("timestep_fraction", 1.0),
@@ -395,7 +416,7 @@ def _session(case: Case, mode: str, device: torch.device, folder: Path) -> Sessi
     try:
         with contextlib.redirect_stderr(io.StringIO()):
             ranks = TorchRanks(device)
-            session.start(case.trainer.upstream, ranks, settings)
+            session.start(case.trainer.name, ranks, settings)
     finally:
         if before is None:
             del os.environ[RUN_DIR]
@@ -445,6 +466,8 @@ def measure(
                     )
                 }  # fmt: skip
                 _add(section, case, dtype_name, arms, repeats, block_s, rng, clock)
+                for arm in arms.values():
+                    arm.close()
     return [section, metrics_cost(device, repeats, rng)]
 
 

@@ -26,11 +26,18 @@ def cores() -> int:
         return os.cpu_count() or 1
 
 
+def command_line() -> list[str]:
+    """The words after Python as they were typed: a module by its name, not by where it lies."""
+    spec = sys.modules["__main__"].__spec__
+    start = sys.argv[:1] if spec is None else ["-m", spec.name.removesuffix(".__main__")]
+    return [*start, *sys.argv[1:]]
+
+
 def describe(seed: int, clock: str = "wall") -> dict[str, Any]:
     """Machine, date, versions and seed as plain values; ``clock`` is what tells seconds on a CPU."""
     on = device()
     return {
-        "command": shlex.join(["python", *sys.argv]),
+        "command": shlex.join(["python", *command_line()]),
         "date": utc_now(),
         **provenance.hardware(on, 1),
         "cores": cores(),

@@ -12,13 +12,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from benchmarks.measuring.clones import why_out_of_reach
 from benchmarks.measuring.pairs import alternate, ratio_of
 from benchmarks.measuring.tables import Section, seconds
 from pcpo_overlay.vendoring import lockfile
 
 IMPORTS = {"torch": "import torch", "with PCPO": "import torch, pcpo_overlay, pcpo_overlay.hooks"}
-#: Answered at once or not at all.
-REACH_S = 20
 APPLY_S = 600
 
 
@@ -61,7 +60,9 @@ def apply(root: Path, mirror: Path | None) -> Section:
     lock = lockfile.load(root / "vendor.lock")
     given = str(mirror) if mirror else os.environ.get("PCPO_MIRROR")
     for upstream in lock.upstreams:
-        why = _why_out_of_reach(upstream.name, upstream.url, given)
+        why = why_out_of_reach(upstream.name, upstream.url, given)
+        if why is not None and not given:
+            why += "; give --mirror"
         if why is None:
             with tempfile.TemporaryDirectory(prefix="pcpo-apply-") as dest:
                 command = [sys.executable, str(root / "apply.py"), upstream.name, "--dest", dest]
@@ -82,28 +83,6 @@ def apply(root: Path, mirror: Path | None) -> Section:
         f"From {'the mirror given' if given else 'where git finds the addresses of the lock'}."
     )
     return section
-
-
-def _why_out_of_reach(name: str, url: str, mirror: str | None) -> str | None:
-    if mirror:
-        found = any((Path(mirror) / folder).is_dir() for folder in (name, f"{name}.git"))
-        return None if found else f"the mirror {mirror} has no {name}"
-    try:
-        asked = subprocess.run(
-            ["git", "ls-remote", "--exit-code", url, "HEAD"],
-            capture_output=True,
-            text=True,
-            timeout=REACH_S,
-            env={**os.environ, "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"},
-            check=False,
-        )
-    except FileNotFoundError:
-        return "git is not installed"
-    except subprocess.TimeoutExpired:
-        return f"{url} did not answer in {REACH_S} s; give --mirror"
-    if asked.returncode == 0:
-        return None
-    return f"{url} cannot be reached ({_last(asked.stderr)}); give --mirror"
 
 
 def _run(command: list[str], root: Path) -> str | None:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-#: The ablation ladder of the paper's Figure 6, and one arm that takes a part of `full` away again: on a
-#: diffusion model the native variance in place of the paper's, on a flow model equal weights in place of proportional.
-DIFFUSION = ("observe", "log", "match", "full", "full,variance=native")
-FLOW = ("observe", "log", "match", "full", "full,weights=uniform")
+#: The ablation ladder of the paper's Figure 6 by the names of its arms, and one arm that takes a part of `full` away
+#: again: on a diffusion model the native variance in place of the paper's, on a flow model equal weights in place of
+#: proportional.
+_LADDER = {"baseline": "observe", "log": "log", "match": "match", "pcpo": "full"}
+DIFFUSION = {**_LADDER, "less": "full,variance=native"}
+FLOW = {**_LADDER, "less": "full,weights=uniform"}
 #: The arms of the smaller batch: the baseline and PCPO as a user turns it on.
-PAIR = (0, 3)
+PAIR = ("baseline", "pcpo")
 #: The arms of a sweep: these, and `full` without the part, so that whichever learns fastest is held
 #: against the baseline at what suits the baseline best.
-TRIO = (0, 3, 4)
+TRIO = (*PAIR, "less")
 SEEDS = (0, 1, 2, 3, 4)
 #: How many of the seeds a sweep repeats.
 SWEPT = 2
@@ -52,7 +54,7 @@ class Study:
         name: on the command line, and of what is written.
         told: in a line, for a reader.
         upstream: the first arguments of ``ab``.
-        modes: the arms, the baseline first and PCPO fourth.
+        arms: modes by name, the names those of :data:`DIFFUSION`.
         epochs: of each run.
         settings: of the training script, in every run.
         save: those that make it save checkpoints.
@@ -64,7 +66,7 @@ class Study:
     name: str
     told: str
     upstream: tuple[str, ...]
-    modes: tuple[str, ...]
+    arms: Mapping[str, str]
     epochs: int
     settings: tuple[str, ...]
     save: tuple[str, ...]
@@ -83,14 +85,19 @@ class Study:
         return (LADDER, SMALLER, *(sweep.kind for sweep in self.sweeps))
 
     @property
+    def modes(self) -> tuple[str, ...]:
+        """Of all arms."""
+        return tuple(self.arms.values())
+
+    @property
     def pair(self) -> tuple[str, ...]:
         """The baseline and PCPO."""
-        return tuple(self.modes[n] for n in PAIR)
+        return tuple(self.arms[name] for name in PAIR)
 
     @property
     def trio(self) -> tuple[str, ...]:
         """Both, and PCPO without a part of it."""
-        return tuple(self.modes[n] for n in TRIO)
+        return tuple(self.arms[name] for name in TRIO)
 
 
 @dataclass(frozen=True)
@@ -164,7 +171,7 @@ _SD_SMALLER = ("--config.sample.num_batches_per_epoch=2", "--config.train.gradie
 _SD_DIGIT = (
     "--config.reward_fn=digit_probability", "--config.sample.guidance_scale=1.0", "--config.train.cfg=False",
 )  # fmt: skip
-_UNIQUE = tuple(f"{mode},unique_prompts=true" for mode in FLOW)
+_UNIQUE = {name: f"{mode},unique_prompts=true" for name, mode in FLOW.items()}
 _SD3_SAVE = ("--config.save_freq=5", "--config.eval_freq=1000000")
 _SD3_SMALLER = ("--config.sample.train_batch_size=24", "--config.train.batch_size=24")
 _FLUX_SMALLER = ("--train_batch_size=5", "--train_sp_batch_size=5", "--gradient_accumulation_steps=15")

@@ -22,10 +22,11 @@ from benchmarks.miniatures import (
 )
 from benchmarks.miniatures.layout import COMMAND
 from pcpo_overlay.tools.cli.arguments import at_least
-from pcpo_overlay.tools.cli.bar import bar
+from pcpo_overlay.tools.faults import Fault
 from pcpo_overlay.tools.folders import FolderError, check_writable
 from pcpo_overlay.tools.miniature import classifier, flux, sd, sd3
 from pcpo_overlay.tools.miniature.digits import load_digits
+from pcpo_overlay.tools.progress import bar
 
 _EPILOG = """\
 The shipped weights lie in pcpo_overlay/tools/miniature/weights; what is trained
@@ -42,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         train = {"sd": _sd, "sd3": _sd3, "flux": _flux, "classifier": _classifier}[args.model]
         train(args)
-    except (FolderError, ImportError, OSError, ValueError) as error:
+    except (Fault, ImportError, OSError, ValueError) as error:
         print(f"miniatures: {error}", file=sys.stderr)
         return 1
     return 0

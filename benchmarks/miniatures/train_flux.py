@@ -7,7 +7,6 @@ guidance by distillation; here it is drawn at random, so that the network learns
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.miniatures import model_flux, train_sd3
-from benchmarks.miniatures.train_sd import Latents, Report, average, cosine, evenly, optimize
+from benchmarks.miniatures.train_sd import Latents, Report, evenly, fit
 from pcpo_overlay.schedules import shift_sigmas
 from pcpo_overlay.tools.miniature import PROMPTS, flux
 
@@ -42,36 +41,25 @@ def train_vae(recipe: Recipe, report: Report | None = None) -> Any:
 
 
 def train_transformer(
-    latents: Latents,
-    recipe: Recipe,
-    report: Report | None = None,
-    snapshot: Callable[[int, Any, Sequence[Any]], None] | None = None,
+    latents: Latents, recipe: Recipe, report: Report | None = None
 ) -> tuple[Any, tuple[Any, Any]]:
-    """Transformer and text encoders, trained together; returns their averaged weights.
-
-    `snapshot(steps done, transformer, text encoders)` is called with the averages every 1,000 steps.
-    """
+    """Transformer and text encoders, trained together; returns their averaged weights."""
     generator = torch.Generator().manual_seed(recipe.seed + 3)
     torch.manual_seed(recipe.seed + 3)
     transformer, encoders = model_flux.build_transformer().train(), model_flux.build_text_encoders()
     models = nn.ModuleList([transformer, *encoders]).train()
     averages = nn.ModuleList([model_flux.build_transformer(), *model_flux.build_text_encoders()])
-    averages.requires_grad_(False).eval().load_state_dict(models.state_dict())
-
     token_ids = _token_ids()
-    optimizer = torch.optim.AdamW(models.parameters(), lr=recipe.lr, weight_decay=1e-4)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: cosine(step, recipe.steps))
-    for step in range(recipe.steps):
-        index = torch.randint(len(latents.labels), (recipe.batch,), generator=generator)
-        mean, std = latents.means[index], latents.stds[index]
-        clean = flux.pack(mean + std * torch.randn(mean.shape, generator=generator))
+
+    def loss(step: int) -> Tensor:
+        drawn, prompt = latents.draw(recipe.batch, generator)
+        clean = flux.pack(drawn)
         noise = torch.randn(clean.shape, generator=generator)
         t = shift_sigmas(evenly(recipe.batch, generator), model_flux.SCHEDULER["shift"])
         least, most = GUIDANCE
         guidance = least + (most - least) * torch.rand(recipe.batch, generator=generator)
         part = t.view(-1, 1, 1)
         text = flux.encode(encoders, token_ids)
-        prompt = latents.labels[index]
         predicted = flux.velocity(
             transformer,
             (1 - part) * clean + part * noise,
@@ -79,13 +67,9 @@ def train_transformer(
             t,
             guidance,
         )
-        loss = F.mse_loss(predicted, noise - clean)
-        optimize(loss, optimizer, schedule, models.parameters())
-        average(averages, models, step, recipe.ema)
-        if report is not None:
-            report(step + 1, loss.item())
-        if snapshot is not None and (step + 1) % 1000 == 0:
-            snapshot(step + 1, averages[0], tuple(averages[1:]))
+        return F.mse_loss(predicted, noise - clean)
+
+    fit(models, loss, recipe.steps, recipe.lr, averages=averages, ema=recipe.ema, report=report)
     return averages[0], (averages[1], averages[2])
 
 

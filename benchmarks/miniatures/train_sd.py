@@ -56,17 +56,15 @@ def train_vae(recipe: Recipe, report: Report | None = None) -> Any:
     digits = load_digits("train")
     torch.manual_seed(recipe.seed + 1)
     vae = model_sd.build_vae().train()
-    optimizer = torch.optim.AdamW(vae.parameters(), lr=recipe.vae_lr, weight_decay=1e-4)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: cosine(step, recipe.vae_steps))
-    for step in range(recipe.vae_steps):
+
+    def loss(step: int) -> Tensor:
         index = torch.randint(len(digits), (recipe.vae_batch,), generator=generator)
         images = 2 * augment(digits.images[index], generator) - 1
         latents = F.batch_norm(vae.encode(images).latent_dist.mean, None, None, training=True)
         noise = torch.randn(latents.shape, generator=generator)
-        loss = F.mse_loss(vae.decode(latents + recipe.latent_noise * noise).sample, images)
-        optimize(loss, optimizer, schedule, vae.parameters())
-        if report is not None:
-            report(step + 1, loss.item())
+        return F.mse_loss(vae.decode(latents + recipe.latent_noise * noise).sample, images)
+
+    fit(vae, loss, recipe.vae_steps, recipe.vae_lr, report=report)
     vae.eval().requires_grad_(False)
     _fold(vae, digits.images, recipe.latent_noise)
     return vae
@@ -97,6 +95,12 @@ class Latents:
     stds: Tensor
     labels: Tensor
 
+    def draw(self, batch: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Latents (batch, C, 8, 8) of images drawn at random, and their labels (batch,)."""
+        index = torch.randint(len(self.labels), (batch,), generator=generator)
+        mean, std = self.means[index], self.stds[index]
+        return mean + std * torch.randn(mean.shape, generator=generator), self.labels[index]
+
 
 @torch.no_grad()
 def encode_train_split(vae: Any, *, copies: int, seed: int) -> Latents:
@@ -114,46 +118,27 @@ def encode_train_split(vae: Any, *, copies: int, seed: int) -> Latents:
     return Latents(torch.cat(means), torch.cat(stds), digits.labels.repeat(copies))
 
 
-def train_unet(
-    latents: Latents,
-    recipe: Recipe,
-    report: Report | None = None,
-    snapshot: Callable[[int, Any, Any], None] | None = None,
-) -> tuple[Any, Any]:
-    """UNet and text encoder, trained together by noise prediction; returns their averaged weights.
-
-    `snapshot(steps done, unet, text_encoder)` is called with the averages every 1,000 steps.
-    """
+def train_unet(latents: Latents, recipe: Recipe, report: Report | None = None) -> tuple[Any, Any]:
+    """UNet and text encoder, trained together by noise prediction; returns their averaged weights."""
     generator = torch.Generator().manual_seed(recipe.seed + 3)
     torch.manual_seed(recipe.seed + 3)
     unet, text_encoder = model_sd.build_unet().train(), model_sd.build_text_encoder().train()
     models = nn.ModuleList([unet, text_encoder])
-    averages = (
-        nn.ModuleList([model_sd.build_unet(), model_sd.build_text_encoder()]).requires_grad_(False).eval()
-    )
-    averages.load_state_dict(models.state_dict())
-
+    averages = nn.ModuleList([model_sd.build_unet(), model_sd.build_text_encoder()])
     token_ids = tokenize([*PROMPTS, ""])
     alphas_cumprod = ddpm_alphas_cumprod()
-    optimizer = torch.optim.AdamW(models.parameters(), lr=recipe.unet_lr, weight_decay=1e-4)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: cosine(step, recipe.unet_steps))
-    for step in range(recipe.unet_steps):
-        index = torch.randint(len(latents.labels), (recipe.unet_batch,), generator=generator)
-        mean, std = latents.means[index], latents.stds[index]
-        clean = mean + std * torch.randn(mean.shape, generator=generator)
+
+    def loss(step: int) -> Tensor:
+        clean, label = latents.draw(recipe.unet_batch, generator)
         empty = torch.rand(recipe.unet_batch, generator=generator) < recipe.unconditional
-        prompt = torch.where(empty, len(PROMPTS), latents.labels[index])
+        prompt = torch.where(empty, len(PROMPTS), label)
         timesteps = (evenly(recipe.unet_batch, generator) * len(alphas_cumprod)).long()
         signal = alphas_cumprod[timesteps].view(-1, 1, 1, 1)
         noise = torch.randn(clean.shape, generator=generator)
         noisy = signal.sqrt() * clean + (1 - signal).sqrt() * noise
-        loss = F.mse_loss(unet(noisy, timesteps, text_encoder(token_ids)[0][prompt]).sample, noise)
-        optimize(loss, optimizer, schedule, models.parameters())
-        average(averages, models, step, recipe.ema)
-        if report is not None:
-            report(step + 1, loss.item())
-        if snapshot is not None and (step + 1) % 1000 == 0:
-            snapshot(step + 1, averages[0], averages[1])
+        return F.mse_loss(unet(noisy, timesteps, text_encoder(token_ids)[0][prompt]).sample, noise)
+
+    fit(models, loss, recipe.unet_steps, recipe.unet_lr, averages=averages, ema=recipe.ema, report=report)
     return averages[0], averages[1]
 
 
@@ -189,17 +174,47 @@ def evenly(n: int, generator: torch.Generator) -> Tensor:
     return (torch.rand(1, generator=generator) + torch.arange(n) / n) % 1
 
 
-def optimize(loss: Tensor, optimizer: torch.optim.Optimizer, schedule: Any, parameters: Any) -> None:
-    """One step of the optimizer and its schedule, with the gradient's norm clipped to 1."""
-    optimizer.zero_grad()
-    loss.backward()
-    nn.utils.clip_grad_norm_(parameters, 1.0)
-    optimizer.step()
-    schedule.step()
+def fit(
+    models: nn.Module,
+    loss_of: Callable[[int], Tensor],
+    steps: int,
+    lr: float,
+    *,
+    factor: Callable[[int], float] | None = None,
+    averages: nn.Module | None = None,
+    ema: float = 0.0,
+    report: Report | None = None,
+) -> None:
+    """Minimize a loss by AdamW, with the gradient's norm clipped to 1.
+
+    Args:
+        models: what is trained.
+        loss_of: the () loss of a step, counted from 0.
+        steps: how many.
+        lr: the highest learning rate.
+        factor: of it, by the step; :func:`cosine` unless given.
+        averages: a copy of the models, which becomes the average of their weights.
+        ema: how slowly the averages forget.
+    """
+    if averages is not None:
+        averages.requires_grad_(False).eval().load_state_dict(models.state_dict())
+    optimizer = torch.optim.AdamW(models.parameters(), lr=lr, weight_decay=1e-4)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor or (lambda step: cosine(step, steps)))
+    for step in range(steps):
+        loss = loss_of(step)
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(models.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        if averages is not None:
+            _average(averages, models, step, ema)
+        if report is not None:
+            report(step + 1, loss.item())
 
 
 @torch.no_grad()
-def average(averages: nn.Module, models: nn.Module, step: int, ema: float) -> None:
+def _average(averages: nn.Module, models: nn.Module, step: int, ema: float) -> None:
     """Move the `averages` of the weights towards those after `step` (from 0), the early ones forgotten sooner."""
     decay = min(ema, (1 + step) / (10 + step))
     for mean, value in zip(averages.parameters(), models.parameters(), strict=True):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 
 from benchmarks.miniatures import model_sd3
 from benchmarks.miniatures.augment import augment
-from benchmarks.miniatures.train_sd import Latents, Report, average, cosine, evenly, optimize
+from benchmarks.miniatures.train_sd import Latents, Report, cosine, evenly, fit
 from pcpo_overlay.schedules import shift_sigmas
 from pcpo_overlay.tools.miniature import PROMPTS, sd3
 from pcpo_overlay.tools.miniature.digits import load_digits
@@ -75,20 +74,17 @@ def train_vae(recipe: VAERecipe, report: Report | None = None, model: ModuleType
     digits = load_digits("train")
     torch.manual_seed(recipe.seed + 1)
     vae = model.build_vae().train()
-    optimizer = torch.optim.AdamW(vae.parameters(), lr=recipe.vae_lr, weight_decay=1e-4)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: cosine(step, recipe.vae_steps))
-    for step in range(recipe.vae_steps):
+
+    def loss(step: int) -> Tensor:
         index = torch.randint(len(digits), (recipe.vae_batch,), generator=generator)
         images = 2 * augment(digits.images[index], generator) - 1
         latents = F.batch_norm(vae.encode(images).latent_dist.mean, None, None, training=True)
         level = recipe.decoder_noise * torch.rand(recipe.vae_batch, 1, 1, 1, generator=generator)
         latents = latents + level * torch.randn(latents.shape, generator=generator)
         # in the decoder's own unit: its convolutions pad with zeros, which a later shift would not move
-        decoded = vae.decode(latents / model.SCALING_FACTOR + model.SHIFT_FACTOR).sample
-        loss = F.mse_loss(decoded, images)
-        optimize(loss, optimizer, schedule, vae.parameters())
-        if report is not None:
-            report(step + 1, loss.item())
+        return F.mse_loss(vae.decode(latents / model.SCALING_FACTOR + model.SHIFT_FACTOR).sample, images)
+
+    fit(vae, loss, recipe.vae_steps, recipe.vae_lr, report=report)
     vae.eval().requires_grad_(False)
     _fold(vae, digits.images, recipe.latent_noise)
     return vae
@@ -112,33 +108,22 @@ def _fold(vae: Any, images: Tensor, noise: float) -> None:
 
 
 def train_transformer(
-    latents: Latents,
-    recipe: Recipe,
-    report: Report | None = None,
-    snapshot: Callable[[int, Any, Sequence[Any]], None] | None = None,
+    latents: Latents, recipe: Recipe, report: Report | None = None
 ) -> tuple[Any, tuple[Any, Any, Any]]:
-    """Transformer and text encoders, trained together; returns their averaged weights.
-
-    `snapshot(steps done, transformer, text encoders)` is called with the averages every 1,000 steps.
-    """
+    """Transformer and text encoders, trained together; returns their averaged weights."""
     generator = torch.Generator().manual_seed(recipe.seed + 3)
     torch.manual_seed(recipe.seed + 3)
     transformer, encoders = model_sd3.build_transformer().train(), model_sd3.build_text_encoders()
     models = nn.ModuleList([transformer, *encoders]).train()
     averages = nn.ModuleList([model_sd3.build_transformer(), *model_sd3.build_text_encoders()])
-    averages.requires_grad_(False).eval().load_state_dict(models.state_dict())
-
     short_ids, full_ids = _token_ids(recipe.short_text, recipe.short_text), _token_ids()
-    optimizer = torch.optim.AdamW(models.parameters(), lr=recipe.lr, weight_decay=1e-4)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate(step, recipe))
-    for step in range(recipe.steps):
+
+    def loss(step: int) -> Tensor:
         short = step < recipe.short_steps
         batch = recipe.short_batch if short else recipe.full_batch
-        index = torch.randint(len(latents.labels), (batch,), generator=generator)
-        mean, std = latents.means[index], latents.stds[index]
-        clean = mean + std * torch.randn(mean.shape, generator=generator)
+        clean, label = latents.draw(batch, generator)
         empty = torch.rand(batch, generator=generator) < recipe.unconditional
-        prompt = torch.where(empty, len(PROMPTS), latents.labels[index])
+        prompt = torch.where(empty, len(PROMPTS), label)
         t = shift_sigmas(evenly(batch, generator), model_sd3.SCHEDULER["shift"])
         noise = torch.randn(clean.shape, generator=generator)
         part = t.view(-1, 1, 1, 1)
@@ -149,13 +134,18 @@ def train_transformer(
             text.pooled[prompt],
             t * model_sd3.SCHEDULER["num_train_timesteps"],
         ).sample
-        loss = F.mse_loss(velocity, noise - clean)
-        optimize(loss, optimizer, schedule, models.parameters())
-        average(averages, models, step, recipe.ema)
-        if report is not None:
-            report(step + 1, loss.item())
-        if snapshot is not None and (step + 1) % 1000 == 0:
-            snapshot(step + 1, averages[0], tuple(averages[1:]))
+        return F.mse_loss(velocity, noise - clean)
+
+    fit(
+        models,
+        loss,
+        recipe.steps,
+        recipe.lr,
+        factor=lambda step: learning_rate(step, recipe),
+        averages=averages,
+        ema=recipe.ema,
+        report=report,
+    )
     return averages[0], (averages[1], averages[2], averages[3])
 
 

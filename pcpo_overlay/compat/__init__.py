@@ -29,7 +29,9 @@ def install(trainer: str = "ddpo") -> None:
 def install_for(upstream: str) -> None:
     """As :func:`install`, for any script of an upstream by its name in ``vendor.lock``."""
     python.install()
-    _SUPPLY[upstream]()
+    supply = _SUPPLY.get(upstream)  # an upstream that lacks nothing has no file here
+    if supply is not None:
+        supply()
 
 
 def upstream_of(script: Path) -> str:

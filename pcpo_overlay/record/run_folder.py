@@ -176,6 +176,8 @@ class RunFolder:
             write()
         except (OSError, ValueError) as error:  # ValueError: of a file that a failure has left closed
             self.is_recording = False
+            with contextlib.suppress(OSError):  # or what it holds is tried anew at the end
+                self._metrics.close()
             say(
                 f"warning: the run folder {self.path} can no longer be written ({error}); the training goes on, "
                 "nothing more is recorded"

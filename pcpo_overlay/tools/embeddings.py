@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from pcpo_overlay.tools.faults import Fault
 from pcpo_overlay.tools.folders import check_writable, written
 from pcpo_overlay.tools.models import load_pipeline
 
@@ -22,7 +23,7 @@ LIST = "videos2caption.json"
 COMMAND = "pcpo embed flux"
 
 
-class EmbeddingError(Exception):
+class EmbeddingError(Fault):
     """The embeddings cannot be made; the message says why and what to do."""
 
 

@@ -9,12 +9,26 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from pcpo_overlay.tools.faults import Fault, told
+
 #: A file in every folder made here: the command that made it, and the files that it wrote.
 MARKER = ".pcpo-made.json"
 
 
-class FolderError(ValueError):
+class FolderError(Fault):
     """A folder that is not the command's to write; the message names it, what it holds and what to do."""
+
+
+def absolute(path: Path) -> Path:
+    """The path with ``~`` and links followed.
+
+    Raises:
+        FolderError: there is no such user, or the links go round in a circle.
+    """
+    try:
+        return path.expanduser().resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: of older Pythons about a circle
+        raise FolderError(f"{path}: {told(error)}") from None
 
 
 def made_by(folder: Path, command: str) -> bool:

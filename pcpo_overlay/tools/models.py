@@ -11,6 +11,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from pcpo_overlay.tools.faults import Fault
+
 INDEX = "model_index.json"
 
 #: By the library that ``model_index.json`` may name, the classes that it may name of it.
@@ -42,7 +44,7 @@ PARTS: dict[str, frozenset[str]] = {
 }
 
 
-class ModelError(ValueError):
+class ModelError(Fault):
     """A folder whose pipeline is not loaded; the message says where and why."""
 
 
@@ -95,12 +97,20 @@ def load_pipeline(path: Path, pipeline: str, **options: Any) -> Any:
         options: further ones of ``from_pretrained``.
 
     Raises:
-        FileNotFoundError, ModelError: as :func:`read_index`.
+        FileNotFoundError, ModelError: as :func:`read_index`, or the folder is damaged.
         ImportError: diffusers is missing.
     """
     read_index(path, pipeline)
     import diffusers
 
-    loaded = getattr(diffusers, pipeline).from_pretrained(str(path), local_files_only=True, **options)
+    try:
+        loaded = getattr(diffusers, pipeline).from_pretrained(str(path), local_files_only=True, **options)
+    except ImportError:
+        raise
+    except (
+        Exception
+    ) as error:  # each part's library has errors of its own for a file that is damaged or missing
+        told = " ".join(str(error).split())
+        raise ModelError(f"{path} cannot be loaded: {type(error).__name__}: {told:.300}") from None
     loaded.set_progress_bar_config(disable=True)
     return loaded

@@ -1,5 +1,5 @@
-"""Clone the upstreams at their pins and carry the overlay's hooks: the logic behind ``apply.py``.
+"""Clone the upstreams at their pins and carry the overlay's hooks: the logic behind ``apply.py`` and ``pcpo apply``.
 
-Nothing here imports torch. GitPython, filelock and rich are imported by the modules that use them
-(:mod:`.gitio`, :mod:`.mutex`, :mod:`.clone`); ``apply.py`` checks for all three before it loads those.
+One engine (:mod:`.engine`): of every touched file the content before and after is known byte by byte. Nothing here
+imports torch; GitPython and filelock are imported where they are used, after the command line looked for them.
 """

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import errno
+import importlib.util
+import io
 import os
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from .environment import sanitize_environment
 from .errors import ExitCode, Fault, exit_code_table
+from .home import DEST, INSTALL, LOCK, PROGRAM
 
-ROOT = Path(__file__).resolve().parents[2]
+NAME = PROGRAM.removeprefix("python ")
 COMMANDS = ("apply", "check", "status", "diff", "revert", "refresh", "update")
 _TAKES_VALUE = ("--mirror", "--dest", "--lock", "--wait", "--into", "--why", "--until", "--to")
 
@@ -23,71 +31,53 @@ commands (apply when none is given; NAME defaults to all upstreams of vendor.loc
   revert [NAME ...]     take the hooks out; your edits to other files are kept
   refresh NAME          fold hook lines edited in the clone back into the patch files and the lock
   update NAME --to SHA  try a newer upstream commit by three-way merge, in a scratch place
-`python apply.py COMMAND --help` shows the options of one command.
+`{PROGRAM} COMMAND --help` shows the options of one command.
 
 exit codes:
 {exit_code_table()}
 """
 
 
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1e6:
+        raise ValueError
+    return value
+
+
 def _parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument(
-        "--mirror",
-        type=Path,
-        default=None,
-        metavar="DIR",
-        help="take upstreams from DIR/NAME or DIR/NAME.git instead of the network (default: $PCPO_MIRROR)",
+    options: tuple[tuple[str, str, Any, Any, str], ...] = (
+        (
+            "--mirror",
+            "DIR",
+            Path,
+            None,
+            "take upstreams from DIR/NAME or DIR/NAME.git, no network (default: $PCPO_MIRROR)",
+        ),
+        ("--dest", "DIR", Path, DEST, f"where clones are (default: {DEST.name}/)"),
+        ("--lock", "FILE", Path, LOCK, "lock file (default: vendor.lock)"),
+        ("--wait", "SECONDS", _seconds, 120.0, "how long to wait for another run (default: 120)"),
     )
-    common.add_argument(
-        "--dest",
-        type=Path,
-        default=ROOT / "vendor",
-        metavar="DIR",
-        help="where clones are (default: vendor/)",
-    )
-    common.add_argument(
-        "--lock",
-        type=Path,
-        default=ROOT / "vendor.lock",
-        metavar="FILE",
-        help="lock file (default: vendor.lock)",
-    )
-    common.add_argument(
-        "--wait",
-        type=float,
-        default=120.0,
-        metavar="SECONDS",
-        help="how long to wait for another run (default: 120)",
-    )
+    for name, shown, kind, default, words in options:
+        common.add_argument(name, metavar=shown, type=kind, default=default, help=words)
     into = argparse.ArgumentParser(add_help=False)
-    into.add_argument(
-        "--into",
-        type=Path,
-        default=None,
-        metavar="PATH",
-        help="work on a clone you already have, at whatever commit, instead of the one under --dest",
-    )
+    words = "work on a clone you already have, at whatever commit, instead of the one under --dest"
+    into.add_argument("--into", type=Path, metavar="PATH", help=words)
     text = argparse.RawDescriptionHelpFormatter
+    about = "Clone DDPO, DanceGRPO and Flow-GRPO at their pins and put PCPO's hooks in."
+    usage = f"{NAME} [COMMAND] [NAME ...] [options]"
     parser = argparse.ArgumentParser(
-        prog="apply.py",
-        description="Clone DDPO, DanceGRPO and Flow-GRPO at their pins and put PCPO's hooks in.",
-        usage="apply.py [COMMAND] [NAME ...] [options]",
-        epilog=_EPILOG,
-        formatter_class=text,
+        NAME, description=about, usage=usage, epilog=_EPILOG, formatter_class=text
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", help=argparse.SUPPRESS)
+    codes = f"exit codes:\n{exit_code_table()}"
 
     def add(
-        name: str, about: str, names: str | int, *parents: argparse.ArgumentParser
+        name: str, about: str, names: str | int, *more: argparse.ArgumentParser
     ) -> argparse.ArgumentParser:
-        sub = commands.add_parser(
-            name,
-            description=about,
-            parents=[common, *parents],
-            epilog=f"exit codes:\n{exit_code_table()}",
-            formatter_class=text,
-        )
+        given = {"description": about, "epilog": codes, "formatter_class": text}
+        sub = commands.add_parser(name, parents=[common, *more], **given)  # type: ignore[arg-type]
         sub.add_argument("names", nargs=names, metavar="NAME", help="upstreams, by their name in vendor.lock")
         return sub
 
@@ -99,31 +89,19 @@ def _parser() -> argparse.ArgumentParser:
     add("diff", "Show the hooks with upstream's lines around them. Changes nothing.", 1, into)
     add("revert", "Take the hooks out again; your edits to other files are kept.", "*", into)
     sub = add("refresh", "Fold hook lines edited in the clone back into the patch files and the lock.", 1)
-    sub.add_argument(
-        "--why",
-        action="append",
-        default=[],
-        metavar="[FILE=]TEXT",
-        help="why a file with no patch yet gets one; goes into the new patch's header",
+    words = "why a file with no patch yet gets one; goes into the new patch's header"
+    sub.add_argument("--why", action="append", default=[], metavar="[FILE=]TEXT", help=words)
+    sub.add_argument("--until", metavar="TEXT", help="when a new patch may go; goes into its header")
+    words = (
+        "the other way round: take the patch files as they are, and write their sha256 and tree into the lock"
     )
-    sub.add_argument(
-        "--until", default=None, metavar="TEXT", help="when a new patch may go; goes into its header"
-    )
-    sub.add_argument(
-        "--from-patches",
-        action="store_true",
-        help="the other way round: take the patch files as they are, and write their sha256 and tree into the lock",
-    )
+    sub.add_argument("--from-patches", action="store_true", help=words)
     sub = add("update", "Try another upstream commit by three-way merge, in a scratch place.", 1)
     sub.add_argument("--to", required=True, metavar="SHA", help="the commit to try")
-    sub.add_argument(
-        "--write", action="store_true", help="if it is clean, write the new patches and lock entry"
-    )
-    sub.add_argument(
-        "--leave-out",
-        action="store_true",
-        help="with --write: leave out hooks that conflict, to be put in by hand and folded in with refresh",
-    )
+    words = "if it is clean, write the new patches and lock entry"
+    sub.add_argument("--write", action="store_true", help=words)
+    words = "with --write: leave out hooks that conflict, to be put in by hand and folded in with refresh"
+    sub.add_argument("--leave-out", action="store_true", help=words)
     return parser
 
 
@@ -143,20 +121,20 @@ def _with_command(argv: Sequence[str]) -> list[str]:
 
 
 def _require_packages() -> None:
-    import importlib.util
-    import shutil
-
     missing = [
         shown
         for module, shown in (("git", "GitPython"), ("filelock", "filelock"), ("rich", "rich"))
         if importlib.util.find_spec(module) is None
     ]
     if missing:
+        raise Fault(ExitCode.MISSING_PACKAGE, f"{NAME} needs {', '.join(missing)}: {INSTALL}")
+    try:
+        import git  # noqa: F401 - it runs git once, to see whether it can
+    except Exception as error:
+        words = " ".join(str(error).split()) or type(error).__name__
         raise Fault(
-            ExitCode.MISSING_PACKAGE, f'apply.py needs {", ".join(missing)}: pip install -e ".[apply]"'
-        )
-    if shutil.which("git") is None:
-        raise Fault(ExitCode.MISSING_PACKAGE, "apply.py needs git on the PATH: https://git-scm.com/downloads")
+            ExitCode.MISSING_PACKAGE, f"{NAME} needs a git that runs; GitPython says: {words}"
+        ) from None
 
 
 def say(text: str) -> None:
@@ -167,31 +145,44 @@ def say(text: str) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; messages about faults go to stderr."""
     given = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(
+                errors="backslashreplace"
+            )  # a path may hold what the terminal's encoding does not
     if given and given[0] in ("-h", "--help"):
         _parser().print_help()
         return 0
     args = _parser().parse_args(_with_command(given))
+    again = "run the same command again to finish or undo what was begun"
     try:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that git ends with us
+        sanitize_environment()
         _require_packages()
-        return _run(args, " ".join(["apply.py", *given]))
+        from . import commands
+
+        args.mirror = args.mirror or (
+            Path(os.environ["PCPO_MIRROR"]) if os.environ.get("PCPO_MIRROR") else None
+        )
+        return commands.run(args, " ".join([NAME, *given]), say)
     except Fault as fault:
         say(f"error: {fault.message}")
         return int(fault.code)
     except KeyboardInterrupt:
-        say("interrupted; run the same command again to finish or undo what was begun")
+        say(f"interrupted; {again}")
         return int(ExitCode.INTERRUPTED)
     except BrokenPipeError:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123 - keeps the interpreter from flushing a closed pipe
         return int(ExitCode.OK)
     except OSError as error:  # a full disk, a folder that vanished: anything not foreseen where it happens
-        say(f"error: {error}; run the same command again to finish or undo what was begun")
-        return int(ExitCode.FAILED)
-
-
-def _run(args: argparse.Namespace, command: str) -> int:
-    from . import commands
-    from .gitio import sanitize_environment
-
-    sanitize_environment()
-    args.mirror = args.mirror or (Path(os.environ["PCPO_MIRROR"]) if os.environ.get("PCPO_MIRROR") else None)
-    return commands.run(args, command, say)
+        say(f"error: {error}; {again}")
+        full = error.errno in (
+            errno.ENOSPC,
+            errno.EDQUOT,
+            errno.EROFS,
+            errno.EACCES,
+            errno.EPERM,
+            errno.EFBIG,
+        )
+        return int(ExitCode.UNWRITABLE if full else ExitCode.FAILED)

@@ -1,4 +1,4 @@
-"""The commands of ``apply.py``, once its packages are known to be there: call, print, choose the exit code."""
+"""The commands, once the packages they need are known to be there: call, print, choose the exit code."""
 
 from __future__ import annotations
 
@@ -6,15 +6,17 @@ import argparse
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from pathlib import Path
 
-from rich.console import Console
-
-from . import check, into, lockfile, manage, refresh, update
+from . import check, lockfile, refresh, update, work
+from .context import Context, find, looked_at
 from .errors import ExitCode, Fault
+from .gitio import require_git
 from .lockfile import Upstream
-from .manage import Context
+from .mutex import Patience
+from .paths import argument
 from .plan import NamedPatch, read_patches
+from .publish import finish
+from .status import Status, left_out, status
 
 
 def run(args: argparse.Namespace, command: str, say: Callable[[str], None]) -> int:
@@ -24,41 +26,21 @@ def run(args: argparse.Namespace, command: str, say: Callable[[str], None]) -> i
         command: the command line as typed, for the note in the lock.
         say: prints one message to stderr.
     """
-    lock = lockfile.load(args.lock.absolute())
-    if args.command not in ("status", "check", "diff"):
-        try:
-            for file in lockfile.finish(lock):
-                say(f"{file}: put into place for a run that was killed")
-        except OSError as error:
-            raise Fault(
-                ExitCode.UNWRITABLE, f"cannot finish an interrupted refresh or update: {error}"
-            ) from None
-    ctx = Context(
-        lock=lock,
-        dest=args.dest.absolute(),
-        mirror=args.mirror.absolute() if args.mirror else None,
-        wait=args.wait,
-        command=command,
-        say=say,
-        console=Console(stderr=True),
+    require_git()
+    dest = argument(args.dest, "--dest")
+    into, mirror = (
+        p and argument(p, "--into or --mirror") for p in (getattr(args, "into", None), args.mirror)
     )
-    upstreams = [ctx.lock.get(name) for name in dict.fromkeys(args.names)] or list(ctx.lock.upstreams)
-    if getattr(args, "into", None) is not None:
-        if len(upstreams) != 1:
-            raise Fault(
-                ExitCode.USAGE, "--into takes exactly one NAME, so that it is clear which patches to use"
-            )
-        args.into = args.into.absolute()
-    handler = {
-        "apply": _apply,
-        "check": _check,
-        "status": _status,
-        "diff": _diff,
-        "revert": _revert,
-        "refresh": _refresh,
-        "update": _update,
-    }[args.command]
-    return handler(args, ctx, upstreams)
+    lock = lockfile.load(argument(args.lock, "--lock"))
+    patience = Patience(args.wait, command, say)
+    for file in finish(lock, patience) if args.command not in ("status", "check", "diff") else ():
+        say(f"{file}: put into place for a run that was killed")
+    ctx = Context(lock, dest, into, mirror, patience, say)
+    upstreams = [lock.get(name) for name in dict.fromkeys(args.names)] or list(lock.upstreams)
+    if into is not None and len(upstreams) != 1:
+        raise Fault(ExitCode.USAGE, "--into takes exactly one NAME, so that it is clear which patches to use")
+    handlers = {"apply": _apply, "check": _check, "status": _status, "diff": _diff, "revert": _revert}
+    return {**handlers, "refresh": _refresh, "update": _update}[args.command](args, ctx, upstreams)
 
 
 def _each(ctx: Context, upstreams: Sequence[Upstream], work: Callable[[Upstream], None]) -> int:
@@ -76,88 +58,75 @@ def _each(ctx: Context, upstreams: Sequence[Upstream], work: Callable[[Upstream]
 def _apply(args: argparse.Namespace, ctx: Context, upstreams: Sequence[Upstream]) -> int:
     # All patches are read before anything is written anywhere.
     patches = {upstream.name: read_patches(ctx.lock, upstream) for upstream in upstreams}
-    if args.into and args.no_patch:
+    if ctx.into and args.no_patch:
         raise Fault(ExitCode.USAGE, "--into patches a clone you have; with --no-patch there is nothing to do")
 
-    def work(upstream: Upstream) -> None:
-        if args.into:
-            text = into.apply_into(ctx, upstream, patches[upstream.name], args.into)
-            print(f"{upstream.name}: {text} ({args.into})")
-            return
-        result = manage.apply(ctx, upstream, patches[upstream.name], patch=not args.no_patch)
-        print(f"{upstream.name}: {result.text} ({ctx.path(upstream)})", flush=True)
-        manage.report_missing(ctx, upstream, result.missing)
+    def one(upstream: Upstream) -> None:
+        text = work.apply(ctx, upstream, patches[upstream.name], patch=not args.no_patch)
+        print(f"{upstream.name}: {text} ({ctx.path(upstream)})", flush=True)
+        if ctx.into is None:
+            _report_missing(ctx, upstream)
 
-    return _each(ctx, upstreams, work)
+    return _each(ctx, upstreams, one)
+
+
+def _report_missing(ctx: Context, upstream: Upstream) -> None:
+    """Say on stderr which files the source did not have, and which scripts will want them."""
+    with looked_at(ctx, find(ctx, upstream)) as at:
+        missing = left_out(at)
+    if missing:
+        count = len(missing)
+        ctx.say(
+            f"warning: {upstream.name}: {count} file(s) are left out of the clone, whose content the source lacks:"
+        )
+        for path, users in missing.items():
+            ctx.say(
+                f"  {path}: " + (f"read by {'; '.join(users)}" if users else "no script of upstream names it")
+            )
+        ctx.say(f"  With a network, `git -C {ctx.path(upstream)} sparse-checkout disable` fetches them.")
 
 
 def _revert(args: argparse.Namespace, ctx: Context, upstreams: Sequence[Upstream]) -> int:
-    def work(upstream: Upstream) -> None:
-        def read() -> Sequence[NamedPatch]:
-            return read_patches(ctx.lock, upstream)
+    def one(upstream: Upstream) -> None:
+        print(f"{upstream.name}: {work.revert(ctx, upstream, lambda: read_patches(ctx.lock, upstream))}")
 
-        if args.into:
-            print(f"{upstream.name}: {into.revert_into(ctx, upstream, read, args.into)}")
-        else:
-            print(f"{upstream.name}: {manage.revert(ctx, upstream, read)}")
-
-    return _each(ctx, upstreams, work)
+    return _each(ctx, upstreams, one)
 
 
 def _status(args: argparse.Namespace, ctx: Context, upstreams: Sequence[Upstream]) -> int:
-    found: list[manage.Status] = []
+    found: list[Status] = []
 
-    def work(upstream: Upstream) -> None:
+    def one(upstream: Upstream) -> None:
         fault: Fault | None = None
-        patches: Sequence[NamedPatch] = ()
+        patches: Sequence[NamedPatch] | None = None
         try:
             patches = read_patches(ctx.lock, upstream)
         except Fault as changed:  # still say what the clone is
             fault = changed
-        into_path: Path | None = args.into
-        if into_path:
-            found.append(into.status_into(ctx, upstream, patches, into_path))
-        else:
-            found.append(manage.status(ctx, upstream, None if fault else patches))
+        found.append(status(ctx, upstream, patches))
         if fault:
             raise fault
 
-    code = _each(ctx, upstreams, work)
+    code = _each(ctx, upstreams, one)
     if args.json:
-        print(json.dumps([asdict(status) for status in found], indent=2))
+        print(json.dumps([asdict(one) for one in found], indent=2))
         return code
-    for status in found:
-        print(f"{status.name}: {status.state}{f' ({status.detail})' if status.detail else ''}")
-        print(f"  {status.url} at {status.commit}")
-        print(f"  {status.path}")
-        for name in status.modified_files:
+    for s in found:
+        print(f"{s.name}: {s.state}{f' ({s.detail})' if s.detail else ''}")
+        print(f"  {s.url} at {s.commit}\n  {s.path}")
+        for name in s.modified_files:
             print(f"  edited: {name}")
-        for name, users in status.missing_files.items():
+        for name, users in s.missing_files.items():
             print(f"  missing: {name}, " + (f"read by {'; '.join(users)}" if users else "no script names it"))
     return code
 
 
 def _check(args: argparse.Namespace, ctx: Context, upstreams: Sequence[Upstream]) -> int:
-    def work(upstream: Upstream) -> None:
-        if args.into:
-            check.check_patches(ctx, upstream)
-            status = into.status_into(ctx, upstream, read_patches(ctx.lock, upstream), args.into)
-            if status.state != "patched":
-                code = ExitCode.EDITED if status.state == "modified" else ExitCode.NOT_IN_ORDER
-                raise Fault(code, f"{args.into}: {status.state}: {status.detail}")
-            print(f"{upstream.name}: patched ({args.into})")
-        else:
-            print(f"{upstream.name}: {check.check(ctx, upstream)}")
-
-    return _each(ctx, upstreams, work)
+    return _each(ctx, upstreams, lambda upstream: print(f"{upstream.name}: {check.check(ctx, upstream)}"))
 
 
 def _diff(args: argparse.Namespace, ctx: Context, upstreams: Sequence[Upstream]) -> int:
-    if args.into:
-        patches = read_patches(ctx.lock, upstreams[0])
-        print(into.show_into(ctx, upstreams[0], patches, args.into), end="")
-    else:
-        print(check.show(ctx, upstreams[0]), end="")
+    print(check.show(ctx, upstreams[0]), end="")
     return 0
 
 
@@ -167,15 +136,13 @@ def _refresh(args: argparse.Namespace, ctx: Context, upstreams: Sequence[Upstrea
         said = refresh.from_patches(ctx, upstream)
     else:
         said = refresh.refresh(ctx, upstream, args.why, args.until)
-    for line in said:
-        print(f"{upstream.name}: {line}")
+    print("\n".join(f"{upstream.name}: {line}" for line in said))
     return 0
 
 
 def _update(args: argparse.Namespace, ctx: Context, upstreams: Sequence[Upstream]) -> int:
-    upstream = upstreams[0]
     if args.leave_out and not args.write:
         raise Fault(ExitCode.USAGE, "--leave-out says what to write, so it needs --write")
-    trial = update.update(ctx, upstream, args.to, write=args.write, leave_out=args.leave_out)
-    print(update.describe(trial, upstream, wrote=args.write))
+    trial = update.update(ctx, upstreams[0], args.to, write=args.write, leave_out=args.leave_out)
+    print(update.describe(trial, upstreams[0], wrote=args.write))
     return int(ExitCode.OK if trial.upstream is not None else ExitCode.CONFLICT)

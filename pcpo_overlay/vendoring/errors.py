@@ -32,7 +32,7 @@ MEANING: dict[ExitCode, str] = {
     ExitCode.OK: "done, or nothing to do",
     ExitCode.FAILED: "git failed in a way not listed here; its own words are shown",
     ExitCode.USAGE: "wrong arguments, or an unknown upstream name",
-    ExitCode.MISSING_PACKAGE: "GitPython, filelock, rich or git itself is not installed",
+    ExitCode.MISSING_PACKAGE: "GitPython, filelock, rich or git itself is not installed, or git does not run",
     ExitCode.BAD_LOCK: "vendor.lock is missing or malformed",
     ExitCode.UNSAFE_PATH: "a path in vendor.lock or in a patch points outside its folder; nothing was written",
     ExitCode.PATCH_CHANGED: "a patch file is missing, malformed, or not the one vendor.lock lists",
@@ -41,7 +41,7 @@ MEANING: dict[ExitCode, str] = {
     ExitCode.WRONG_COMMIT: "the folder is not a clone of the upstream at its pin",
     ExitCode.EDITED: "files the overlay would touch were edited by hand; they were left as they are",
     ExitCode.BUSY: "another run, or another git, is at work on the same clone",
-    ExitCode.UNWRITABLE: "the destination cannot be written",
+    ExitCode.UNWRITABLE: "the destination cannot be written, or its disk is full",
     ExitCode.CONFLICT: "a three-way merge did not come out clean; nothing was written",
     ExitCode.NOT_IN_ORDER: "check found a clone that is absent, unpatched, half-patched or edited",
     ExitCode.INCOMPLETE: "the mirror lacks a file that the patches touch",
@@ -64,10 +64,13 @@ class Fault(Exception):
         self.message = message
 
 
-class GitFailed(Fault):
-    """A git command that was expected to work did not."""
+def spoken(stderr: str, status: int | None = None) -> str:
+    """git's own words without its progress lines; never empty."""
+    lines = [line.strip() for line in stderr.replace("\r", "\n").splitlines() if line.strip()]
+    said = [line for line in lines if not line.endswith(("%", "done.")) and "% (" not in line]
+    return "\n  ".join(said[-6:]) or f"git said nothing (exit {status})"
 
-    def __init__(self, command: list[str], status: int, stderr: str) -> None:
-        words = " ".join(command)
-        super().__init__(ExitCode.FAILED, f"git {words} failed (exit {status}):\n{stderr.strip()}")
-        self.stderr = stderr
+
+def disk_full(words: str) -> bool:
+    """Whether git's words, or an error's, are about a disk that takes no more."""
+    return any(w in words for w in ("No space left", "quota exceeded", "Read-only file", "File too large"))

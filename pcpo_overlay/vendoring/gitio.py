@@ -1,86 +1,50 @@
-"""git through GitPython: one repository at a time, addressed explicitly, deaf to surprising user settings.
+"""git through GitPython, for objects, hashes and fetching only; it never touches a work tree or index of the user's.
 
-``GIT_DIR`` is always given. Otherwise git, run in a folder whose ``.git`` is damaged, walks up and works on
-whatever repository is above it, which for ``vendor/`` is the overlay's own.
+There are two ways to run it. In a :class:`Scratch` repository, which reads the objects of others but shares no
+configuration with them or the user: nothing that a clone's ``.git/config`` or a user's settings say can change what
+comes out, or run. And :func:`outer`, with the user's own settings, to find a repository, reach an upstream, move HEAD.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import git
 
-from .errors import ExitCode, Fault, GitFailed
+from .atomic import read_regular
+from .errors import ExitCode, Fault, disk_full, spoken
+from .paths import HEX40
 
-# What the user's own settings must not change here. url.*.insteadOf is theirs to set and keeps working.
-_SETTINGS: tuple[tuple[str, str], ...] = (
-    ("core.autocrlf", "false"),
-    ("core.safecrlf", "false"),
-    ("core.hooksPath", os.devnull),
-    ("core.fsmonitor", "false"),
-    ("core.quotePath", "false"),
-    ("core.splitIndex", "false"),
-    ("core.attributesFile", os.devnull),
-    ("apply.whitespace", "nowarn"),
-    ("apply.ignoreWhitespace", "no"),
-    ("commit.gpgSign", "false"),
-    ("protocol.file.allow", "always"),
-    ("submodule.recurse", "false"),
-    ("fetch.recurseSubmodules", "false"),
-    ("clone.defaultRemoteName", "origin"),
-    ("clone.rejectShallow", "false"),
-    ("color.ui", "never"),
-    ("diff.noprefix", "false"),
-    ("diff.mnemonicPrefix", "false"),
-    ("advice.detachedHead", "false"),
-    ("maintenance.auto", "false"),
-    ("gc.auto", "0"),
-)
-
-# Variables that would point git at another repository, index or diff program than the one meant.
-_STRIPPED = (
-    "GIT_DIR",
-    "GIT_WORK_TREE",
-    "GIT_INDEX_FILE",
-    "GIT_OBJECT_DIRECTORY",
-    "GIT_ALTERNATE_OBJECT_DIRECTORIES",
-    "GIT_COMMON_DIR",
-    "GIT_NAMESPACE",
-    "GIT_PREFIX",
-    "GIT_EXTERNAL_DIFF",
-    "GIT_DIFF_OPTS",
-    "GIT_TEMPLATE_DIR",
-    "GIT_CEILING_DIRECTORIES",
+OLDEST = (2, 25)
+#: File descriptors that git's processes inherit: a lock is held until the last of a killed run's processes is gone.
+inherited: set[int] = set()
+# What the user's own settings must not change where they are read at all.
+_SETTINGS = (
+    f"core.hooksPath={os.devnull}",
+    "core.fsmonitor=false",
+    "protocol.file.allow=always",
+    "fetch.recurseSubmodules=false",
+    "fetch.writeCommitGraph=false",
+    "maintenance.auto=false",
+    "color.ui=false",
+    "gc.auto=0",
 )
 
 
-def sanitize_environment() -> None:
-    """Drop variables left over from an enclosing git (a hook, a rebase). Called once, by ``apply.py``."""
-    for name in _STRIPPED:
-        os.environ.pop(name, None)
-
-
-def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The variables every git command gets, on top of the process's own."""
-    # Settings the caller passed in the same way come first and stay.
-    taken = int(os.environ.get("GIT_CONFIG_COUNT") or 0)
-    out = {
-        "LC_ALL": "C",
-        "GIT_TERMINAL_PROMPT": "0",
-        "GIT_OPTIONAL_LOCKS": "0",
-        "GIT_CONFIG_COUNT": str(taken + len(_SETTINGS)),
-    }
-    for n, (key, value) in enumerate(_SETTINGS, start=taken):
-        out[f"GIT_CONFIG_KEY_{n}"] = key
-        out[f"GIT_CONFIG_VALUE_{n}"] = value
-    out.update(extra or {})
-    return out
+def require_git() -> None:
+    """One line for a git that does not run or is too old. Raises Fault: MISSING_PACKAGE."""
+    version = git.Git().version_info
+    if tuple(version[:2]) < OLDEST:
+        found = ".".join(str(part) for part in version)
+        oldest = ".".join(str(part) for part in OLDEST)
+        raise Fault(ExitCode.MISSING_PACKAGE, f"git {found} is too old; git {oldest} or newer is needed")
 
 
 @dataclass(frozen=True)
@@ -91,165 +55,249 @@ class Outcome:
     stdout: bytes
     stderr: str
 
+    def must(self, command: Sequence[str]) -> bytes:
+        """Standard output of a command that has to succeed.
 
-def call(command: Sequence[str], cwd: Path, env: Mapping[str, str], stdin: bytes | None = None) -> Outcome:
-    """Run ``git COMMAND`` in ``cwd`` and wait for it; a non-zero exit is reported, not raised."""
+        Raises Fault: UNWRITABLE for a full disk, else FAILED with git's words.
+        """
+        if self.status != 0:
+            words = spoken(self.stderr, self.status)
+            code = ExitCode.UNWRITABLE if disk_full(words) else ExitCode.FAILED
+            raise Fault(code, f"git {command[0]} failed (exit {self.status}):\n  {words}")
+        return self.stdout
+
+
+def _call(
+    command: Sequence[str],
+    cwd: Path,
+    env: Mapping[str, str],
+    stdin: bytes = b"",
+    watch: Callable[[str], None] | None = None,
+) -> Outcome:
+    """Run git and wait for it; whatever ends this ends git too. ``watch`` is told each line of progress."""
     with tempfile.TemporaryFile() as given:
-        if stdin is not None:
-            given.write(stdin)
-            given.seek(0)
-        status, stdout, stderr = git.Git(str(cwd)).execute(
-            ["git", *command],
+        given.write(stdin)
+        given.seek(0)
+        process = git.Git().execute(  # which is given no folder: it would expand `$NAME` in it
+            [git.Git.GIT_PYTHON_GIT_EXECUTABLE or "git", "-C", str(cwd), *command],
             istream=given,
-            with_extended_output=True,
-            with_exceptions=False,
-            stdout_as_string=False,
-            strip_newline_in_stdout=False,
-            env=env,
+            as_process=True,
+            env={"LC_ALL": "C", "GIT_TERMINAL_PROMPT": "0", "GIT_OPTIONAL_LOCKS": "0", **env},
+            pass_fds=tuple(inherited),
         )
-    if isinstance(stderr, bytes):
-        stderr = stderr.decode("utf-8", "replace")
-    return Outcome(int(status), bytes(stdout or b""), str(stderr or ""))
+        said = b""
+        try:
+            while watch is not None and (piece := os.read(process.stderr.fileno(), 4096)):
+                said += piece
+                watch(piece.decode("utf-8", "replace").replace("\r", "\n").strip().rpartition("\n")[2])
+            stdout, stderr = process.communicate()
+        except BaseException:
+            process.proc.kill()
+            process.proc.wait()
+            raise
+    return Outcome(int(process.returncode), stdout, (said + stderr).decode("utf-8", "replace"))
+
+
+def outer(
+    command: Sequence[str],
+    cwd: Path,
+    watch: Callable[[str], None] | None = None,
+    env: Mapping[str, str] | None = None,
+) -> Outcome:
+    """Run git with the user's settings, less those that :data:`_SETTINGS` overrules."""
+    settings = [word for setting in _SETTINGS for word in ("-c", setting)]
+    return _call([*settings, *command], cwd, env or {}, watch=watch)
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A file in a tree or index: git's mode (``100644``) and the object that holds the content."""
+    """A file in a tree or index: git's mode (``100644``), the object with its content, and ``ls-files -t``'s letter."""
 
     mode: str
     oid: str
+    tag: str = ""
 
 
 @dataclass(frozen=True)
-class Repo:
-    """A repository with a work tree. ``extra`` holds variables such as ``GIT_INDEX_FILE``."""
+class Clone:
+    """A repository with a work tree, as git itself finds it. ``head`` is None before the first commit."""
 
     work_tree: Path
     git_dir: Path
-    extra: tuple[tuple[str, str], ...] = ()
+    objects: Path
+    head: str | None
 
     @classmethod
-    def at(cls, path: Path) -> Repo | None:
-        """The repository whose top folder is ``path``, or None if there is none."""
+    def open(cls, path: Path) -> Clone | None:
+        """The repository whose top folder is ``path``, or None if there is none.
+
+        Raises Fault: FAILED, with git's advice, for a repository that belongs to someone else.
+        """
         dot = path / ".git"
-        if dot.is_file():  # a linked work tree or a submodule
-            text = dot.read_text(encoding="utf-8", errors="replace").strip()
-            if not text.startswith("gitdir:"):
+        for file in (dot / "HEAD", dot / "config", dot / "index"):
+            if os.path.lexists(file) and not file.is_file():
                 return None
-            git_dir = (path / text[len("gitdir:") :].strip()).resolve()
-        else:
-            git_dir = dot
-        if not (git_dir / "HEAD").is_file():
+        if not os.path.lexists(dot):
             return None
-        return cls(path.resolve(), git_dir.resolve())
+        command = ["rev-parse", "--show-toplevel", "--absolute-git-dir", "--git-path", "objects"]
+        found = outer(command, path)
+        if "dubious ownership" in found.stderr or "unsafe repository" in found.stderr:
+            raise Fault(ExitCode.FAILED, f"git refuses {path}:\n  {spoken(found.stderr)}")
+        lines = found.stdout.split(b"\n")
+        if found.status != 0 or len(lines) != 4 or not Path(os.fsdecode(lines[0])).samefile(path):
+            return None
+        head = (
+            outer(["rev-parse", "--verify", "--quiet", "HEAD"], path)
+            .stdout.decode("ascii", "replace")
+            .strip()
+        )
+        git_dir, objects = (Path(os.fsdecode(line)) for line in lines[1:3])
+        if head and not HEX40.fullmatch(head):
+            return None
+        return cls(path.resolve(), git_dir, (path / objects).resolve(), head or None)
 
-    def with_extra(self, **variables: str) -> Repo:
-        return Repo(self.work_tree, self.git_dir, (*self.extra, *variables.items()))
 
-    def outcome(self, *command: str, stdin: bytes | None = None) -> Outcome:
-        located = {"GIT_DIR": str(self.git_dir), "GIT_WORK_TREE": str(self.work_tree), **dict(self.extra)}
-        return call(command, self.work_tree, environment(located), stdin)
+def blob_oid(data: bytes, kind: str = "blob") -> str:
+    """git's name for a file's content."""
+    return hashlib.sha1(f"{kind} {len(data)}\0".encode() + data, usedforsecurity=False).hexdigest()
 
-    def run(self, *command: str, stdin: bytes | None = None) -> bytes:
+
+class Scratch:
+    """A throw-away repository. It reads the objects of others and checks each by its name; new ones stay here."""
+
+    def __init__(self, folder: Path, alternates: Iterable[Path], index_of: Clone | None = None) -> None:
+        self.git_dir = folder / "scratch.git"
+        for part in ("objects/info", "refs", "info"):
+            (self.git_dir / part).mkdir(parents=True)
+        (self.git_dir / "HEAD").write_text("ref: refs/heads/none\n")
+        (self.git_dir / "config").write_text("[core]\n\trepositoryformatversion = 0\n\tbare = false\n")
+        listed = b"".join(os.fsencode(path) + b"\n" for path in alternates)
+        (self.git_dir / "objects/info/alternates").write_bytes(listed)
+        self.work_tree = index_of.work_tree if index_of else folder
+        if index_of is not None:
+            for file in [index_of.git_dir / "index", *index_of.git_dir.glob("sharedindex.*")]:
+                if file.exists():
+                    (self.git_dir / file.name).write_bytes(read_regular(file))
+
+    def isolated(self, extra: Mapping[str, str]) -> dict[str, str]:
+        """The variables that keep every configuration but this repository's own away."""
+        return {
+            "HOME": str(self.git_dir),
+            "XDG_CONFIG_HOME": str(self.git_dir),
+            "GIT_CONFIG_NOSYSTEM": "1",
+            "GIT_CONFIG_GLOBAL": os.devnull,
+            "GIT_CONFIG_COUNT": "0",
+            "GIT_CONFIG_PARAMETERS": "",
+            "GIT_DIR": str(self.git_dir),
+            "GIT_WORK_TREE": str(self.work_tree),
+            **extra,
+        }
+
+    def outcome(self, *command: str, stdin: bytes = b"", env: Mapping[str, str] | None = None) -> Outcome:
+        return _call(command, self.work_tree, self.isolated(env or {}), stdin)
+
+    def run(self, *command: str, stdin: bytes = b"", env: Mapping[str, str] | None = None) -> bytes:
         """Standard output of a command that must succeed."""
-        result = self.outcome(*command, stdin=stdin)
-        if result.status != 0:
-            raise GitFailed(list(command), result.status, result.stderr)
-        return result.stdout
+        return self.outcome(*command, stdin=stdin, env=env).must(command)
 
-    def text(self, *command: str, stdin: bytes | None = None) -> str:
-        return self.run(*command, stdin=stdin).decode("utf-8", "surrogateescape").strip()
+    def objects(self, oids: Iterable[str], kind: str = "blob") -> dict[str, bytes | None]:
+        """The content of objects by name; None for those that are nowhere.
 
-    def resolve(self, revision: str) -> str | None:
-        """The 40 digits of a revision, or None if it is not there."""
-        result = self.outcome("rev-parse", "--verify", "--quiet", "--end-of-options", revision)
-        return result.stdout.decode().strip() if result.status == 0 else None
+        Raises Fault: WRONG_TREE for an object that is not what its name says.
+        """
+        wanted = sorted(set(oids))
+        out: dict[str, bytes | None] = {}
+        for start in range(0, len(wanted), 100):
+            part = wanted[start : start + 100]
+            given = self.run("cat-file", "--batch", stdin="".join(f"{oid}\n" for oid in part).encode())
+            at = 0
+            for oid in part:
+                end = given.index(b"\n", at)
+                words = given[at:end].decode().split()
+                at = end + 1
+                if words[1] == "missing":
+                    out[oid] = None
+                    continue
+                data = given[at : at + int(words[2])]
+                at += len(data) + 1
+                if blob_oid(data, words[1]) != oid or words[1] != kind:
+                    raise Fault(
+                        ExitCode.WRONG_TREE,
+                        f"the object {oid} does not hold what its name says; the repository or mirror is damaged",
+                    )
+                out[oid] = data
+        return out
 
-    def head(self) -> str | None:
-        return self.resolve("HEAD^{commit}")
+    def tree_of(self, commit: str) -> str | None:
+        """The name of a commit's tree, or None if the commit is not here."""
+        data = self.objects([commit], "commit")[commit]
+        return None if data is None else data.split(b"\n", 1)[0].decode()[5:45]
 
-    def has_commit(self, commit: str) -> bool:
-        return self.outcome("cat-file", "-e", f"{commit}^{{commit}}").status == 0
-
-    def blob(self, oid: str) -> bytes:
-        return self.run("cat-file", "blob", oid)
-
-    def tree_entries(self, tree: str, paths: Sequence[str] = ()) -> dict[str, Entry]:
-        """Files of a tree by path; with ``paths``, only those."""
-        selection = ["--", *paths] if paths else []
-        listing = self.run("ls-tree", "-r", "-z", "--full-tree", tree, *selection)
+    def entries(self, tree: str) -> dict[str, Entry]:
+        """All files of a tree (or commit) by path."""
         out: dict[str, Entry] = {}
-        for record in listing.split(b"\0"):
+        for record in self.run("ls-tree", "-r", "-z", "--full-tree", tree).split(b"\0"):
             if record:
                 meta, name = record.split(b"\t", 1)
                 mode, _kind, oid = meta.decode().split(" ")
                 out[name.decode("utf-8", "surrogateescape")] = Entry(mode, oid)
         return out
 
-    def index_entries(self, paths: Sequence[str]) -> dict[str, list[Entry]]:
-        """Index entries of some files; more than one for a file with a merge conflict."""
+    def index(self) -> dict[str, list[Entry]]:
+        """The entries of the index that was copied here; more than one for a file with a merge conflict."""
         out: dict[str, list[Entry]] = {}
-        if not paths:
-            return out
-        listing = self.run("ls-files", "-s", "-z", "--", *(f":(top,literal){path}" for path in paths))
-        for record in listing.split(b"\0"):
+        for record in self.run("ls-files", "-s", "-t", "-z").split(b"\0"):
             if record:
                 meta, name = record.split(b"\t", 1)
-                mode, oid, _stage = meta.decode().split(" ")
-                out.setdefault(name.decode("utf-8", "surrogateescape"), []).append(Entry(mode, oid))
+                tag, mode, oid, _stage = meta.decode().split(" ")
+                out.setdefault(name.decode("utf-8", "surrogateescape"), []).append(Entry(mode, oid, tag))
         return out
 
-    def write_blob(self, data: bytes) -> str:
-        return self.text("hash-object", "-w", "--stdin", "--no-filters", stdin=data)
-
-    def tree_with(self, tree: str, changes: Mapping[str, Entry | None]) -> str:
-        """The name of ``tree`` with some files replaced, added, or (None) removed, written in a scratch index."""
-        with self.scratch_index() as scratch:
-            scratch.run("read-tree", tree)
-            scratch.set_index(changes)
-            return scratch.text("write-tree", "--missing-ok")
-
-    def set_index(self, changes: Mapping[str, Entry | None]) -> None:
-        """Point index entries at objects without looking at the work tree."""
-        zero = "0" * 40
+    def set_index(self, changes: Mapping[str, Entry | None], env: Mapping[str, str] | None = None) -> None:
+        """Point index entries at objects; None takes one out."""
         lines = [
-            f"0 {zero}\t{path}" if entry is None else f"{entry.mode} {entry.oid} 0\t{path}"
+            f"0 {'0' * 40}\t{path}" if entry is None else f"{entry.mode} {entry.oid} 0\t{path}"
             for path, entry in changes.items()
         ]
-        if lines:
-            given = "\0".join([*lines, ""]).encode("utf-8", "surrogateescape")
-            self.run("update-index", "-z", "--index-info", stdin=given)
+        given = "".join(f"{line}\0" for line in lines).encode("utf-8", "surrogateescape")
+        self.run("update-index", "-z", "--index-info", stdin=given, env=env)
 
-    @contextmanager
-    def scratch_index(self) -> Iterator[Repo]:
-        """The same repository with an empty index of its own, thrown away afterwards."""
-        with tempfile.TemporaryDirectory(prefix="pcpo-index-") as folder:
-            yield self.with_extra(GIT_INDEX_FILE=str(Path(folder) / "index"))
+    def tree_name(self, entries: Mapping[str, Entry], patches: Sequence[bytes] = ()) -> str:
+        """The name git gives to a tree of these entries, with patches applied by git, in an index of its own.
 
-    @contextmanager
-    def scratch_objects(self) -> Iterator[Repo]:
-        """The same repository, reading its objects but writing new ones to a folder thrown away afterwards."""
-        with tempfile.TemporaryDirectory(prefix="pcpo-objects-") as folder:
-            common = self.text("rev-parse", "--git-common-dir")
-            objects = (self.work_tree / common / "objects").resolve()
-            yield self.with_extra(GIT_OBJECT_DIRECTORY=folder, GIT_ALTERNATE_OBJECT_DIRECTORIES=str(objects))
+        Raises Fault: WRONG_TREE if git does not take a patch.
+        """
+        index = self.git_dir / "scratch-index"
+        index.unlink(missing_ok=True)
+        alone = {"GIT_INDEX_FILE": str(index)}
+        self.set_index(entries, alone)
+        for patch in patches:
+            done = self.outcome(
+                "apply", "--cached", "--unidiff-zero", "--whitespace=nowarn", "-", stdin=patch, env=alone
+            )
+            if done.status != 0:
+                raise Fault(
+                    ExitCode.WRONG_TREE, f"a patch does not apply: {spoken(done.stderr, done.status)}"
+                )
+        return self.run("write-tree", "--missing-ok", env=alone).decode().strip()
+
+    def missing(self, entries: Mapping[str, Entry]) -> list[str]:
+        """Paths whose content is nowhere, sorted; the content of all others is checked against its name."""
+        files = {path: entry for path, entry in entries.items() if entry.mode != "160000"}
+        there = self.objects(entry.oid for entry in files.values())
+        return sorted(path for path, entry in files.items() if there[entry.oid] is None)
+
+    def resolve(self, prefix: str) -> str | None:
+        """The commit whose name begins with ``prefix``, hexadecimal digits, if there is exactly one here."""
+        found = self.outcome("rev-parse", "--verify", "--quiet", f"{prefix}^{{commit}}")
+        return found.stdout.decode().strip() if found.status == 0 else None
 
 
-def blob_oid(data: bytes) -> str:
-    """git's name for a file's content."""
-    return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
-
-
-def holes(repo: Repo, commit: str) -> list[str]:
-    """Paths of a commit whose content the repository does not have, sorted."""
-    listing = repo.text("rev-list", "--objects", "--missing=print", "--no-walk", commit)
-    missing = {line[1:] for line in listing.splitlines() if line.startswith("?")}
-    if not missing:
-        return []
-    entries = repo.tree_entries(commit)
-    found = sorted(path for path, entry in entries.items() if entry.oid in missing)
-    if not missing <= {entry.oid for entry in entries.values()}:
-        raise Fault(
-            ExitCode.WRONG_TREE, f"{repo.work_tree}: whole folders of {commit} are missing, not only files"
-        )
-    return found
+@contextmanager
+def scratch(*alternates: Path, index_of: Clone | None = None) -> Iterator[Scratch]:
+    """A :class:`Scratch` repository over these object folders, deleted afterwards."""
+    folder = Path(tempfile.mkdtemp(prefix="pcpo-"))
+    try:
+        yield Scratch(folder, alternates, index_of)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from .errors import ExitCode, Fault
-from .paths import safe_relative
+from .paths import safe_name, safe_relative
 
 _HUNK = re.compile(r"@@ -(\d+),0 \+(\d+)(?:,(\d+))? @@(?: (.*))?")
 _HOOK_CALL = re.compile(r"pcpo\w*(?:\.\w+)*\.(\w+)\s*\(")
@@ -60,8 +60,7 @@ def sha256(data: bytes) -> str:
 def parse(data: bytes, where: str) -> Patch:
     """Read one patch file.
 
-    Raises:
-        Fault: PATCH_CHANGED when it is not in the dialect above, UNSAFE_PATH when its target escapes.
+    Raises Fault: PATCH_CHANGED when it is not in the dialect above, UNSAFE_PATH when its target escapes.
     """
 
     def bad(line: int, why: str) -> Fault:
@@ -125,8 +124,7 @@ def render(patch: Patch) -> bytes:
 def insert(patch: Patch, base: bytes) -> bytes:
     """Upstream's file with the patch's lines in it; every upstream line survives, in order.
 
-    Raises:
-        Fault: WRONG_TREE when the file is too short, or an insertion would join an unterminated last line.
+    Raises Fault: WRONG_TREE when the file is too short, or an insertion would join an unterminated last line.
     """
     lines = decode(base).split("\n")
     tail = lines.pop()  # "" when the file ends in a newline
@@ -191,10 +189,13 @@ def keep_labels(old: Iterable[Insertion], new: Iterable[Insertion]) -> tuple[Ins
 
 
 def file_name(path: str, taken: Iterable[str] = ()) -> str:
-    """The patch file's name for an upstream file: ``a/the_step.py`` gives ``the-step.patch`` (``a-the-step.patch``)."""
+    """The patch file's name for an upstream file: ``a/the_step.py`` gives ``the-step.patch`` (``a-the-step.patch``).
+
+    Raises Fault: UNSAFE_PATH when the name would hold more than letters, digits, ``.``, ``_`` and ``-``.
+    """
     parts = path.removesuffix(".py").replace("_", "-").split("/")
     for n in range(1, len(parts) + 1):
         name = "-".join(parts[-n:]) + ".patch"
         if name not in taken:
-            return name
+            return safe_name(name, f"the patch of {path}")
     raise ValueError(f"no patch file name left for {path}")

@@ -1,25 +1,27 @@
-"""Which relative paths are safe to write to."""
+"""Which names, relative paths and object names may be used: those of locks, patches and records are not trusted."""
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
 from .errors import ExitCode, Fault
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+HEX40 = re.compile(r"[0-9a-f]{40}")
 
 
 def safe_name(name: str, where: str) -> str:
-    """``name`` if it can be one folder's name inside the destination.
+    """``name`` if it can be one folder's or patch file's name.
 
-    Raises:
-        Fault: UNSAFE_PATH for anything with a separator, a leading dot or ``..``.
+    Raises Fault: UNSAFE_PATH for anything with a separator, a leading dot, quotes, white space or ``..``.
     """
     if not _NAME.fullmatch(name) or name.endswith((".lock", ".git")):
         raise Fault(
             ExitCode.UNSAFE_PATH,
-            f"{where}: name {name!r} is not a plain folder name, so it could point outside the destination",
+            f"{where}: name {name!r} is not made of letters, digits, '.', '_' and '-' only, so it could point "
+            "outside its folder",
         )
     return name
 
@@ -27,27 +29,34 @@ def safe_name(name: str, where: str) -> str:
 def safe_relative(path: str, where: str) -> str:
     """``path`` if it stays below the folder it is relative to, in git's spelling (``a/b.py``).
 
-    Raises:
-        Fault: UNSAFE_PATH for absolute paths, ``..``, ``.git``, backslashes, drives and control characters.
+    Raises Fault: UNSAFE_PATH for absolute paths, ``..``, ``.git``, backslashes, drives and control characters.
     """
-    parts = path.split("/")
-    bad = (
-        not path
-        or "\\" in path
-        or ":" in path
-        or any(ord(c) < 32 or ord(c) == 127 for c in path)
-        or any(part in ("", ".", "..") or part.lower() == ".git" for part in parts)
-    )
-    if bad:
+    if not stays_inside(path) or any(c in '\\:"' or ord(c) < 32 or ord(c) == 127 for c in path):
         raise Fault(ExitCode.UNSAFE_PATH, f"{where}: path {path!r} points outside its folder; refused")
     return path
 
 
-def no_symlink_on_the_way(root: Path, path: str) -> bool:
-    """Whether ``root/path`` can be written without following a symbolic link below ``root``."""
+def stays_inside(path: str) -> bool:
+    """Whether a path of a tree stays below the top folder and out of ``.git``."""
+    return all(part not in ("", ".", "..") and part.lower() != ".git" for part in path.split("/"))
+
+
+def link_on_the_way(root: Path, path: str) -> str | None:
+    """The first part of ``root/path`` below ``root`` that is a symbolic link or, but for the last, no folder."""
     here = root
-    for part in path.split("/"):
+    parts = path.split("/")
+    for n, part in enumerate(parts, start=1):
         here = here / part
-        if here.is_symlink():
-            return False
-    return True
+        if here.is_symlink() or (n < len(parts) and os.path.lexists(here) and not here.is_dir()):
+            return "/".join(parts[:n])
+    return None
+
+
+def argument(path: Path, option: str) -> Path:
+    """A path from the command line, made absolute.
+
+    Raises Fault: USAGE for control characters, which git's own files and messages cannot hold on one line.
+    """
+    if any(ord(c) < 32 or ord(c) == 127 for c in str(path)):
+        raise Fault(ExitCode.USAGE, f"{option} {str(path)!r}: a path with control characters cannot be used")
+    return path.absolute()

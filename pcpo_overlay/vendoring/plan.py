@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from .atomic import read_regular
 from .errors import ExitCode, Fault
-from .gitio import Entry, Repo
+from .gitio import Entry, Scratch, blob_oid
+from .home import PROGRAM
 from .lockfile import Lock, Upstream
 from .patchfile import Patch, insert, parse, render, sha256
-from .stamp import Stamp
 
 
 @dataclass(frozen=True)
@@ -22,28 +23,20 @@ class NamedPatch:
 
 @dataclass(frozen=True)
 class FilePlan:
-    """An upstream file before and after."""
+    """An upstream file before and after its patch."""
 
-    mode: str
     base: bytes
     patched: bytes
+    named: NamedPatch
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Base and patched content of every touched file of one upstream, by path."""
+    """Base and patched content of every touched file of one upstream, by path, and the tree that comes out."""
 
     upstream: Upstream
-    patches: tuple[NamedPatch, ...]
     files: Mapping[str, FilePlan]
-
-    def stamp(self) -> Stamp | None:
-        """The stamp of a clone patched like this; None without patches."""
-        if not self.files:
-            return None
-        u = self.upstream
-        files = {path: sha256(plan.patched) for path, plan in self.files.items()}
-        return Stamp(u.name, u.commit, u.tree, u.patched_tree, files)
+    patched_tree: str
 
 
 def read_patches(lock: Lock, upstream: Upstream, *, verify: bool = True) -> tuple[NamedPatch, ...]:
@@ -57,13 +50,12 @@ def read_patches(lock: Lock, upstream: Upstream, *, verify: bool = True) -> tupl
     """
     out: list[NamedPatch] = []
     for entry in upstream.patches:
-        path = lock.root / entry.file
         try:
-            data = path.read_bytes()
+            data = read_regular(lock.root / entry.file)
         except OSError as error:
             raise Fault(
                 ExitCode.PATCH_CHANGED,
-                f"{entry.file}, listed in {lock.path.name}, cannot be read: {error.strerror}",
+                f"{entry.file}, listed in {lock.path.name}, cannot be read: {error.strerror or error}",
             ) from None
         patch = parse(data, entry.file)
         if verify and sha256(data) != entry.sha256:
@@ -71,7 +63,7 @@ def read_patches(lock: Lock, upstream: Upstream, *, verify: bool = True) -> tupl
                 ExitCode.PATCH_CHANGED,
                 f"{entry.file} is not the file {lock.path.name} lists (sha256 {sha256(data)}, expected "
                 f"{entry.sha256}). Restore it with git, or, if the change is meant, run "
-                f"`python apply.py refresh {upstream.name} --from-patches`.",
+                f"`{PROGRAM} refresh {upstream.name} --from-patches`.",
             )
         if any(other.patch.path == patch.path for other in out):
             raise Fault(
@@ -81,33 +73,50 @@ def read_patches(lock: Lock, upstream: Upstream, *, verify: bool = True) -> tupl
     return tuple(out)
 
 
-def base_files(repo: Repo, commit: str, paths: Sequence[str]) -> dict[str, tuple[Entry, bytes]]:
-    """Mode and content of some files of a commit.
+def base_files(
+    entries: Mapping[str, Entry], repo: Scratch, paths: Sequence[str], commit: str
+) -> dict[str, bytes]:
+    """The content of some files of a commit.
 
-    Raises:
-        Fault: WRONG_TREE if one is not in the commit or not a regular file, INCOMPLETE if its content is missing.
+    Raises Fault: WRONG_TREE if one is not in the commit or not a regular file, INCOMPLETE if its content is missing.
     """
-    out: dict[str, tuple[Entry, bytes]] = {}
-    entries = repo.tree_entries(f"{commit}^{{tree}}", paths) if paths else {}
     for path in paths:
-        entry = entries.get(path)
-        if entry is None or entry.mode not in ("100644", "100755"):
+        if path not in entries or entries[path].mode not in ("100644", "100755"):
             raise Fault(ExitCode.WRONG_TREE, f"{path} is not a file of commit {commit}")
-        result = repo.outcome("cat-file", "blob", entry.oid)
-        if result.status != 0:
+    blobs = repo.objects(entries[path].oid for path in paths)
+    out: dict[str, bytes] = {}
+    for path in paths:
+        data = blobs[entries[path].oid]
+        if data is None:
             raise Fault(
                 ExitCode.INCOMPLETE,
-                f"the content of {path} at {commit} is missing from {repo.work_tree} and from where it was cloned; "
-                "the patch needs it. Clone from the network or from a complete mirror.",
+                f"the content of {path} at {commit} is missing from the clone and from where it was cloned; the "
+                "patch needs it. Clone from the network or from a complete mirror.",
             )
-        out[path] = (entry, result.stdout)
+        out[path] = data
     return out
 
 
-def make_plan(repo: Repo, upstream: Upstream, patches: Sequence[NamedPatch], *, verify: bool = True) -> Plan:
-    """Apply the patches in a scratch index on the pinned commit and compare the tree with the lock.
+def pinned_entries(repo: Scratch, upstream: Upstream) -> dict[str, Entry]:
+    """The files of the pin, once commit and tree were found to be what the lock says, down to the last folder.
 
-    Nothing of the repository changes: scratch index, scratch object folder.
+    Raises Fault: WRONG_TREE.
+    """
+    tree = repo.tree_of(upstream.commit)
+    entries = repo.entries(tree) if tree == upstream.tree else {}
+    found = repo.tree_name(entries) if entries else tree
+    if found != upstream.tree:
+        raise Fault(
+            ExitCode.WRONG_TREE,
+            f"{upstream.name}: commit {upstream.commit} has tree {found}, but the lock says {upstream.tree}",
+        )
+    return entries
+
+
+def make_plan(
+    repo: Scratch, upstream: Upstream, patches: Sequence[NamedPatch], *, verify: bool = True
+) -> Plan:
+    """Insert the patches' lines into the pin's files; git applies them too, and both have to agree.
 
     Args:
         verify: compare the patched tree with the lock.
@@ -115,43 +124,19 @@ def make_plan(repo: Repo, upstream: Upstream, patches: Sequence[NamedPatch], *, 
     Raises:
         Fault: WRONG_TREE when the commit's tree or the patched tree is not the locked one.
     """
-    tree = repo.resolve(f"{upstream.commit}^{{tree}}")
-    if tree != upstream.tree:
-        raise Fault(
-            ExitCode.WRONG_TREE,
-            f"{upstream.name}: commit {upstream.commit} has tree {tree}, but the lock says {upstream.tree}",
-        )
-    base = base_files(repo, upstream.commit, [named.patch.path for named in patches])
+    entries = pinned_entries(repo, upstream)
+    base = base_files(entries, repo, [named.patch.path for named in patches], upstream.commit)
     files = {
-        named.patch.path: FilePlan(
-            base[named.patch.path][0].mode,
-            base[named.patch.path][1],
-            insert(named.patch, base[named.patch.path][1]),
-        )
+        named.patch.path: FilePlan(base[named.patch.path], insert(named.patch, base[named.patch.path]), named)
         for named in patches
     }
-    plan = Plan(upstream, tuple(patches), files)
-    if verify:
-        patched = patched_tree(repo, plan)
-        if patched != upstream.patched_tree:
-            raise Fault(
-                ExitCode.WRONG_TREE,
-                f"{upstream.name}: the patches give tree {patched}, but the lock says {upstream.patched_tree}",
-            )
-    return plan
-
-
-def patched_tree(repo: Repo, plan: Plan) -> str:
-    """The tree that git's own ``apply`` gives, which must agree with this package's reading of the patches."""
-    with repo.scratch_objects() as objects, objects.scratch_index() as scratch:
-        scratch.run("read-tree", plan.upstream.tree)
-        for named in plan.patches:
-            result = scratch.outcome("apply", "--cached", "--unidiff-zero", "-", stdin=render(named.patch))
-            if result.status != 0:
-                raise Fault(ExitCode.WRONG_TREE, f"{named.file} does not apply: {result.stderr.strip()}")
-        tree = scratch.text("write-tree", "--missing-ok")
-        entries = scratch.tree_entries(tree, list(plan.files)) if plan.files else {}
-        for path, file in plan.files.items():
-            if scratch.blob(entries[path].oid) != file.patched:
-                raise Fault(ExitCode.FAILED, f"git and the overlay read the patch of {path} differently")
-        return tree
+    tree = repo.tree_name(entries, [render(named.patch) for named in patches])
+    ours = {path: replace(entries[path], oid=blob_oid(file.patched)) for path, file in files.items()}
+    if repo.tree_name({**entries, **ours}) != tree:
+        raise Fault(ExitCode.FAILED, f"git and the overlay read the patches of {upstream.name} differently")
+    if verify and tree != upstream.patched_tree:
+        raise Fault(
+            ExitCode.WRONG_TREE,
+            f"{upstream.name}: the patches give tree {tree}, but the lock says {upstream.patched_tree}",
+        )
+    return Plan(upstream, files, tree)

@@ -15,16 +15,13 @@ STAGES = (
     "clone-complete",
     "clone-renamed",
     "plan-made",
-    "journal-written",
-    "index-prepared",
-    "tree-moved",
+    "record-written",
+    "file-written",
+    "index-written",
     "head-moved",
-    "stamp-changed",
-    "journal-removed",
+    "settled",
     "patch-written",
     "lock-written",
-    "undo-written",
-    "file-written",
 )
 
 

@@ -7,31 +7,29 @@ patch files and the lock.
 from __future__ import annotations
 
 import re
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
-from . import clone
+from .clone import fetch, find_source, name_of
+from .context import Context
+from .difference import carry
 from .errors import ExitCode, Fault
-from .gitio import Repo
-from .lockfile import PatchEntry, Upstream, render_entry, save
-from .manage import Context, locked
-from .merge import conflict_markers, insertions, three_way
-from .patchfile import Insertion, decode, insert, render, sha256, strip
-from .plan import FilePlan, NamedPatch, make_plan, patched_tree, read_patches
+from .gitio import Scratch, scratch
+from .home import PROGRAM
+from .lockfile import PatchEntry, Upstream, render_entry
+from .patchfile import render, sha256
+from .plan import FilePlan, NamedPatch, make_plan, read_patches
+from .publish import save
+from .refresh import need_repository
+from .work import object_folders
 
+_REVISION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._/+-]*")
 _HEX = re.compile(r"[0-9a-f]{7,40}")
 
 
 @dataclass(frozen=True)
 class FileResult:
-    """How one patched file fared.
-
-    ``patch`` holds the hooks that could be carried over (None if there are none), ``lost`` the words of those that
-    could not, ``detail`` where and why, for the reader.
-    """
+    """How one file fared: the hooks that could be carried over, the words of those ``lost``, and where and why."""
 
     path: str
     how: str
@@ -49,106 +47,68 @@ class Trial:
     upstream_changes: int
 
 
-@contextmanager
-def objects_of(ctx: Context, upstream: Upstream, commits: Sequence[str]) -> Iterator[Repo]:
-    """A repository that can read the given commits and whose new objects are thrown away.
+def _find(ctx: Context, repo: Scratch, upstream: Upstream, to: str) -> str:
+    """The commit that ``to`` means, its objects here; a branch or tag is looked up at the source, always afresh.
 
-    The clone under the destination where it has them all, else a scratch clone from the mirror or the network. A
-    branch or tag is always looked up afresh: the clone's own may be of another day.
+    Raises Fault: WRONG_TREE where there is none, UNREACHABLE.
     """
-    repo = Repo.at(ctx.path(upstream))
-    if repo is not None and all(_HEX.fullmatch(commit) and _resolve(repo, commit) for commit in commits):
-        with repo.scratch_objects() as scratch:
-            yield scratch
-        return
-    source = clone.find_source(upstream, ctx.mirror)
-    with tempfile.TemporaryDirectory(prefix="pcpo-clone-") as folder:
-        ctx.say(f"cloning {upstream.name} from {source.location} to a scratch place")
-        fresh = clone.bare_minimum(source, Path(folder) / upstream.name, upstream.name, ctx.console)
-        for commit in commits:
-            if _resolve(fresh, commit) is None:
-                clone.ensure_commit(fresh, upstream, source, commit)
-        yield fresh
+    commit = repo.resolve(to) if _HEX.fullmatch(to) else None
+    if commit is None or repo.tree_of(upstream.commit) is None:
+        source = find_source(upstream, ctx.mirror)
+        commit = commit or (to if len(to) == 40 and _HEX.fullmatch(to) else name_of(source, to))
+        if commit is None:
+            raise Fault(ExitCode.WRONG_TREE, f"{upstream.name} has no commit, branch or tag {to}")
+        for wanted in (upstream.commit, commit):
+            fetch(repo, source, wanted)
+    return commit
 
 
-def _resolve(repo: Repo, revision: str) -> str | None:
-    return repo.resolve(f"{revision}^{{commit}}") or repo.resolve(
-        f"refs/remotes/origin/{revision}^{{commit}}"
-    )
-
-
-def _merge_file(repo: Repo, named: NamedPatch, old: FilePlan, commit: str) -> FileResult:
-    """Carry one file's hooks over, each hook by itself, so that one in conflict does not hide the others."""
-    patch = named.patch
-    path = patch.path
-    entries = repo.tree_entries(f"{commit}^{{tree}}", [path])
-    if path not in entries:
-        gone = f"the file is not there any more{_renamed(repo, path, commit)}"
-        return FileResult(path, "conflict", None, tuple(patch.labels()), gone)
-    ours = repo.blob(entries[path].oid)
-    if ours == old.base:
-        return FileResult(path, "unchanged by upstream", named)
-    names = ("upstream's new commit", "the pin", "the pin with hooks")
-    moved: list[Insertion] = []
-    lost: list[str] = []
-    details: list[str] = []
-    for hook in patch.insertions:
-        alone = replace(patch, insertions=(hook,))
-        merged = three_way(ours, old.base, insert(alone, old.base), names)
-        places = (
-            ()
-            if merged.conflicts or strip(alone, merged.text) != ours
-            else insertions(ours, merged.text, path)
-        )
-        if len(places) == 1 and (not moved or places[0].after > moved[-1].after):
-            moved.append(replace(hook, after=places[0].after))
-        else:
-            lost.append(hook.label)
-            why = conflict_markers(decode(merged.text)) if merged.conflicts else "its place cannot be told"
-            details.append(f"hook '{hook.label}', after line {hook.after} at the pin: {why}")
-    carried = replace(named, patch=replace(patch, insertions=tuple(moved))) if moved else None
-    return FileResult(path, "conflict" if lost else "clean", carried, tuple(lost), "\n".join(details))
-
-
-def _renamed(repo: Repo, path: str, commit: str) -> str:
-    result = repo.outcome("log", "-1", "--format=%h %s", "--diff-filter=DR", commit, "--", path)
-    words = result.stdout.decode("utf-8", "replace").strip()
-    return f" (last seen in {words})" if result.status == 0 and words else ""
+def _carry(repo: Scratch, file: FilePlan, commit: str) -> FileResult:
+    """Carry one file's hooks over, each by itself, so that one in conflict does not hide the others."""
+    patch = file.named.patch
+    entry = repo.entries(commit).get(patch.path)
+    ours = None if entry is None else repo.objects([entry.oid])[entry.oid]
+    if ours is None:
+        found = repo.outcome("log", "-1", "--format=%h %s", "--diff-filter=DR", commit, "--", patch.path)
+        words = found.stdout.decode("utf-8", "replace").strip() if found.status == 0 else ""
+        gone = "the file is not there any more" + (f" (last seen in {words})" if words else "")
+        return FileResult(patch.path, "conflict", None, tuple(patch.labels()), gone)
+    if ours == file.base:
+        return FileResult(patch.path, "unchanged by upstream", file.named)
+    done = carry(patch.insertions, file.base, ours)
+    carried = replace(file.named, patch=replace(patch, insertions=done.moved)) if done.moved else None
+    lost = tuple(hook.label for hook, _ in done.lost)
+    return FileResult(patch.path, "conflict" if lost else "clean", carried, lost, done.why_lost())
 
 
 def update(ctx: Context, upstream: Upstream, to: str, *, write: bool, leave_out: bool = False) -> Trial:
-    """Carry the hooks of the pin over to commit ``to``.
+    """Carry the hooks of the pin over to commit, branch or tag ``to``.
 
     Args:
-        to: a commit, branch or tag of upstream.
         write: if every hook can be carried over, write the patch files and the lock.
         leave_out: go on without the hooks that cannot, so that they can be put in by hand.
 
-    Raises:
-        Fault: for a commit that cannot be had, or bad patches; a conflict is a result, not a fault.
+    Raises Fault: USAGE for what can be no name; for a commit that cannot be had. A conflict is a result, no fault.
     """
+    if write:
+        need_repository(ctx)
+    if not _REVISION.fullmatch(to) or ".." in to:
+        raise Fault(ExitCode.USAGE, f"--to {to!r} is not the name of a commit, branch or tag")
     patches = read_patches(ctx.lock, upstream)
-    with objects_of(ctx, upstream, [upstream.commit, to]) as repo:
-        commit = _resolve(repo, to)
-        if commit is None:
-            raise Fault(ExitCode.WRONG_TREE, f"{upstream.name} has no commit {to}")
-        plan = make_plan(repo, upstream, patches)
-        results = [_merge_file(repo, n, plan.files[n.patch.path], commit) for n in patches]
-        diff = repo.run("diff-tree", "-r", "-z", "--name-only", "--no-renames", upstream.commit, commit)
-        changed = len([name for name in diff.split(b"\0") if name])
+    with scratch(*object_folders(ctx, upstream)) as repo:
+        commit = _find(ctx, repo, upstream, to)
+        results = [_carry(repo, f, commit) for f in make_plan(repo, upstream, patches).files.values()]
+        before, after = repo.entries(upstream.commit), repo.entries(commit)
+        changed = sum(before.get(path) != after.get(path) for path in {*before, *after})
         if any(result.lost for result in results) and not leave_out:
             return Trial(results, None, changed)
         merged = [result.patch for result in results if result.patch is not None]
-        entries = tuple(PatchEntry(named.file, sha256(render(named.patch))) for named in merged)
-        tree = repo.text("rev-parse", f"{commit}^{{tree}}")
-        moved = replace(upstream, commit=commit, tree=tree, patches=entries)
-        moved = replace(moved, patched_tree=patched_tree(repo, make_plan(repo, moved, merged, verify=False)))
+        files = {named.file: render(named.patch) for named in merged}
+        entries = tuple(PatchEntry(file, sha256(data)) for file, data in files.items())
+        moved = replace(upstream, commit=commit, tree=str(repo.tree_of(commit)), patches=entries)
+        moved = replace(moved, patched_tree=make_plan(repo, moved, merged, verify=False).patched_tree)
     if write:
-        with locked(ctx, upstream):
-            try:
-                save(ctx.lock, moved, {named.file: render(named.patch) for named in merged})
-            except OSError as error:
-                raise Fault(ExitCode.UNWRITABLE, f"cannot write the patches: {error}") from None
+        save(ctx.lock, moved, files, ctx.patience)
     return Trial(results, moved, changed)
 
 
@@ -156,22 +116,15 @@ def describe(trial: Trial, upstream: Upstream, *, wrote: bool) -> str:
     """The trial in words, with the lock entry that it would give."""
     lines = [f"{upstream.name}: upstream changed {trial.upstream_changes} file(s) since the pin"]
     for result in trial.files:
-        lines.append(f"  {result.path}: {result.how}")
-        lines += [f"    {line}" for line in result.detail.splitlines()]
+        lines += [f"  {result.path}: {result.how}", *(f"    {line}" for line in result.detail.splitlines())]
         if result.lost and trial.upstream is not None:
             lines.append(f"    LEFT OUT, to be put in by hand: {'; '.join(result.lost)}")
-    if not trial.files:
-        lines.append("  there is no patch to carry over")
+    lines += [] if trial.files else ["  there is no patch to carry over"]
     if trial.upstream is None:
-        lines.append(
-            "nothing was written. Pin an earlier commit, or let --write --leave-out write the other hooks, put these "
-            "in by hand, and fold them in with refresh."
-        )
-    else:
-        lines.append(
-            "patches and lock entry written:" if wrote else "with --write the lock entry would become:"
-        )
-        lines.append(render_entry(trial.upstream).rstrip())
-        if wrote:
-            lines.append(f"run `python apply.py {upstream.name}` to move the clone there")
-    return "\n".join(lines)
+        end = "nothing was written. Pin an earlier commit, or let --write --leave-out write the other hooks, put these"
+        return "\n".join([*lines, f"{end} in by hand, and fold them in with refresh."])
+    lines.append("patches and lock entry written:" if wrote else "with --write the lock entry would become:")
+    lines.append(render_entry(trial.upstream).rstrip())
+    return "\n".join(
+        [*lines, *([f"run `{PROGRAM} {upstream.name}` to move the clone there"] if wrote else [])]
+    )

@@ -3,8 +3,9 @@
     python record.py OUT scripts/train.py [ARGS...]
 
 OUT.<rank>.pt holds the logged metrics, every rollout's latents and log probabilities, the gradients of the optimizer
-steps before clipping, and the final weights. Nothing of upstream is edited: functions are wrapped by name from outside,
-the same way for an unpatched and a patched clone. The compatibility layer is installed for both.
+steps before clipping, of how many backward passes they are, and the final weights. Nothing of upstream is edited:
+functions are wrapped by name from outside, the same way for an unpatched and a patched clone. The compatibility layer
+is installed for both. What the environment can ask for besides is in ``asked.py``.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import asked
 import torch
 
 from pcpo_overlay import compat
 from pcpo_overlay.tools.launch import without_cuda
 
-RECORD: dict[str, Any] = {"logs": [], "rollouts": [], "gradients": [], "weights": {}}
+RECORD: dict[str, Any] = {"logs": [], "rollouts": [], "gradients": [], "passes": [], "weights": {}}
 _models: list[torch.nn.Module] = []
 
 
@@ -54,6 +56,8 @@ def wrap_accelerate() -> None:
     def recording_clip(self: Any, parameters: Any, *args: Any, **kw: Any) -> Any:
         parameters = list(parameters)
         RECORD["gradients"].append([None if p.grad is None else p.grad.clone() for p in parameters])
+        RECORD["passes"].append(asked.passes())
+        asked.enough(RECORD["gradients"])
         return clip(self, parameters, *args, **kw)
 
     Accelerator.log = recording_log
@@ -65,7 +69,7 @@ def wrap_accelerate() -> None:
 
 def wrap_wandb() -> None:
     """flow_grpo logs through ``wandb.log``, which ``wandb.init`` binds anew."""
-    import wandb
+    wandb: Any = importlib.import_module("wandb")
 
     init = wandb.init
 
@@ -85,7 +89,7 @@ def wrap_wandb() -> None:
 
 def wrap_pipeline(name: str) -> None:
     """Record what the module ``name`` of upstream's samples; its last two results are latents and log probabilities."""
-    module = importlib.import_module(name)
+    module: Any = importlib.import_module(name)
     pipeline_with_logprob = module.pipeline_with_logprob
 
     def recording_pipeline(*args: Any, **kw: Any) -> Any:
@@ -101,6 +105,7 @@ def main() -> None:
     from lean import without_unused
 
     without_unused()
+    asked.prepare()
     out, script = Path(sys.argv[1]).resolve(), sys.argv[2]
     sys.path.insert(0, str(Path.cwd()))
     wrap_accelerate()

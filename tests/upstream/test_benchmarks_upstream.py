@@ -56,8 +56,8 @@ def test_a_race_of_four_arms(ddpo_patched: Path, one_thread: None) -> None:
         assert len(measured[0].epochs(arm, "wall")) == len(measured[0].training_steps(arm, "process")) == 1
         assert 0 < measured[0].training_steps(arm, "wall")[0] < measured[0].epochs(arm, "wall")[0]
     assert memory[0]["samples"] == 4
-    # prediction and noise of two steps, each 4x8x8 float32, and a weight
-    assert memory[0]["tape_bytes"] == 4 * 2 * (2 * 4 * 4 * 8 * 8 + 4)
+    # prediction and noise of two steps, each 4x8x8 float32, and two weights
+    assert memory[0]["tape_bytes"] == 4 * 2 * (2 * 4 * 4 * 8 * 8 + 2 * 4)
     assert min(memory[0]["peak"].values()) > 2**20
     assert len(training.training_section(measured, "wall").rows) == 2
 

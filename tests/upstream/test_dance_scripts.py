@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -39,7 +40,7 @@ SCRIPTS = (
 )
 
 
-def calls(clone: Path, script: str, folder: Path) -> list[dict[str, object]]:
+def calls(clone: Path, script: str, folder: Path) -> list[dict[str, Any]]:
     """What a script calls, in order, with the mode each call would see."""
     shims = folder / "bin"
     shims.mkdir(parents=True)

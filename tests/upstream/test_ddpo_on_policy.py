@@ -5,6 +5,8 @@ Each test prints both arms (``pytest -s``); the baseline's numbers are facts abo
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from first_ratios import assert_exactly_one, first_step, show
 
@@ -54,7 +56,9 @@ def test_lora_in_bfloat16_needs_precision_match(ddpo_run, mode):
 def test_what_is_not_exact_is_said_with_what_makes_it_so(ddpo_run):
     plain = ddpo_run("full", **BF16)
     assert plain.stderr.count("precision=match makes them so") == 1  # there are two rollouts an epoch
-    exact = ("full,precision=match", BF16), ("full", {}), ("full", {**BF16, **FULL_FINETUNING})
+    exact: list[tuple[str, dict[str, Any]]] = [
+        ("full,precision=match", BF16), ("full", {}), ("full", {**BF16, **FULL_FINETUNING}),
+    ]  # fmt: skip
     for run in (ddpo_run(mode, **settings) for mode, settings in exact):
         assert "precision=match makes them so" not in run.stderr
 

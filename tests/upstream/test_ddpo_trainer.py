@@ -43,7 +43,8 @@ def test_two_ranks_report_all_samples_once(ddpo_run):
     assert steps[0]["ratio_min"] == steps[0]["ratio_max"] == 1
     assert run.run_json["hardware"]["world_size"] == 2
     # DDP keeps the ranks' weights equal only if every rank took the same gradient.
-    assert first_difference(*(list(r["weights"].values()) for r in run.ranks)) is None
+    one, other = (list(r["weights"].values()) for r in run.ranks)
+    assert first_difference(one, other) is None
 
 
 @pytest.mark.parametrize("mode", ["observe", "log", "match", "full", "full,variance=paper"])

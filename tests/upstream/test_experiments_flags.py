@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import ast
+import shlex
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import own_parsers
 import pytest
+from launch import ROOT
 from source import NamedAssignments
 
 from pcpo_overlay import compat
-from pcpo_overlay.tools.paper.commands import as_word, plan, possible_gpus
-from pcpo_overlay.tools.paper.recipes import RECIPES
-from pcpo_overlay.tools.paper.table import CONFIGURATIONS
+from pcpo_overlay.__main__ import build_parser
+from pcpo_overlay.tools.embeddings import LIST
+from pcpo_overlay.tools.launch import flow_grpo
+from pcpo_overlay.tools.paper.experiments import CONFIGURATIONS, RECIPES, as_word, plan, possible_gpus
 
 pytestmark = [
     pytest.mark.upstream("ddpo-pytorch", "DanceGRPO", "flow_grpo"),
@@ -40,6 +45,7 @@ def clone_of(clones, monkeypatch):
         clone = clones[RECIPES[number].clone]
         compat.install("flow_grpo")  # on Python 3.12 the config files need `imp`
         monkeypatch.chdir(clone)
+        monkeypatch.syspath_prepend(str(clone))  # the wrapper adds to flow_grpo's rewards
         return clone
 
     yield enter
@@ -49,6 +55,10 @@ def clone_of(clones, monkeypatch):
 def parsed(clone: Path, number: int, arguments: list[str]):
     """The settings that the trainer of a configuration gets, by the name of the flag."""
     script = clone / RECIPES[number].script
+    wrapper = RECIPES[number].wrapper
+    if wrapper:  # from where the script is printed to
+        assert (ROOT / "vendor" / clone.name / wrapper).resolve() == Path(flow_grpo.__file__)
+        arguments = [word.replace(wrapper, flow_grpo.__file__) for word in arguments]
     if RECIPES[number].config:
         config = own_parsers.absl_config(script, arguments)
 
@@ -87,6 +97,7 @@ def test_every_flag_is_one_of_upstreams_and_arrives(clone_of, number):
         setting = parsed(clone, number, arguments)
         for change in (*experiment.changes, *arm.changes):
             assert same(change.value, setting(change.flag)), (arm.name, change)
+        assert experiment.recipe.wrapper == "" or setting("--config.num_epochs") == 0
         for row, knob in experiment.recipe.knobs.items():
             value = experiment.paper[row]
             changed_in_arm = knob.flag in {change.flag for change in arm.changes}
@@ -163,8 +174,17 @@ def test_dancegrpos_launch_scripts_are_as_taken(clone_of, number):
         given = [word for item in recipe.flags.items() for word in item if word]
         assert words[: len(expected)] == expected
         assert flags_of(words[len(expected) :]) == flags_of(given) == recipe.flags
-    for line in recipe.prepare:
-        assert line.replace("mkdir -p", "mkdir") in (clone / recipe.origin).read_text().splitlines()
+    made, *embedded = recipe.prepare
+    assert made.replace("mkdir -p", "mkdir") in (clone / recipe.origin).read_text().splitlines()
+    if number in WITH_FLAGS:
+        (line,) = embedded
+        _, _, embed = line.partition(" || ")
+        words = shlex.split(embed)
+        args = build_parser().parse_args(words[1:])
+        preprocess = (clone / "scripts" / "preprocess" / "preprocess_flux_rl_embeddings.sh").read_text()
+        for setting in (f'MODEL_PATH="{args.model}"', f'OUTPUT_DIR="{args.out}"', f'"./{args.prompts}"'):
+            assert setting in preprocess
+        assert recipe.flags["--data_json_path"] == f"{args.out}/{LIST}"
 
 
 def flags_of(words: list[str]) -> dict[str, str]:
@@ -260,7 +280,7 @@ def test_flux_makes_the_batch_with_upstreams_own_loader_and_loop(clone_of, numbe
         assert (made.images, made.updates) == (paper["images_per_iteration"], paper["updates"])
 
 
-def first_of_the_loader(clone: Path, args: object) -> tuple[int, int]:
+def first_of_the_loader(clone: Path, args: Any) -> tuple[int, int]:
     """Prompts and captions that the trainer gets at a time, through upstream's own wrapper of its loader."""
     import torch
 
@@ -268,7 +288,7 @@ def first_of_the_loader(clone: Path, args: object) -> tuple[int, int]:
     names = ("def prepare_sequence_parallel_data", "def sp_parallel_dataloader_wrapper")
     code, found = own_parsers.statements(source, *names)
     assert len(found) == 2
-    scope = {"nccl_info": SimpleNamespace(sp_size=args.sp_size)}
+    scope: dict[str, Any] = {"nccl_info": SimpleNamespace(sp_size=args.sp_size)}
     exec(code, scope)
     batch = (
         *(torch.zeros(args.train_batch_size, 2) for _ in range(3)),
@@ -282,7 +302,7 @@ def first_of_the_loader(clone: Path, args: object) -> tuple[int, int]:
     return len(embeddings), len(captions)
 
 
-def steps_of_the_loop(script: Path, args: object, images: int) -> int:
+def steps_of_the_loop(script: Path, args: Any, images: int) -> int:
     """How often the trainer steps on a rank's images, by its own condition."""
     _, (step,) = own_parsers.statements(script, "if (i + 1) % args.gradient_accumulation_steps == 0")
     assert "optimizer.step()" in ast.unparse(step)
@@ -297,7 +317,7 @@ def test_flow_grpo_draws_whole_groups_with_its_own_sampler(clone_of, number):
 
     script = clone_of(number) / RECIPES[number].script
     code, _ = own_parsers.statements(script, "class DistributedKRepeatSampler")
-    scope = {"Sampler": Sampler, "torch": torch}
+    scope: dict[str, Any] = {"Sampler": Sampler, "torch": torch}
     exec(code, scope)
     config = own_parsers.absl_config(script, ["--config", RECIPES[number].config])
     size, group = config.sample.train_batch_size, config.sample.num_image_per_prompt
@@ -326,7 +346,11 @@ def test_what_is_said_of_ddpo(clone_of):
     assert {keyword.arg for keyword in call.keywords} == {"hidden_size", "cross_attention_dim"}
     base = own_parsers.absl_config(clone / "scripts" / "train.py", ["--config", "config/base.py"])
     assert base.pretrained.model == "runwayml/stable-diffusion-v1-5"
-    assert "http://127.0.0.1:8085" in (clone / "ddpo_pytorch" / "rewards.py").read_text()
+    rewards = (clone / "ddpo_pytorch" / "rewards.py").read_text()
+    assert "http://127.0.0.1:8085" in rewards
+    # with one image it adds a number to a list: half of half of 8 is the least batch
+    assert 'np.array(response_data["recall"]).squeeze()' in rewards and "+= scores.tolist()" in rewards
+    assert isinstance(np.array([[0.5]]).squeeze().tolist(), float)
     prompts = own_parsers.absl_config(clone / "scripts" / "train.py", ["--config", RECIPES[3].config])
     assets = clone / "ddpo_pytorch" / "assets"
     counts = {
@@ -371,6 +395,22 @@ def test_what_is_said_of_dancegrpo_on_flux(clone_of, number):
     assert sixteen[sixteen.index("--max_grad_norm") + 1] == "1.0"
     own = plan(number).own_batch
     assert (own.images, own.prompts, own.updates) == (192, 16, 2)
+
+
+@pytest.mark.parametrize("number", RECIPES)
+def test_every_trainer_starts_wandb(clone_of, number):
+    text = (clone_of(number) / RECIPES[number].script).read_text()
+    assert "wandb.init(" in text or 'log_with="wandb"' in text
+
+
+def test_what_the_ocr_reward_needs(clone_of):
+    clone = clone_of(8)
+    imports = (clone / "flow_grpo" / "ocr.py").read_text()
+    assert "from paddleocr import" in imports and "from Levenshtein import" in imports
+    assert "paddle" not in (clone / "setup.py").read_text()
+    readme = (clone / "README.md").read_text()
+    for package in ("paddlepaddle-gpu==", "paddleocr==", "python-Levenshtein"):
+        assert f"pip install {package}" in readme
 
 
 @pytest.mark.parametrize("number", [8, 9])

@@ -5,6 +5,8 @@ Each test prints both arms (``pytest -s``); the baseline's numbers are facts abo
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from first_ratios import assert_exactly_one, first_step, show
 
@@ -12,7 +14,7 @@ pytestmark = pytest.mark.upstream("flow_grpo")
 
 #: Ten steps as upstream's configurations have, of which nine are trained.
 SETTINGS = {"num_epochs": 1, "sample__num_steps": 10}
-PRECISIONS = {
+PRECISIONS: dict[str, dict[str, Any]] = {
     "float32": {},
     "bfloat16": {"mixed_precision": "bf16"},
     "float16": {"mixed_precision": "fp16", "env": {"RECORD_ALLOW_FP16": "1"}},

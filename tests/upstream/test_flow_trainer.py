@@ -111,7 +111,8 @@ def test_two_ranks_report_all_samples_once(flow_run):
     assert steps[0]["ratio_min"] == steps[0]["ratio_max"] == 1
     assert run.run_json["hardware"]["world_size"] == 2
     # DDP keeps the ranks' weights equal only if every rank took the same gradient.
-    assert first_difference(*(list(r["weights"].values()) for r in run.ranks)) is None
+    one, other = (list(r["weights"].values()) for r in run.ranks)
+    assert first_difference(one, other) is None
 
 
 def test_samples_that_upstream_drops(flow_run):
@@ -126,6 +127,16 @@ def test_samples_that_upstream_drops(flow_run):
     # The batches are smaller than those that were sampled, so the network's own output is the same up to rounding only.
     assert max(abs(steps[0]["ratio_min"] - 1), abs(steps[0]["ratio_max"] - 1)) < 1e-5
     assert steps[0]["fraction_outside"] == steps[0]["fraction_masked"] == 0
+
+
+def test_what_an_accumulation_leaves_over(flow_run):
+    """The samples of the first epoch are too few for an optimizer step, and are part of the second's."""
+    run = flow_run("full", train__gradient_accumulation_steps=3)
+    assert run.record["passes"] == [3 * 4]  # what upstream took: 3 batches, 4 timesteps of each
+    (step,) = run.metrics("step")
+    assert (step["epoch"], step["samples"]) == (1, 3 * 4 * 4)
+    assert step["ratio_min"] == step["ratio_max"] == 1
+    assert [epoch.get("samples") for epoch in run.metrics("epoch")] == [None, 3 * 4 * 4]
 
 
 def launch_environment(clone, tmp_path, body):

@@ -52,7 +52,7 @@ def test_dancegrpo(dance_run, upstream_clone, tmp_path):
     run = dance_run("flux", "full", procs=2)
     folder = tmp_path / "run"
     dance.runs.place(trainer, folder, run.folder.parent / "assets")
-    environment = dance.launch.environment(trainer, clone, PCPO="full", PCPO_RUN_DIR=str(folder / "pcpo"))
+    environment = launch.environment(clone, PCPO="full", PCPO_RUN_DIR=str(folder / "pcpo"))
     words = dance.launch.command(trainer, clone, folder)
     assert_as_by_torchrun(words, folder, environment, folder, run.ranks)
 

@@ -62,7 +62,7 @@ def run(
     Raises:
         subprocess.TimeoutExpired: the processes are killed.
     """
-    # A clone holds nothing that the server imports; stand-ins for packages do, so they make a server of their own.
+    # A clone holds nothing that the server imports; what else is on the path may, and makes a server of its own.
     path = environments[0].get("PYTHONPATH", "").split(os.pathsep)
     own = tuple(entry for entry in path if Path(entry).is_relative_to(ROOT))
     server = _servers.get(own)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pcpo_overlay.tools.ab import ABError
 from pcpo_overlay.tools.ab.upstreams import PORT
+from pcpo_overlay.tools.faults import told
 
 _PORT_OPTIONS = ("--master_port", "--master-port")
 
@@ -39,7 +40,10 @@ def read_launch_script(file: Path) -> LaunchLine:
         raise ABError(
             f"{file} has {len(lines)} lines that begin with torchrun; one is needed, as upstream's have it"
         )
-    words = shlex.split(lines[0], comments=True)[1:]
+    try:
+        words = shlex.split(lines[0], comments=True)[1:]
+    except ValueError as error:
+        raise ABError(f"{file}: the torchrun line cannot be read: {told(error)}") from None
     for word in words:
         if "$" in word or "`" in word:
             raise ABError(f"{file}: {word} in the torchrun line is known to the shell alone; write its value")

@@ -15,6 +15,7 @@ from typing import Any
 
 import pcpo_overlay
 from pcpo_overlay.config import VARIABLE as PCPO
+from pcpo_overlay.files import sha256
 from pcpo_overlay.record.provenance import clone_state
 from pcpo_overlay.record.run_folder import VARIABLE as RUN_DIR
 from pcpo_overlay.tools.ab import ABError
@@ -160,7 +161,7 @@ def make_plan(request: Request, environ: Mapping[str, str] | None = None) -> lis
         "pcpo_overlay": pcpo_overlay.__version__,
         "epochs": request.epochs,
         "config": request.config.rpartition("/")[2],
-        "config_sha256": hashlib.sha256(request.config_file.read_bytes()).hexdigest(),
+        "config_sha256": sha256(request.config_file),
         "accelerate_args": request.accelerate_args,
         "overrides": request.overrides,
     }

@@ -12,13 +12,10 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from pcpo_overlay.tools.ab import ABError
 from pcpo_overlay.tools.ab.plan import Planned, free_port
-from pcpo_overlay.tools.ab.progress import Display
 from pcpo_overlay.tools.ab.state import (
     LOG,
     is_finished,
@@ -26,7 +23,9 @@ from pcpo_overlay.tools.ab.state import (
     tail,
     write_record,
 )
+from pcpo_overlay.tools.progress import Display
 from pcpo_overlay.tools.runs.files import read_object_or_none
+from pcpo_overlay.tools.runs.run import ended
 from pcpo_overlay.tools.runs.tail import MetricsTail
 
 LOCK = ".ab.lock"
@@ -37,35 +36,6 @@ GRACE_S = 15.0
 
 class Interrupted(Exception):
     """The user, or the machine, asked the command to stop; the run under way was stopped first."""
-
-
-@contextmanager
-def locked(out: Path) -> Iterator[None]:
-    """Hold a results folder, made if missing, for this process alone.
-
-    Raises:
-        ABError: another process holds it, or it cannot be written, or filelock is missing.
-    """
-    try:
-        import filelock
-    except ImportError:
-        raise ABError(
-            'this command needs filelock; install it with: pip install "pcpo-overlay[ab]"'
-        ) from None
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(out / LOCK)
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        raise ABError(
-            f"another A/B command is at work in {out} (it holds {out / LOCK}); wait for it or choose another --out"
-        ) from None
-    except OSError as error:
-        raise ABError(f"{out} cannot be written: {error}; choose another --out") from None
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 @contextmanager
@@ -112,12 +82,12 @@ def run_all(plan: Sequence[Planned], display: Display, jobs: int = 1) -> list[Pl
     active: list[Active] = []
     failed: list[Planned] = []
 
-    def conclude(index: int, planned: Planned, metrics: MetricsTail, why: str | None) -> None:
+    def conclude(index: int, planned: Planned, why: str | None) -> None:
         if why is None:
-            display.ended(index, "finished", metrics)
+            display.ended(index, "finished")
             return
         failed.append(planned)
-        display.ended(index, "FAILED", metrics)
+        display.ended(index, "FAILED")
         display.say(f"{planned.name} failed: {why}. The end of {planned.folder / LOG}:")
         for line in tail(planned.folder / LOG):
             display.say(f"    {line}")
@@ -127,42 +97,50 @@ def run_all(plan: Sequence[Planned], display: Display, jobs: int = 1) -> list[Pl
             while waiting or active:
                 while waiting and len(active) < jobs:
                     index, planned = waiting.popleft()
-                    metrics = MetricsTail(planned.folder)
                     if finished[index]:
+                        metrics = MetricsTail(planned.folder)
                         metrics.poll()
-                        display.ended(index, "finished already", metrics)
+                        display.ended(index, "finished already", metrics.epochs)
                         continue
                     aside = set_aside(planned.folder)
                     if aside is not None:
-                        display.say(f"{planned.name}: an unfinished run was there; it is now {aside}")
-                    why = _start(index, planned, metrics, active)
+                        display.say(f"{planned.name}: {aside}")
+                    why = _start(index, planned, active)
                     if why is None:
-                        display.started(index)
+                        display.started(index, f"output in {planned.folder}")
                     else:
-                        conclude(index, planned, metrics, why)
+                        conclude(index, planned, why)
                 for run in list(active):
                     ended = run.process.poll() is not None
                     if run.metrics.poll():
-                        display.epoch(run.index, run.metrics)
+                        _show(display, run)
                     if ended:
                         active.remove(run)
                         write_record(run.planned, exit_code=run.process.returncode, pid=run.process.pid)
                         why = _verdict(run.planned, run.process.returncode)
-                        conclude(run.index, run.planned, run.metrics, why)
+                        conclude(run.index, run.planned, why)
                 if active:
                     time.sleep(POLL_S)
         except BaseException as error:
             for run in active:
                 stop_group(run.process)
                 write_record(run.planned, exit_code=run.process.returncode, pid=run.process.pid, stopped=True)
-                display.ended(run.index, "stopped", run.metrics)
+                display.ended(run.index, "stopped")
             if isinstance(error, KeyboardInterrupt):
                 raise Interrupted from None
             raise
     return failed
 
 
-def _start(index: int, planned: Planned, metrics: MetricsTail, active: list[Active]) -> str | None:
+def _show(display: Display, run: Active) -> None:
+    """The epochs done, the last reward and how long it took."""
+    metrics = run.metrics
+    reward = "-" if metrics.reward is None else f"{metrics.reward:.4g}"
+    seconds = f", {metrics.seconds:.1f} s" if metrics.seconds is not None else ""
+    display.step(run.index, metrics.epochs, metrics.total, f"reward {reward}{seconds}")
+
+
+def _start(index: int, planned: Planned, active: list[Active]) -> str | None:
     """Start one command and add it to ``active``; None where that worked, else what went wrong."""
     planned.folder.mkdir(parents=True, exist_ok=True)
     if planned.workplace is not None:
@@ -185,19 +163,20 @@ def _start(index: int, planned: Planned, metrics: MetricsTail, active: list[Acti
         except OSError as error:
             write_record(planned, exit_code=127, pid=None)
             return f"it could not be started ({error})"
-    active.append(Active(index, planned, metrics, process))
+    active.append(Active(index, planned, MetricsTail(planned.folder), process))
     write_record(planned, exit_code=None, pid=process.pid)
     return None
 
 
 def _verdict(planned: Planned, code: int) -> str | None:
-    if code != 0:
-        return f"exit code {code}" if code > 0 else f"killed by signal {-code}"
     run = read_object_or_none(planned.folder / "run.json")
+    if code != 0:
+        why = f"; it {ended(run)}" if run is not None and run.get("status") == "failed" else ""
+        return (f"exit code {code}" if code > 0 else f"killed by signal {-code}") + why
     if run is None:
         return "it ended without a word but left no run.json, so the clone's hooks never ran; is the patch applied?"
     if run.get("status") != "finished":
-        return f"exit code 0, but run.json has status {run.get('status')!r}"
+        return f"exit code 0, but run.json has status {run.get('status')!r:.80}"
     return None
 
 

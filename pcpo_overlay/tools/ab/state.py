@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 from pathlib import Path
 from typing import Any
 
+from pcpo_overlay.files import write_atomically
 from pcpo_overlay.record.run_folder import utc_now
 from pcpo_overlay.tools.ab import ABError
 from pcpo_overlay.tools.ab.plan import Planned
+from pcpo_overlay.tools.faults import printable
 from pcpo_overlay.tools.runs.files import read_object_or_none
+from pcpo_overlay.tools.runs.run import ended, is_alive
 
 RECORD = "ab.json"
 LOG = "output.log"
@@ -36,7 +38,8 @@ def is_finished(planned: Planned) -> bool:
             "move it away or choose another --out"
         )
     if record.get("digest") != planned.digest:
-        changed = _changed(record.get("settings") or {}, planned.settings)
+        settings = record.get("settings")
+        changed = _changed(settings if isinstance(settings, dict) else {}, planned.settings)
         raise ABError(
             f"{planned.folder} holds a run with other settings ({changed}); choose another --out, or move it away"
         )
@@ -44,7 +47,12 @@ def is_finished(planned: Planned) -> bool:
     if run.get("status") == "finished" and record.get("exit_code") in (0, None):
         return True
     pid = record.get("pid")
-    if record.get("exit_code") is None and isinstance(pid, int) and _is_running(pid, planned.folder):
+    if (
+        record.get("exit_code") is None
+        and isinstance(pid, int)
+        and is_alive(pid)
+        and _is_ours(pid, planned.folder)
+    ):
         raise ABError(
             f"{planned.folder}: this run is still going as process {pid}, left over from a killed command; "
             f"wait for it, or end it with: kill {pid}"
@@ -54,18 +62,14 @@ def is_finished(planned: Planned) -> bool:
 
 def _changed(old: dict[str, Any], new: dict[str, Any]) -> str:
     return "; ".join(
-        f"{key}: {old.get(key)!r} there, {new.get(key)!r} asked for"
+        f"{printable(key[:80])}: {old.get(key)!r:.120} there, {new.get(key)!r:.120} asked for"
         for key in sorted(old.keys() | new.keys())
         if old.get(key) != new.get(key)
     )
 
 
-def _is_running(pid: int, folder: Path) -> bool:
-    """Whether a process with this id is a run into this folder: ids are used again, so its arguments must tell."""
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, PermissionError):
-        return False
+def _is_ours(pid: int, folder: Path) -> bool:
+    """Whether the process with this id is a run into this folder: ids are used again, so its arguments must tell."""
     try:
         arguments = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
     except OSError:
@@ -79,11 +83,11 @@ def _is_running(pid: int, folder: Path) -> bool:
     return str(folder) in arguments
 
 
-def set_aside(folder: Path) -> Path | None:
+def set_aside(folder: Path) -> str | None:
     """Rename what an unfinished run left, so that the run can begin anew; nothing is deleted.
 
     Returns:
-        The new name, or None where there was nothing.
+        A line that says how that run ended and where it is now, or None where there was nothing.
     """
     if not folder.exists():
         return None
@@ -93,7 +97,8 @@ def set_aside(folder: Path) -> Path | None:
     numbers = [int(m[1]) for m in (pattern.fullmatch(p.name) for p in folder.parent.iterdir()) if m]
     aside = folder.with_name(f"{folder.name}.aside-{max(numbers, default=0) + 1}")
     folder.rename(aside)
-    return aside
+    how = ended(read_object_or_none(aside / "run.json") or {})
+    return f"an unfinished run was there ({how}); it is now {aside}"
 
 
 def write_record(planned: Planned, **updates: Any) -> None:
@@ -108,9 +113,7 @@ def write_record(planned: Planned, **updates: Any) -> None:
         "written": utc_now(),
         **updates,
     }
-    partial = planned.folder / f".{RECORD}.partial"
-    partial.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    partial.replace(planned.folder / RECORD)
+    write_atomically(planned.folder / RECORD, json.dumps(record, indent=1) + "\n")
 
 
 def tail(path: Path, lines: int = 20) -> list[str]:

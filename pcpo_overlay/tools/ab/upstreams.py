@@ -121,6 +121,6 @@ _FLUX_LORA = replace(
 #: By the trainer's name.
 UPSTREAMS = {upstream.name: upstream for upstream in (_DDPO, _FLOW_GRPO, _SD, _FLUX, _FLUX_LORA)}
 #: DanceGRPO's trainers by what ``--trainer`` calls them; on the command line the others are upstreams by themselves.
-DANCEGRPO = {upstream.name.removeprefix("dancegrpo_"): upstream for upstream in (_SD, _FLUX, _FLUX_LORA)}
+DANCEGRPO = {"sd": _SD, "flux": _FLUX, "flux_lora": _FLUX_LORA}
 #: What the command line calls an upstream.
 NAMES = (_DDPO.name, _FLOW_GRPO.name, "dancegrpo")

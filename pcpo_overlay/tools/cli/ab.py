@@ -14,6 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from pcpo_overlay.tools.ab.upstreams import DANCEGRPO, NAMES, PACKAGE, PORT, UPSTREAMS, Upstream
 from pcpo_overlay.tools.cli.arguments import at_least, seeds, thresholds
+from pcpo_overlay.tools.cli.report import tell
+from pcpo_overlay.tools.faults import Stopped, WrongArgument, told
+from pcpo_overlay.tools.folders import absolute
+from pcpo_overlay.tools.locks import held
 
 if TYPE_CHECKING:
     from pcpo_overlay.tools.ab.launch_script import LaunchLine
@@ -45,8 +49,8 @@ What follows -- goes to the training script as it is, for example:
     --config scripts/finetune/finetune_flux_grpo_8gpus_lora.sh
 
 Exit codes: 0 every run and the report are done; 1 a run failed or could not be
-started (a message says why); 2 a wrong argument; 130 stopped by Ctrl-C or a
-signal.
+started (a message says why); 2 a wrong argument; 70 a fault of pcpo itself (the
+message names a file with the traceback); 130 stopped by Ctrl-C or a signal.
 """
 
 
@@ -116,7 +120,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     parser.add_argument("--thresholds", type=thresholds, metavar="A,B,...", help="as for report")
     parser.add_argument("--dry-run", action="store_true", help="print the exact commands and run nothing")
     _split_at_dashes(parser)
-    parser.set_defaults(func=run)
+    parser.set_defaults(func=run, tell=tell)
 
 
 def _split_at_dashes(parser: argparse.ArgumentParser) -> None:
@@ -141,21 +145,14 @@ def _split_at_dashes(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
-    from pcpo_overlay.config import PCPOError
-    from pcpo_overlay.tools.ab import ABError, WrongArgument
     from pcpo_overlay.tools.ab.plan import make_plan
 
-    try:
-        request = _request(args)
-        plan = make_plan(request)
-        if args.dry_run:
-            _show(request, plan)
-            return 0
-        return _run(args, request, plan)
-    except (PCPOError, WrongArgument) as error:
-        return _complain(error, 2)
-    except ABError as error:
-        return _complain(error, 1)
+    request = _request(args)
+    plan = make_plan(request)
+    if args.dry_run:
+        _show(request, plan)
+        return 0
+    return _run(args, request, plan)
 
 
 def _show(request: Request, plan: list[Planned]) -> None:
@@ -171,13 +168,7 @@ def _show(request: Request, plan: list[Planned]) -> None:
         print(f"# {planned.name}\n{planned.at_port(EXAMPLE_PORT + index).as_shell()}")
 
 
-def _complain(error: Exception, code: int) -> int:
-    print(f"pcpo ab: {error}", file=sys.stderr)
-    return code
-
-
 def _request(args: argparse.Namespace) -> Request:
-    from pcpo_overlay.tools.ab import WrongArgument
     from pcpo_overlay.tools.ab.arms import arms_of
     from pcpo_overlay.tools.ab.launch_script import read_launch_script
     from pcpo_overlay.tools.ab.plan import Request, check_overrides
@@ -195,7 +186,7 @@ def _request(args: argparse.Namespace) -> Request:
                 "would ever end; give --epochs N"
             )
         config = f"{upstream.wrapper}:{config}"
-    launch_args = None if args.accelerate_args is None else shlex.split(args.accelerate_args)
+    launch_args = None if args.accelerate_args is None else _split(args.accelerate_args)
     script_arguments = None
     if upstream.has_launch_script:
         line = read_launch_script(config_file)
@@ -210,7 +201,7 @@ def _request(args: argparse.Namespace) -> Request:
         arms=arms,
         seeds=args.seeds,
         epochs=args.epochs,
-        out=(args.out or Path("pcpo_ab") / upstream.name).expanduser().resolve(),
+        out=absolute(args.out or Path("pcpo_ab") / upstream.name),
         config=config,
         config_file=config_file,
         miniature=miniature,
@@ -221,9 +212,14 @@ def _request(args: argparse.Namespace) -> Request:
     )
 
 
-def _find_upstream(name: str, trainer: str | None) -> Upstream:
-    from pcpo_overlay.tools.ab import WrongArgument
+def _split(text: str) -> list[str]:
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise WrongArgument(f"--launch-args {text}: {told(error)}") from None
 
+
+def _find_upstream(name: str, trainer: str | None) -> Upstream:
     if name in UPSTREAMS:
         if trainer is not None:
             raise WrongArgument(f"--trainer is for dancegrpo; {name} has one trainer")
@@ -244,7 +240,7 @@ def _check_launch_line(
     line: LaunchLine, upstream: Upstream, file: Path, clone: Path, miniature: bool
 ) -> None:
     """Refuse a launch script of another trainer, and find out before the first run what it would miss."""
-    from pcpo_overlay.tools.ab import ABError, WrongArgument
+    from pcpo_overlay.tools.ab import ABError
 
     if Path(line.script).name != Path(upstream.script).name:
         raise WrongArgument(f"{file} launches {line.script}, not {upstream.script}; give --trainer for it")
@@ -253,6 +249,11 @@ def _check_launch_line(
     for flag, value in pairwise(line.arguments):
         if flag in _READ_BY_FLUX and not (clone / value).exists():
             raise ABError(f"{file} reads {value} ({flag}), which {clone} lacks; {_READ_BY_FLUX[flag]}")
+
+
+def vendor_folder() -> Path:
+    """Where apply.py puts clones by itself: beside it in a checkout, else below the current folder."""
+    return (PACKAGE.parent if (PACKAGE.parent / "apply.py").exists() else Path()) / "vendor"
 
 
 def _find_clone(upstream: Upstream, vendor: Path | None, clone: Path | None) -> Path:
@@ -268,8 +269,8 @@ def _find_clone(upstream: Upstream, vendor: Path | None, clone: Path | None) -> 
         command += ["--dest", str(vendor)]
     elif not here:
         command += ["--dest", "vendor"]
-    found = clone or (vendor or (PACKAGE.parent if here else Path()) / "vendor") / upstream.clone
-    script = found.expanduser() / upstream.script
+    found = clone or (vendor or vendor_folder()) / upstream.clone
+    script = absolute(found) / upstream.script
     where = "" if here else " (in a checkout of this project)"
     if not script.is_file():
         raise ABError(
@@ -277,7 +278,7 @@ def _find_clone(upstream: Upstream, vendor: Path | None, clone: Path | None) -> 
         )
     if "pcpo_overlay" not in script.read_text(encoding="utf-8", errors="replace"):
         raise ABError(f"the clone at {found} is not patched; patch it with: {shlex.join(command)}{where}")
-    return found.expanduser().resolve()
+    return absolute(found)
 
 
 def _find_config(upstream: Upstream, given: str | None, clone: Path) -> tuple[str, Path]:
@@ -290,13 +291,13 @@ def _find_config(upstream: Upstream, given: str | None, clone: Path) -> tuple[st
         return str(upstream.config), upstream.config
     name, colon, rest = given.partition(":")
     for base in (Path(), clone):
-        file = (base / Path(name).expanduser()).resolve()
+        file = absolute(Path(name) if name.startswith("~") else base / name)
         if file.is_file():
             return f"{file}{colon}{rest}", file
     raise ABError(f"--config {given}: there is no file {name}, neither here nor in {clone}")
 
 
-def _require_libraries() -> None:
+def require_libraries() -> None:
     """Find out before the first run what the last step would miss."""
     from pcpo_overlay.tools.ab import ABError
 
@@ -308,31 +309,29 @@ def _require_libraries() -> None:
 
 
 def _run(args: argparse.Namespace, request: Request, plan: list[Planned]) -> int:
-    from pcpo_overlay.tools.ab.progress import make_display
-    from pcpo_overlay.tools.ab.runner import Interrupted, locked, run_all
+    from pcpo_overlay.tools.ab import ABError
+    from pcpo_overlay.tools.ab.runner import LOCK, Interrupted, run_all
     from pcpo_overlay.tools.cli.report import write
+    from pcpo_overlay.tools.progress import make_display
 
-    _require_libraries()
-    with locked(request.out):
+    require_libraries()
+    with held(request.out / LOCK, f"another A/B command is at work in {request.out}"):
         if request.prepared is not None:
             from pcpo_overlay.tools.miniature.dancegrpo.data import prepare
 
             prepare(request.prepared)
+        names = [planned.name for planned in plan]
         try:
-            failed = run_all(plan, make_display(plan, request.epochs), request.jobs)
+            failed = run_all(plan, make_display(names, request.epochs, step="epoch"), request.jobs)
         except Interrupted:
-            print(
-                "pcpo ab: stopped; finished runs are kept, type the same command again to go on",
-                file=sys.stderr,
-            )
-            return 130
+            raise Stopped("stopped; finished runs are kept, type the same command again to go on") from None
         folders = [planned.folder for planned in plan if (planned.folder / "run.json").exists()]
-        code = write(folders, request.out / "report", command="ab", thresholds=args.thresholds)
-    if failed:
-        told = "; ".join(planned.name for planned in failed)
-        print(
-            f"pcpo ab: {len(failed)} of {len(plan)} runs failed: {told}. "
-            "Type the same command again to repeat only those",
-            file=sys.stderr,
+        code = write(
+            folders, request.out / "report", command="ab", tell=args.tell, thresholds=args.thresholds
         )
-    return 1 if failed else code
+    if failed:
+        which = "; ".join(planned.name for planned in failed)
+        raise ABError(
+            f"{len(failed)} of {len(plan)} runs failed: {which}. Type the same command again to repeat only those"
+        )
+    return code

@@ -6,40 +6,50 @@ import argparse
 import math
 from collections.abc import Callable
 
-#: NumPy takes no higher seed, and every upstream seeds it.
-_HIGHEST_SEED = 2**32 - 1
-
 
 def whole_number(text: str) -> int:
     """A whole number; a command that takes not every one says so itself."""
     try:
         return int(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"expected a whole number, got {text!r}") from None
+        raise argparse.ArgumentTypeError(f"expected a whole number, got {text!r:.80}") from None
 
 
-def at_least(least: int) -> Callable[[str], int]:
-    """A whole number with a lower bound."""
+def at_least(least: int, most: int | None = None) -> Callable[[str], int]:
+    """A whole number with a lower bound, and an upper one."""
 
     def counted(text: str) -> int:
         try:
-            if (number := int(text)) >= least:
-                return number
+            value = int(text)
         except ValueError:
-            pass
-        raise argparse.ArgumentTypeError(f"expected a whole number, {least} or more, got {text!r}")
+            value = least - 1
+        if value < least:
+            raise argparse.ArgumentTypeError(f"expected a whole number, {least} or more, got {text!r:.80}")
+        if most is not None and value > most:
+            raise argparse.ArgumentTypeError(f"{text:.80} is too high; up to {most} it works")
+        return value
 
     return counted
 
 
+def number(text: str) -> float:
+    """A number that is finite."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"expected a number, got {text!r:.80}")
+    return value
+
+
+#: A seed; NumPy takes no higher one, and every upstream seeds it.
+seed = at_least(0, 2**32 - 1)
+
+
 def seeds(text: str) -> list[int]:
     """Seeds with commas between them, each taken once."""
-    numbers = dict.fromkeys(at_least(0)(word) for word in text.split(","))
-    if max(numbers) > _HIGHEST_SEED:
-        raise argparse.ArgumentTypeError(
-            f"{max(numbers)} is too high for NumPy; up to {_HIGHEST_SEED} it works"
-        )
-    return list(numbers)
+    return list(dict.fromkeys(map(seed, text.split(","))))
 
 
 def thresholds(text: str) -> list[float]:

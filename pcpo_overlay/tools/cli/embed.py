@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
 from pcpo_overlay.tools.cli.arguments import at_least
+from pcpo_overlay.tools.progress import bar
 
 _DESCRIPTION = """\
 Write what DanceGRPO's FLUX trainers read of prompts: their embeddings by the
@@ -67,15 +67,10 @@ def run(args: argparse.Namespace) -> int:
     """Run the command."""
     import torch
 
-    from pcpo_overlay.tools.embeddings import EmbeddingError, read_prompts, write_flux_embeddings
-    from pcpo_overlay.tools.folders import FolderError
-    from pcpo_overlay.tools.models import ModelError
+    from pcpo_overlay.tools.embeddings import read_prompts, write_flux_embeddings
 
-    def report(done: int) -> None:
-        print(f"{done}/{len(prompts)}", file=sys.stderr, flush=True)
-
-    try:
-        prompts = read_prompts(args.prompts)
+    prompts = read_prompts(args.prompts)
+    with bar("embedding", len(prompts), "prompts") as report:
         written = write_flux_embeddings(
             args.model,
             prompts,
@@ -86,8 +81,5 @@ def run(args: argparse.Namespace) -> int:
             batch=args.batch,
             report=report,
         )
-    except (EmbeddingError, FolderError, ModelError, OSError) as error:
-        print(f"pcpo embed: {error}", file=sys.stderr)
-        return 1
     print(written)
     return 0

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pcpo_overlay.tools.cli.arguments import at_least
+from pcpo_overlay.tools.cli.arguments import at_least, seed
+from pcpo_overlay.tools.faults import Fault, Stopped, complain, printable
+from pcpo_overlay.tools.progress import make_display
+
+_NAME = "pcpo evaluate"
 
 _DESCRIPTION = """\
 Draw images of the ten digit prompts from every checkpoint that a run of a
@@ -30,7 +34,8 @@ Several of these commands may be at work at once on different runs.
 
 Exit codes: 0 every checkpoint of every run is evaluated; 1 a run or a
 checkpoint cannot be (a message says why; the others are), or a library is
-missing; 2 a wrong argument; 130 stopped by Ctrl-C (what is written stays).
+missing; 2 a wrong argument; 70 a fault of pcpo itself (the message names a file
+with the traceback); 130 stopped by Ctrl-C (what is written stays).
 """
 
 
@@ -48,14 +53,14 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     )
     parser.add_argument(
         "--samples",
-        type=at_least(2),
+        type=at_least(2, 100_000),
         default=50,
         metavar="N",
         help="images of each of the ten prompts, at least 2 (default: %(default)s)",
     )
     parser.add_argument(
         "--seed",
-        type=at_least(0),
+        type=seed,
         default=0,
         metavar="S",
         help="of the noise, the same for every checkpoint (default: %(default)s)",
@@ -65,32 +70,30 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
-    from pcpo_overlay.tools.evaluate import EvaluationError
     from pcpo_overlay.tools.evaluate.run import Request, evaluate
-    from pcpo_overlay.tools.runs.files import RunError
     from pcpo_overlay.tools.runs.run import find
 
     folders, errors = find(args.runs)
-    problems: list[str | Exception] = [*errors]
+    problems: list[object] = [*errors]
     for error in errors:
-        _complain(error)
+        complain(_NAME, error)
     _without_loading_bars()
-    try:
-        for folder in folders:
+    request = Request(args.samples, args.seed)
+    with make_display([printable(folder.name) for folder in folders]) as display:
+        for index, folder in enumerate(folders):
             found: list[Exception] = []
+            display.started(index)
             try:
-                found += evaluate(folder, Request(args.samples, args.seed), _say)
-            except (EvaluationError, RunError, OSError) as error:
+                found += evaluate(folder, request, display.say, partial(display.step, index))
+            except (Fault, OSError) as error:
                 found.append(error)
+            except KeyboardInterrupt:
+                raise Stopped(
+                    "stopped; what is written stays, type the same command again to go on"
+                ) from None
             for problem in found:
-                _complain(problem)
+                complain(_NAME, problem)
             problems += found
-    except ImportError as missing:
-        _complain(missing)
-        return 1
-    except KeyboardInterrupt:
-        _complain("stopped; what is written stays, type the same command again to go on")
-        return 130
     return 1 if problems else 0
 
 
@@ -101,11 +104,3 @@ def _without_loading_bars() -> None:
     except ImportError:
         return  # which the first run will say
     logging.disable_progress_bar()
-
-
-def _say(text: str) -> None:
-    print(text, flush=True)
-
-
-def _complain(problem: object) -> None:
-    print(f"pcpo evaluate: {problem}", file=sys.stderr)

@@ -6,9 +6,9 @@ import argparse
 import json
 from typing import Any
 
-from pcpo_overlay.tools.cli.arguments import whole_number
-from pcpo_overlay.tools.paper import commands, text
-from pcpo_overlay.tools.paper.table import CONFIGURATIONS
+from pcpo_overlay.tools.cli.arguments import at_least, whole_number
+from pcpo_overlay.tools.paper import script
+from pcpo_overlay.tools.paper.experiments import CONFIGURATIONS, ExperimentError, plan
 
 _DESCRIPTION = """\
 Print the launch commands of the paper's ten configurations (Table 7), baseline
@@ -49,6 +49,12 @@ def add_parser(subparsers: Any) -> None:
         metavar="G",
         help="train on this many GPUs of one machine in place of the paper's, with the same images and updates",
     )
+    parser.add_argument(
+        "--epochs",
+        type=at_least(1),
+        metavar="N",
+        help="train for so many in place of the paper's; of flow_grpo's endless loop the only end",
+    )
     parser.add_argument("--json", action="store_true", help="a JSON list instead of the script")
     parser.set_defaults(func=run, report_error=parser.error)
 
@@ -57,12 +63,12 @@ def run(args: argparse.Namespace) -> int:
     """Print what was chosen; 0 done, 2 a wrong value (by exit)."""
     numbers = list(dict.fromkeys(args.numbers)) or list(CONFIGURATIONS)
     try:
-        experiments = [commands.plan(number, args.gpus) for number in numbers]
-    except commands.ExperimentError as error:
+        experiments = [plan(number, args.gpus, args.epochs) for number in numbers]
+    except ExperimentError as error:
         args.report_error(str(error))
         raise
     if args.json:
-        print(json.dumps([text.as_dict(experiment) for experiment in experiments], allow_nan=False))
+        print(json.dumps([script.as_dict(experiment) for experiment in experiments], allow_nan=False))
     else:
-        print(text.render(experiments))
+        print(script.render(experiments))
     return 0

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
-from pcpo_overlay.tools.cli.arguments import at_least
-from pcpo_overlay.tools.cli.bar import bar
+from pcpo_overlay.tools.cli.arguments import at_least, number, seed
+from pcpo_overlay.tools.faults import WrongArgument, complain
+from pcpo_overlay.tools.progress import bar
 
 MODELS = ("sd", "sd3", "flux")
 BAR = 0.90
@@ -23,7 +23,8 @@ def add_parser(subparsers: Any) -> None:
         help="check or show the miniature models of handwritten digits",
         description="Miniatures of Stable Diffusion 1.x (sd) and 3 (sd3) and of FLUX (flux) of handwritten digits, "
         "with their weights.",
-        epilog="Exit codes: 0 done; 1 the check missed its bar, or a library or file is missing; 2 a wrong argument.",
+        epilog="Exit codes: 0 done; 1 the check missed its bar, a library is missing, or a model cannot be loaded; "
+        "2 a wrong argument.",
     )
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
 
@@ -49,7 +50,7 @@ def add_parser(subparsers: Any) -> None:
         action.add_argument("--path", type=Path, help="pipeline folder (default: the shipped one)")
         action.add_argument(
             "--guidance",
-            type=float,
+            type=number,
             help="guidance scale (default: 5.0 for sd, 4.5 for sd3); of flux what the network is told (3.5)",
         )
         action.add_argument(
@@ -61,26 +62,22 @@ def add_parser(subparsers: Any) -> None:
             + "; flux: of DanceGRPO's SDE (default: 16)",
         )
         action.add_argument(
-            "--noise-level", type=float, metavar="A", help="sd3 alone: that of the SDE, 0.7, or 0 for none"
+            "--noise-level", type=number, metavar="A", help="sd3 alone: that of the SDE, 0.7, or 0 for none"
         )
         action.add_argument(
-            "--eta", type=float, metavar="A", help="sd: DDIM's, 1; flux: of the SDE, 0.3, or 0 for none"
+            "--eta", type=number, metavar="A", help="sd: DDIM's, 1; flux: of the SDE, 0.3, or 0 for none"
         )
-        action.add_argument("--seed", type=int, default=0 if action is check else 1)
+        action.add_argument("--seed", type=seed, default=0 if action is check else 1)
     check.set_defaults(func=run, task=_check)
     grid.set_defaults(func=run, task=_grid)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the action; a user's mistake is one line on stderr."""
+    """Run the action."""
     try:
         code: int = args.task(args)
-    except ValueError as error:
-        print(f"pcpo miniature: {error}", file=sys.stderr)
-        return 2
-    except (ImportError, OSError) as error:
-        print(f"pcpo miniature: {error}", file=sys.stderr)
-        return 1
+    except ValueError as error:  # of a number that the sampler does not take
+        raise WrongArgument(str(error)) from None
     return code
 
 
@@ -135,10 +132,7 @@ def _check(args: argparse.Namespace) -> int:
                 f"(held-out digits {result.nearest_real:.3f})"
             )
         if result.accuracy < BAR:
-            print(
-                f"pcpo miniature: {result.accuracy:.1%} read as prompted, below {BAR:.0%} ({title})",
-                file=sys.stderr,
-            )
+            complain("pcpo miniature", f"{result.accuracy:.1%} read as prompted, below {BAR:.0%} ({title})")
             code = 1
     return code
 

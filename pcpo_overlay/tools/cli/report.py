@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pcpo_overlay.tools.cli.arguments import at_least, thresholds
+from pcpo_overlay.tools.faults import complain, told
+
+if TYPE_CHECKING:
+    from pcpo_overlay.tools.report.compare import Document
 
 _DESCRIPTION = """\
 Compare runs of one or more upstreams: reward curves, clipping, gradients, epochs
@@ -72,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
 
     folders, errors = find(args.runs)
     for error in errors:
-        print(f"pcpo report: {error}", file=sys.stderr)
+        complain("pcpo report", error)
     code = write(
         folders,
         args.out,
@@ -84,41 +87,8 @@ def run(args: argparse.Namespace) -> int:
     return 1 if errors else code
 
 
-def write(folders: Sequence[Path], out: Path, *, command: str, **options: Any) -> int:
-    """Read run folders, write the report into ``out`` and print its notes and main table.
-
-    Args:
-        folders: run folders; one that cannot be read is named on stderr and left out.
-        out: the report's folder.
-        command: the command's name, for messages.
-        options: of :func:`pcpo_overlay.tools.report.build.build`.
-
-    Returns:
-        The exit code: 0, or 1 where a folder could not be read or nothing could be written.
-    """
-    from pcpo_overlay.tools.report.arms import ReportError
-    from pcpo_overlay.tools.report.build import MARKDOWN, build
-    from pcpo_overlay.tools.runs.files import RunError, told
-    from pcpo_overlay.tools.runs.run import load
-
-    runs, code = [], 0
-    for folder in folders:
-        try:
-            runs.append(load(folder))
-        except RunError as error:
-            print(f"pcpo {command}: {error}", file=sys.stderr)
-            code = 1
-    if not runs:
-        print(f"pcpo {command}: no run could be read; no report is written", file=sys.stderr)
-        return 1
-    try:
-        document = build(runs, out, **options)
-    except (ReportError, ImportError) as error:
-        print(f"pcpo {command}: {error}", file=sys.stderr)
-        return 1
-    except OSError as error:
-        print(f"pcpo {command}: {out} cannot be written: {told(error)}", file=sys.stderr)
-        return 1
+def tell(document: Document) -> None:
+    """Print a report's notes and warnings, and the table that says which arm is faster."""
     for note in document.notes:
         print(f"note: {note}")
     for comparison in document.comparisons:
@@ -126,5 +96,49 @@ def write(folders: Sequence[Path], out: Path, *, command: str, **options: Any) -
             print(f"WARNING: {warning}")
         title, text = comparison.main_table(document.window)
         print(f"\n{comparison.title}: {title[0].lower()}{title[1:]}\n\n{text}")
+
+
+def write(
+    folders: Sequence[Path],
+    out: Path,
+    *,
+    command: str,
+    tell: Callable[[Document], None] = tell,
+    **options: Any,
+) -> int:
+    """Read run folders, write the report into ``out`` and print what it comes to.
+
+    Args:
+        folders: run folders; one that cannot be read is named on stderr and left out.
+        out: the report's folder.
+        command: the command's name, for messages.
+        tell: prints what the report comes to.
+        options: of :func:`pcpo_overlay.tools.report.build.build`.
+
+    Returns:
+        The exit code: 0, or 1 where a folder could not be read.
+
+    Raises:
+        ReportError: nothing could be read, compared or written.
+    """
+    from pcpo_overlay.tools.report.arms import ReportError
+    from pcpo_overlay.tools.report.build import MARKDOWN, build
+    from pcpo_overlay.tools.runs.files import RunError
+    from pcpo_overlay.tools.runs.run import load
+
+    runs, code = [], 0
+    for folder in folders:
+        try:
+            runs.append(load(folder))
+        except RunError as error:
+            complain(f"pcpo {command}", error)
+            code = 1
+    if not runs:
+        raise ReportError("no run could be read; no report is written")
+    try:
+        document = build(runs, out, **options)
+    except OSError as error:
+        raise ReportError(f"{out} cannot be written: {told(error)}") from None
+    tell(document)
     print(f"\nreport: {out / MARKDOWN}")
     return code

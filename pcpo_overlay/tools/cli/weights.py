@@ -9,8 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pcpo_overlay.tools.cli.arguments import at_least, whole_number
+from pcpo_overlay.tools.cli.arguments import at_least, number, whole_number
 from pcpo_overlay.tools.cli.parser import OneLineParser
+from pcpo_overlay.tools.faults import Fault, told
 from pcpo_overlay.tools.weights.table import WeightTable, dancegrpo_table, ddim_table, flow_grpo_table
 
 
@@ -28,21 +29,21 @@ def add_parser(subparsers: Any) -> None:
     )
 
     ddim = _add_sampler(samplers, "ddim", ddim_table, 50, "DDIM on the schedule of Stable Diffusion 1.x")
-    ddim.add_argument("--eta", type=_number, default=1.0, help="noise of the sampler, in (0, 1] (default: 1)")
+    ddim.add_argument("--eta", type=number, default=1.0, help="noise of the sampler, in (0, 1] (default: 1)")
     _add_scheduler(ddim)
 
     dancegrpo = _add_sampler(samplers, "dancegrpo", dancegrpo_table, 12, "DanceGRPO's flow SDE")
-    dancegrpo.add_argument("--shift", type=_number, default=3.0, help="resolution shift (default: 3)")
-    dancegrpo.add_argument("--eta", type=_number, default=0.3, help="SDE noise scale (default: 0.3)")
+    dancegrpo.add_argument("--shift", type=number, default=3.0, help="resolution shift (default: 3)")
+    dancegrpo.add_argument("--eta", type=number, default=0.3, help="SDE noise scale (default: 0.3)")
 
     flow_grpo = _add_sampler(samplers, "flow-grpo", flow_grpo_table, 10, "Flow-GRPO's SDE on SD3's scheduler")
-    flow_grpo.add_argument("--shift", type=_number, help="resolution shift (default: 3)")
+    flow_grpo.add_argument("--shift", type=number, help="resolution shift (default: 3)")
     flow_grpo.add_argument(
-        "--noise-level", type=_number, default=0.7, metavar="A", help="SDE noise level (default: 0.7)"
+        "--noise-level", type=number, default=0.7, metavar="A", help="SDE noise level (default: 0.7)"
     )
     _add_scheduler(flow_grpo)
     flow_grpo.add_argument(
-        "--mu", type=_number, help="what a scheduler with dynamic shifting takes for the picture's size"
+        "--mu", type=number, help="what a scheduler with dynamic shifting takes for the picture's size"
     )
 
 
@@ -99,12 +100,8 @@ def run(args: argparse.Namespace) -> int:
 
         try:
             save_weights_plot(table, args.plot)
-        except ImportError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 1
         except OSError as error:
-            print(f"error: cannot write {args.plot}: {error.strerror or error}", file=sys.stderr)
-            return 1
+            raise Fault(f"cannot write {args.plot}: {told(error)}") from None
         print(f"wrote {args.plot}", file=sys.stderr)
     print(json.dumps(table.as_dict(), allow_nan=False) if args.json else format_table(table))
     return 0
@@ -122,13 +119,6 @@ def format_table(table: WeightTable) -> str:
     rows = [[name for name, _ in columns], *zip(*(cells for _, cells in columns), strict=True)]
     lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
     return "\n".join([headline, *lines])
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"expected a number, got {text!r}") from None
 
 
 def _png(text: str) -> Path:

@@ -12,6 +12,8 @@ Importing this package needs torch alone; the rest is imported where it is used.
 
 from __future__ import annotations
 
+from pcpo_overlay.tools.faults import Fault
 
-class EvaluationError(Exception):
+
+class EvaluationError(Fault):
     """A run or a checkpoint cannot be evaluated; the message says which, why, and what to do."""

@@ -5,18 +5,25 @@ A further upstream is one more entry of :data:`LOADERS`.
 
 from __future__ import annotations
 
-import json
 import re
+import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from pcpo_overlay.tools.evaluate import EvaluationError, rewards
+from pcpo_overlay.tools.faults import Fault, told
 from pcpo_overlay.tools.miniature import WEIGHTS, flux, sd, sd3
-from pcpo_overlay.tools.runs.run import Run
+from pcpo_overlay.tools.runs.files import HIGHEST, RunError, is_number, read_object
+from pcpo_overlay.tools.runs.run import MOST_EPOCHS, Run
+from pcpo_overlay.tools.runs.settings import real, whole
+
+#: Bytes of a checkpoint; those of the miniatures have less than a hundredth.
+LARGEST = 2**30
 
 
 @dataclass(frozen=True)
@@ -132,33 +139,81 @@ def _began_plain(run: Run, lora: object, setting: str) -> None:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, or of a ``.bin`` of torch's.
+    """The tensors of a safetensors file, or of a ``.bin`` of torch's; of the latter nothing but tensors is made.
 
     Raises:
-        EvaluationError: it cannot be read.
+        EvaluationError: it cannot be read, or holds something else than finite tensors by name.
     """
     try:
+        if not path.is_file():
+            raise ValueError("it is no file")
+        size = path.stat().st_size
+        if size > LARGEST:
+            raise ValueError(f"it is larger than {LARGEST >> 20} MiB")
         if path.suffix == ".bin":
-            import torch
+            with zipfile.ZipFile(path) as parts:  # a packed part may be a thousand times its size
+                if any(part.compress_type != zipfile.ZIP_STORED for part in parts.infolist()):
+                    raise ValueError("a part of it is packed, which torch never does")
+            held = torch.load(path, map_location="cpu", weights_only=True)
+        else:
+            from safetensors.torch import load_file
 
-            held: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
-            return held
-        from safetensors.torch import load_file
-
-        return load_file(str(path))
+            held = load_file(str(path))
+        _check_tensors(held, size)
     except ImportError:
         raise
     except Exception as error:  # each library has errors of its own for a file that is cut short
         raise EvaluationError(
-            f"{path} cannot be read ({error}); a checkpoint that a kill cut short is best moved away"
+            f"{path} cannot be read ({told(error):.300}); a checkpoint that a kill cut short is best moved away"
         ) from None
+    return held
+
+
+def _check_tensors(held: object, size: int) -> None:
+    """Refuse what a file of so many bytes cannot hold as a network's weights: a view may claim any shape.
+
+    Raises:
+        ValueError: says what.
+    """
+    if not isinstance(held, dict):
+        raise ValueError(f"it holds a {type(held).__name__} in place of tensors by name")
+    claimed = 0
+    for name, value in held.items():
+        if not isinstance(name, str):
+            raise ValueError(f"a name in it is {name!r:.60}")
+        if (
+            not isinstance(value, Tensor)
+            or value.layout != torch.strided
+            or value.is_meta
+            or value.is_complex()
+        ):
+            raise ValueError(f"{name} is no tensor of real numbers, one by one")
+        claimed += value.numel() * value.element_size()
+        if claimed > size:
+            raise ValueError(f"up to {name} it claims more numbers than it has")
+        if not torch.isfinite(value).all():
+            raise ValueError(f"{name} has numbers that are not finite; the training diverged")
 
 
 def put_network(network: Any, checkpoint: Checkpoint) -> None:
     """Replace every weight of a network; a name too many or too few is an error, and never the base model's weight."""
+    network.load_state_dict(read_weights(checkpoint.weights), strict=True)
+
+
+def put(loader: Loader, pipeline: Any, checkpoint: Checkpoint) -> None:
+    """Give a fresh pipeline the policy of a checkpoint.
+
+    Raises:
+        EvaluationError: it cannot be read, or does not fit.
+        ImportError: a library is missing.
+    """
     try:
-        network.load_state_dict(read_weights(checkpoint.weights), strict=True)
-    except RuntimeError as error:
+        loader.put(pipeline, checkpoint)
+    except (Fault, ImportError):
+        raise
+    except (
+        Exception
+    ) as error:  # each library has errors of its own for a name or a shape that it does not expect
         raise _does_not_fit(checkpoint, error) from None
 
 
@@ -171,8 +226,11 @@ def _does_not_fit(checkpoint: Checkpoint, error: object) -> EvaluationError:
 
 
 def _ddpo_sampler(trainer: Mapping[str, Any]) -> dict[str, Any]:
-    sample = trainer["sample"]
-    return {"steps": sample["num_steps"], "guidance": sample["guidance_scale"], "eta": sample["eta"]}
+    return {
+        "steps": whole(trainer, "sample.num_steps", 1, 1000),
+        "guidance": real(trainer, "sample.guidance_scale", 0, 1000),
+        "eta": real(trainer, "sample.eta", 0, 1),
+    }
 
 
 def _ddpo_checkpoints(run: Run) -> list[Checkpoint]:
@@ -195,7 +253,7 @@ def _ddpo_checkpoints(run: Run) -> list[Checkpoint]:
         )
     checkpoints = []
     for number, folder in found:
-        epoch = (number + 1) * trainer["save_freq"] + 1
+        epoch = (number + 1) * whole(trainer, "save_freq", 1, MOST_EPOCHS) + 1
         checkpoints.append(network_or_lora(folder, epoch, folder / "unet", folder / "pytorch_lora_weights"))
     return checkpoints
 
@@ -206,10 +264,7 @@ def _ddpo_put(pipeline: Any, checkpoint: Checkpoint) -> None:
         return
     from pcpo_overlay.compat.lora import load_lora
 
-    try:
-        load_lora(pipeline.unet, read_weights(checkpoint.weights))
-    except (ValueError, KeyError, RuntimeError) as error:
-        raise _does_not_fit(checkpoint, error) from None
+    load_lora(pipeline.unet, read_weights(checkpoint.weights))
 
 
 _DDPO = Loader(
@@ -234,11 +289,11 @@ _DDPO = Loader(
 
 def _flow_sampler(trainer: Mapping[str, Any]) -> dict[str, Any]:
     """As it samples to train, not as it evaluates: the reward to match is the one that was trained on."""
-    sample = trainer["sample"]
     return {
-        "steps": sample["num_steps"],
-        "guidance": max(1.0, sample["guidance_scale"]),  # upstream takes anything below 1 as no guidance too
-        "noise_level": sample["noise_level"],
+        "steps": whole(trainer, "sample.num_steps", 1, 1000),
+        # upstream takes anything below 1 as no guidance too
+        "guidance": max(1.0, real(trainer, "sample.guidance_scale", 0, 1000)),
+        "noise_level": real(trainer, "sample.noise_level", 0, 100),
     }
 
 
@@ -251,8 +306,11 @@ def _flow_checkpoints(run: Run) -> list[Checkpoint]:
     _began_plain(run, trainer["train"].get("lora_path"), "config.train.lora_path")
     recorded = str(Path(str(trainer["save_dir"])) / "checkpoints")
     checkpoints = []
+    steps = [line["step"] for line in run.first_steps if is_number(line.get("step"))]
     for step, folder in folders(run, "checkpoints", recorded, re.compile(r"checkpoint-(\d+)")):
-        epoch = sum(line["step"] < step for line in run.first_steps)
+        if len(steps) < len(run.first_steps):
+            raise EvaluationError(f"{run.path}: a step of metrics.jsonl has no number, which tells its epoch")
+        epoch = sum(before < step for before in steps)
         inner = folder / "lora"  # upstream's name for either kind
         checkpoints.append(network_or_lora(folder, epoch, inner, inner / "adapter_model"))
     return checkpoints
@@ -263,16 +321,54 @@ def _flow_put(pipeline: Any, checkpoint: Checkpoint) -> None:
         put_network(pipeline.transformer, checkpoint)
         return
     try:
-        from peft import PeftModel, get_peft_model_state_dict
+        from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
     except ImportError:
         raise _needs_peft("flow_grpo") from None
     saved = read_weights(checkpoint.weights)
-    try:
-        policy = PeftModel.from_pretrained(pipeline.transformer, str(checkpoint.weights.parent)).eval()
-    except (ValueError, RuntimeError) as error:
-        raise _does_not_fit(checkpoint, error) from None
+    described, config = _read_lora(checkpoint, "adapter_config.json", ("r", "lora_alpha", "target_modules"))
+    plain = config.to_dict()
+    for name in sorted((described.keys() & plain.keys()) - _TELL_NOTHING):
+        if (described[name] or plain[name]) and described[name] != plain[name]:
+            raise _does_not_fit(checkpoint, f"its adapter_config.json has {name} {described[name]!r:.60}")
+    policy = get_peft_model(pipeline.transformer, config).eval()
+    set_peft_model_state_dict(policy, saved)
     _check_loaded(checkpoint, get_peft_model_state_dict(policy), saved)
     pipeline.transformer = policy
+
+
+#: What an ``adapter_config.json`` may say without the adapter being another function of its weights; and what is read.
+_TELL_NOTHING = {
+    "base_model_name_or_path", "revision", "auto_mapping", "task_type", "peft_version", "inference_mode",
+    "init_lora_weights", "lora_dropout", "megatron_core", "r", "lora_alpha", "target_modules",
+}  # fmt: skip
+
+
+def _read_lora(
+    checkpoint: Checkpoint, file: str, names: tuple[str, str, str], within: str | None = None
+) -> tuple[dict[str, Any], Any]:
+    """What lies beside low-rank factors: the whole of it, and peft's configuration of the three things named.
+
+    The factors alone do not say by how much they are scaled, which is alpha over rank. peft is given nothing else of
+    the file: it would import a module that one of its fields names.
+
+    Raises:
+        EvaluationError: it cannot be read, or lacks one of them.
+    """
+    from peft import LoraConfig
+
+    described = checkpoint.weights.with_name(file)
+    try:
+        held = read_object(described)
+        rank, alpha, targets = ((held if within is None else held[within])[name] for name in names)
+        if not (isinstance(rank, int) and 0 < rank <= 4096 and is_number(alpha)):
+            raise ValueError(f"{names[0]} or {names[1]} is none")
+        if not (isinstance(targets, list) and targets and all(isinstance(name, str) for name in targets)):
+            raise ValueError(f"{names[2]} is no list of names")
+    except (OSError, RunError, KeyError, TypeError, ValueError) as error:
+        raise EvaluationError(
+            f"{described} cannot be read: {error!r:.200}; was it cut short by a kill?"
+        ) from None
+    return held, LoraConfig(r=rank, lora_alpha=alpha, target_modules=targets)
 
 
 def _needs_peft(upstream: str) -> ImportError:
@@ -300,7 +396,9 @@ _FLOW_GRPO = Loader(
     load_pipeline=sd3.load_pipeline,
     sample=sd3.sample,
     sampler=_flow_sampler,
-    reward_weights=lambda trainer: {str(k): float(v) for k, v in trainer["reward_fn"].items()},
+    reward_weights=lambda trainer: {
+        name: float(real(trainer, f"reward_fn.{name}", -HIGHEST, HIGHEST)) for name in trainer["reward_fn"]
+    },
     rewards={
         "jpeg_compressibility": rewards.compressibility(500.0),
         "digit_probability": rewards.digit_probability,
@@ -338,7 +436,11 @@ _DANCE_SD = Loader(
 
 
 def _flux_sampler(trainer: Mapping[str, Any]) -> dict[str, Any]:
-    return {"steps": trainer["sampling_steps"], "eta": trainer["eta"], "shift": trainer["shift"]}
+    return {
+        "steps": whole(trainer, "sampling_steps", 1, 1000),
+        "eta": real(trainer, "eta", 0, 100),
+        "shift": real(trainer, "shift", 1e-3, 1000),
+    }
 
 
 def _flux_checkpoints(run: Run) -> list[Checkpoint]:
@@ -348,7 +450,7 @@ def _flux_checkpoints(run: Run) -> list[Checkpoint]:
 
 def _flux_saved(run: Run, name: str, weights: str, lora: bool) -> list[Checkpoint]:
     """Checkpoints ``NAME-ITERATION-EPOCH``: saved *before* the training of that iteration, which counts from 1."""
-    recorded = run.info["trainer"]["output_dir"]
+    recorded = run.info["trainer"].get("output_dir")
     return [
         Checkpoint(folder.name, number - 1, folder / f"{weights}.safetensors", lora)
         for number, folder in folders(run, "checkpoints", recorded, re.compile(rf"{name}-(\d+)-\d+"))
@@ -379,24 +481,15 @@ def _flux_lora_checkpoints(run: Run) -> list[Checkpoint]:
 
 def _flux_lora_put(pipeline: Any, checkpoint: Checkpoint) -> None:
     try:
-        from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
+        from peft import get_peft_model_state_dict, set_peft_model_state_dict
     except ImportError:
         raise _needs_peft("DanceGRPO") from None
     saved = {k.removeprefix("transformer."): v for k, v in read_weights(checkpoint.weights).items()}
-    described = checkpoint.weights.with_name("lora_config.json")
-    try:
-        # The weights alone do not say by how much they are scaled, which is alpha over rank.
-        lora = json.loads(described.read_text())["lora_params"]
-        config = LoraConfig(
-            r=lora["lora_rank"], lora_alpha=lora["lora_alpha"], target_modules=lora["target_modules"]
-        )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise EvaluationError(f"{described} cannot be read: {error!r}; was it cut short by a kill?") from None
+    _, config = _read_lora(
+        checkpoint, "lora_config.json", ("lora_rank", "lora_alpha", "target_modules"), within="lora_params"
+    )
     pipeline.transformer.add_adapter(config)
-    try:
-        set_peft_model_state_dict(pipeline.transformer, saved)
-    except RuntimeError as error:
-        raise _does_not_fit(checkpoint, error) from None
+    set_peft_model_state_dict(pipeline.transformer, saved)
     _check_loaded(checkpoint, get_peft_model_state_dict(pipeline.transformer), saved)
 
 

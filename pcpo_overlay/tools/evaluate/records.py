@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pcpo_overlay.files import write_atomically
 from pcpo_overlay.record.run_folder import jsonable
-from pcpo_overlay.vendoring.atomic import write_atomically
+from pcpo_overlay.tools.evaluate import EvaluationError
 
 FORMAT = 1
 FILE = "evaluation.jsonl"
@@ -39,6 +40,8 @@ def write(folder: Path, records: Sequence[dict[str, Any]]) -> None:
 def set_aside(folder: Path, records: Sequence[dict[str, Any]]) -> None:
     """Append records to those set aside earlier; nothing is deleted. One that is there already is not repeated."""
     path = folder / SUPERSEDED
+    if path.exists() and not path.is_file():
+        raise EvaluationError(f"{path} is no file; move it away")
     before = path.read_bytes() if path.exists() else b""
     known = set(before.splitlines())
     new = [line for line in _lines(records).splitlines() if line not in known]

@@ -11,14 +11,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pcpo_overlay.files import sha256 as sha256_of
 from pcpo_overlay.record.run_folder import utc_now
 from pcpo_overlay.tools.evaluate import EvaluationError, records, samples
-from pcpo_overlay.tools.evaluate.loaders import LOADERS, Checkpoint, Loader
+from pcpo_overlay.tools.evaluate.loaders import LOADERS, Checkpoint, Loader, put
 from pcpo_overlay.tools.evaluate.rewards import Reward, weighted
 from pcpo_overlay.tools.evaluate.samples import Samples
+from pcpo_overlay.tools.faults import Fault, printable, told
+from pcpo_overlay.tools.locks import held
 from pcpo_overlay.tools.miniature.classifier import classifier_path
 from pcpo_overlay.tools.models import INDEX, ModelError, read_index
-from pcpo_overlay.tools.runs.run import Run, load
+from pcpo_overlay.tools.runs.files import read_object
+from pcpo_overlay.tools.runs.run import MOST_EPOCHS, Run, load
 
 LOCK = ".evaluate.lock"
 #: Beside the run folders: the base model's samples, by what they were drawn with.
@@ -56,17 +60,34 @@ class Subject:
 
     def draw(self, request: Request, checkpoint: Checkpoint | None) -> Samples:
         """Draw from a checkpoint's policy; of None from the base model."""
-        pipeline = self.loader.load_pipeline(self.model)
+        name = self.model if checkpoint is None else checkpoint.weights
+        with _named(f"{self.model} cannot be loaded"):
+            pipeline = self.loader.load_pipeline(self.model)
         if checkpoint is not None:
-            self.loader.put(pipeline, checkpoint)
-        return samples.draw(
-            self.loader.sample,
-            pipeline,
-            self.reward,
-            per_prompt=request.samples,
-            seed=request.seed,
-            settings=self.sampler,
-        )
+            put(self.loader, pipeline, checkpoint)
+        with _named(f"{name} cannot be drawn from"):
+            drawn = samples.draw(
+                self.loader.sample,
+                pipeline,
+                self.reward,
+                per_prompt=request.samples,
+                seed=request.seed,
+                settings=self.sampler,
+            )
+        if not drawn.sound:
+            raise EvaluationError(f"{name} draws what is no image: its numbers are not finite")
+        return drawn
+
+
+@contextmanager
+def _named(what: str) -> Iterator[None]:
+    """Say in a line of what there was an error: a model's own files decide what the libraries stumble over."""
+    try:
+        yield
+    except (Fault, ImportError):
+        raise
+    except Exception as error:
+        raise EvaluationError(f"{what}: {type(error).__name__}: {told(error):.300}") from error
 
 
 def subject_of(run: Run, request: Request, say: Callable[[str], None] = print) -> Subject:
@@ -95,7 +116,7 @@ def subject_of(run: Run, request: Request, say: Callable[[str], None] = print) -
         "format": records.FORMAT,
         "upstream": run.upstream,
         "model_sha256": _folder_sha256(model),
-        "classifier_sha256": file_sha256(classifier_path()),
+        "classifier_sha256": sha256_of(classifier_path()),
         "sampler": sampler,
         "reward": weights,
         "samples": request.samples,
@@ -111,19 +132,41 @@ def _model(run: Run, loader: Loader, named: str, say: Callable[[str], None]) -> 
     if not path.is_dir() and path.parts[-2:] == loader.shipped.parts[-2:]:
         say(f"note: {run.path.name}: {named} is not here; taken for it is the shipped miniature")
         path = loader.shipped
-    config = path / loader.network / "config.json"
-    shipped = loader.shipped / loader.network / "config.json"
-    if not config.is_file():
-        raise EvaluationError(f"{run.path} began as {named}, which is no pipeline's folder on this machine")
-    if _size(config) != _size(shipped):
+    if not (path / loader.network / "config.json").is_file():
         raise EvaluationError(
-            f"{run.path} began as {named}, which draws no 32x32 digits: evaluate is for runs of the miniatures"
+            f"{run.path} began as {named:.300}, which is no pipeline's folder on this machine"
         )
+    for file in sorted(p for p in loader.shipped.glob("*/*config.json") if p.name in _CONFIGS):
+        place = file.relative_to(loader.shipped)
+        if differs := _other(path / place, file):
+            raise EvaluationError(
+                f"{run.path} began as {named}, which draws no 32x32 digits: evaluate is for runs of the miniatures "
+                f"({place} has another {differs})"
+            )
     try:
         read_index(path, json.loads((loader.shipped / INDEX).read_text())["_class_name"])
     except (ModelError, FileNotFoundError) as error:
         raise EvaluationError(f"{run.path} began as a model that is not loaded: {error}") from None
     return path
+
+
+#: What describes a part of a pipeline; a tokenizer's differs with the version that wrote it.
+_CONFIGS = ("config.json", "scheduler_config.json")
+#: What in them does.
+_OF_VERSIONS = {"architectures", "dtype", "torch_dtype", "transformers_version"}
+
+
+def _other(config: Path, shipped: Path) -> str | None:
+    """The first name whose value differs from the miniature's, in a part's configuration; None where there is none."""
+    try:
+        theirs = read_object(config)
+    except FileNotFoundError:
+        return None  # which loading it will say
+    ours = read_object(shipped)
+    names = [name for name in theirs if name not in _OF_VERSIONS and not name.startswith("_")]
+    return next(
+        (printable(n[:80]) for n in names if (theirs[n] or ours.get(n)) and theirs[n] != ours.get(n)), None
+    )
 
 
 @contextmanager
@@ -133,34 +176,31 @@ def _complete_config(run: Run) -> Iterator[None]:
         yield
     except (KeyError, TypeError, AttributeError) as error:
         raise EvaluationError(
-            f"{run.path}: run.json lacks the trainer's config, or part of it ({error!r})"
+            f"{run.path}: run.json lacks the trainer's config, or part of it ({error!r:.200})"
         ) from None
-
-
-def _size(config: Path) -> tuple[object, ...]:
-    """What tells a miniature's network from a real one's; FLUX's has no size of a sample."""
-    read = json.loads(config.read_text(encoding="utf-8"))
-    return read.get("sample_size"), read.get("num_attention_heads")
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's content."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    except ValueError as error:
+        raise EvaluationError(f"{run.path}: run.json: {told(error)}") from None
 
 
 def _folder_sha256(folder: Path) -> str:
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    content = [(name, file_sha256(folder / name)) for name in names]
+    content = [(name, sha256_of(folder / name)) for name in names]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
-def evaluate(folder: Path, request: Request, say: Callable[[str], None] = print) -> list[EvaluationError]:
+def evaluate(
+    folder: Path,
+    request: Request,
+    say: Callable[[str], None] = print,
+    step: Callable[[int, int], None] = lambda done, total: None,
+) -> list[EvaluationError]:
     """Evaluate what is not evaluated yet; after every checkpoint the records are on disk.
 
     Args:
         folder: a run folder.
         request: what to draw.
         say: takes a line per checkpoint.
+        step: takes how many policies are done, and of how many.
 
     Returns:
         What is wrong with each checkpoint that could not be evaluated; the others are.
@@ -172,6 +212,8 @@ def evaluate(folder: Path, request: Request, say: Callable[[str], None] = print)
         OSError: the folder cannot be written.
     """
     run = load(folder)
+    if run.status in ("died", "failed"):
+        say(f"note: {run.name}: this run {run.how_it_ended}")
     subject = subject_of(run, request, say)
     with _complete_config(run):
         checkpoints = subject.loader.checkpoints(run)
@@ -180,12 +222,21 @@ def evaluate(folder: Path, request: Request, say: Callable[[str], None] = print)
             f"{folder} holds no checkpoints; ab makes them with {subject.loader.save_options}, and another "
             "--out where these runs are finished"
         )
-    with _alone(folder / LOCK, wait=False):
-        return _evaluate(subject, checkpoints, request, say)
+    for checkpoint in checkpoints:
+        if not 0 <= checkpoint.epoch < MOST_EPOCHS:
+            raise EvaluationError(
+                f"{checkpoint.weights} would be of epoch {checkpoint.epoch}, which no run has"
+            )
+    with held(folder / LOCK, f"{folder} is being evaluated by another command"):
+        return _evaluate(subject, checkpoints, request, say, step)
 
 
 def _evaluate(
-    subject: Subject, checkpoints: list[Checkpoint], request: Request, say: Callable[[str], None]
+    subject: Subject,
+    checkpoints: list[Checkpoint],
+    request: Request,
+    say: Callable[[str], None],
+    step: Callable[[int, int], None],
 ) -> list[EvaluationError]:
     folder, name = subject.run.path, subject.run.path.name
     digest = records.digest(subject.settings)
@@ -206,22 +257,21 @@ def _evaluate(
 
     base = None
     failed = []
-    for checkpoint in (None, *checkpoints):
+    for n, checkpoint in enumerate((None, *checkpoints)):
+        step(n, 1 + len(checkpoints))
         called = BASE if checkpoint is None else checkpoint.name
         if called in known:
             say(f"{name}: {called} is evaluated already")
             continue
         started = time.monotonic()
+        if base is None:
+            base = base_samples(subject, request, digest)
         try:
-            sha256 = (
-                subject.settings["model_sha256"] if checkpoint is None else file_sha256(checkpoint.weights)
-            )
-            if base is None:
-                base = base_samples(subject, request, digest)
             drawn = base if checkpoint is None else subject.draw(request, checkpoint)
         except EvaluationError as error:
             failed.append(error)
             continue
+        sha256 = subject.settings["model_sha256"] if checkpoint is None else sha256_of(checkpoint.weights)
         overall, prompts = samples.measure(drawn, base)
         record = {
             "format": records.FORMAT,
@@ -239,6 +289,7 @@ def _evaluate(
         done.append(record)
         records.write(folder, done)
         say(_line(name, record))
+    step(1 + len(checkpoints), 1 + len(checkpoints))
     return failed
 
 
@@ -246,7 +297,7 @@ def _is_stale(record: dict[str, Any], checkpoints: list[Checkpoint]) -> bool:
     """Whether another checkpoint has taken the name of the evaluated one. One that is gone keeps its record."""
     twins = [checkpoint for checkpoint in checkpoints if checkpoint.name == record["checkpoint"]]
     return any(
-        file_sha256(twin.weights) != record["sha256"] or twin.epoch != record["epoch"] for twin in twins
+        sha256_of(twin.weights) != record.get("sha256") or twin.epoch != record["epoch"] for twin in twins
     )
 
 
@@ -262,36 +313,9 @@ def _line(name: str, record: dict[str, Any]) -> str:
 def base_samples(subject: Subject, request: Request, digest: str) -> Samples:
     """The base model's samples: those kept beside the run folders, else drawn and kept there."""
     cache = subject.run.path.parent / CACHE / f"base-{digest[:16]}.safetensors"
-    cache.parent.mkdir(exist_ok=True)
-    with _alone(cache.with_suffix(".lock"), wait=True):
+    with held(cache.with_suffix(".lock"), f"{cache.parent} is in use", wait=True):
         kept = samples.restore(cache, subject.settings)
         if kept is None:
             kept = subject.draw(request, None)
             samples.save(cache, kept, subject.settings)
         return kept
-
-
-@contextmanager
-def _alone(path: Path, *, wait: bool) -> Iterator[None]:
-    """Hold a lock file.
-
-    Raises:
-        EvaluationError: another process holds it, and ``wait`` is off.
-    """
-    try:
-        import filelock
-    except ImportError:
-        raise ImportError(
-            'this command needs filelock; install it with: pip install "pcpo-overlay[ab]"'
-        ) from None
-    lock = filelock.FileLock(path)
-    try:
-        lock.acquire(timeout=-1 if wait else 0)
-    except filelock.Timeout:
-        raise EvaluationError(
-            f"{path.parent} is being evaluated by another command (it holds {path}); wait for it"
-        ) from None
-    try:
-        yield
-    finally:
-        lock.release()

@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pcpo_overlay.files import write_atomically
 from pcpo_overlay.tools.evaluate.measures import diversity, frechet_distance
 from pcpo_overlay.tools.evaluate.rewards import Reward
 from pcpo_overlay.tools.miniature import PROMPTS
 from pcpo_overlay.tools.miniature.check import prompted_digits
-from pcpo_overlay.tools.miniature.classifier import load_classifier
-from pcpo_overlay.vendoring.atomic import write_atomically
+from pcpo_overlay.tools.miniature.classifier import FEATURES, load_classifier
 
 #: Images drawn at a time. It decides which noise an image gets, so it is part of what is compared.
 BATCH = 50
@@ -35,6 +35,17 @@ class Samples:
     features: Tensor
     reward: Tensor
     right: Tensor
+
+    @property
+    def sound(self) -> bool:
+        """Whether the shapes belong together and every number is finite."""
+        shape = (len(PROMPTS), *self.features.shape[1:2])
+        return (
+            self.features.shape == (*shape, FEATURES)
+            and self.reward.shape == self.right.shape == shape
+            and self.right.dtype == torch.bool
+            and all(t.is_floating_point() and bool(t.isfinite().all()) for t in (self.features, self.reward))
+        )
 
 
 @torch.no_grad()
@@ -119,10 +130,13 @@ def restore(path: Path, settings: dict[str, Any]) -> Samples | None:
     """The samples of a file that :func:`save` wrote with these settings; None where there is no such, or none whole."""
     from safetensors import SafetensorError, safe_open
 
+    if not path.is_file():
+        return None
     try:
         with safe_open(str(path), framework="pt") as file:
             if (file.metadata() or {}).get("settings") != json.dumps(settings, sort_keys=True):
                 return None
-            return Samples(*(file.get_tensor(name) for name in ("features", "reward", "right")))
+            kept = Samples(*(file.get_tensor(name) for name in ("features", "reward", "right")))
+            return kept if kept.sound else None
     except (OSError, SafetensorError):
         return None

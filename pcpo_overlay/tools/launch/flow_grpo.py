@@ -14,11 +14,12 @@ The rewards of this project (:data:`REWARDS`) can be named in ``reward_fn`` besi
 from __future__ import annotations
 
 import functools
-import importlib.util
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from pcpo_overlay.tools.launch import config_file
 
 
 def _digit_probability() -> Callable[[Any, Any], Any]:
@@ -38,17 +39,12 @@ def load(argument: str) -> Any:
         FileNotFoundError: no such file, from the clone's folder.
     """
     name, _, rest = argument.partition(":")
-    path = Path(name).expanduser()
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"no {name} under {Path.cwd()}: run scripts/train_sd3.py with the clone of flow_grpo as working "
-            "directory, and give the config file's path from there, or an absolute one"
-        )
-    spec = importlib.util.spec_from_file_location(f"flow_grpo_config_{path.stem}", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config(*([rest] if rest else []))
+    return config_file.get_config(
+        Path(name).expanduser(),
+        *filter(None, [rest]),
+        run="run scripts/train_sd3.py with the clone of flow_grpo as working directory, and give the config file's "
+        "path from there, or an absolute one",
+    )
 
 
 def extend(config: Any) -> Any:

@@ -13,12 +13,12 @@ and registers by name, in upstream's modules:
 
 from __future__ import annotations
 
-import importlib.util
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from pcpo_overlay.tools.launch import config_file
 from pcpo_overlay.tools.miniature import DIGIT_NAMES, PROMPTS, sd_path
 
 BASE = Path("config") / "base.py"
@@ -54,22 +54,12 @@ def _register() -> None:
     ddpo_pytorch.rewards.digit_probability = digit_probability
 
 
-def _upstream_base() -> Any:
-    if not BASE.is_file():
-        raise FileNotFoundError(
-            f"no {BASE} under {Path.cwd()}: run scripts/train.py with the clone of ddpo-pytorch as working directory"
-        )
-    spec = importlib.util.spec_from_file_location("ddpo_pytorch_config_base", BASE)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config()
-
-
 def get_config() -> Any:
     """Upstream's config with the miniature's model, sizes, prompts and reward."""
     _register()
-    config = _upstream_base()
+    config = config_file.get_config(
+        BASE, run="run scripts/train.py with the clone of ddpo-pytorch as working directory"
+    )
 
     config.pretrained.model = str(sd_path())
     config.mixed_precision = "no"

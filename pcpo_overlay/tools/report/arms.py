@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pcpo_overlay.tools.faults import Fault
 from pcpo_overlay.tools.palette import Look, looks
 from pcpo_overlay.tools.report import stats, text
 from pcpo_overlay.tools.runs.arms import Arm
@@ -12,7 +13,7 @@ from pcpo_overlay.tools.runs.labels import names
 from pcpo_overlay.tools.runs.run import Run
 
 
-class ReportError(Exception):
+class ReportError(Fault):
     """The report cannot be made; the message says why and what to do."""
 
 

@@ -14,11 +14,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pcpo_overlay.tools.faults import printable
 from pcpo_overlay.tools.report import quality
 from pcpo_overlay.tools.report.text import number, reward, signed, table
 from pcpo_overlay.tools.runs import policies
 from pcpo_overlay.tools.runs.arms import Arm
-from pcpo_overlay.tools.runs.files import printable
 from pcpo_overlay.tools.runs.labels import names
 from pcpo_overlay.tools.runs.run import Run
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pcpo_overlay.tools import palette
+from pcpo_overlay.tools.faults import printable
 from pcpo_overlay.tools.report import draw, stats, text
 from pcpo_overlay.tools.report.arms import Material, Shown, ShownArm
 from pcpo_overlay.tools.report.stats import Curve, Estimate
 from pcpo_overlay.tools.report.text import estimated, number, signed, table
 from pcpo_overlay.tools.runs import policies
-from pcpo_overlay.tools.runs.files import printable
 from pcpo_overlay.tools.runs.run import Run
 
 if TYPE_CHECKING:
@@ -146,21 +146,20 @@ def describe_arms(
     """
     runs = [run for members in arms.values() for run in members]
     settings = runs[0].quality[0].get("settings", {})
-    ways = {label: [policies.way(run) for run in members] for label, members in arms.items()}
     return Quality(
         {key: settings.get(key) for key in ("samples", "seed", "sampler", "reward")},
         [len(run.quality) for run in runs],
         [_level(arms, baseline, level) for level in levels(runs, thresholds)],
-        _last(ways),
+        _last({label: [policies.way(run) for run in members] for label, members in arms.items()}),
         [stats.curve(members, lambda run: policies.way(run)["reward"], 1) for members in arms.values()],
-        [
-            [
-                Way(run.name, run.seed, way.index.tolist(), {key: way[key].tolist() for key in _MEASURED})
-                for run, way in zip(members, ways[label], strict=True)
-            ]
-            for label, members in arms.items()
-        ],
+        [[_way(run) for run in members] for members in arms.values()],
     )
+
+
+def _way(run: Run) -> Way:
+    held = policies.points(run)
+    values = {key: [point.values[key] for point in held] for key in _MEASURED}
+    return Way(run.name, run.seed, [point.epoch for point in held], values)
 
 
 def _metrics(held: Sequence[Mapping[str, float]]) -> dict[str, Any]:

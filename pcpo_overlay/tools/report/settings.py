@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pcpo_overlay.tools.faults import printable
 from pcpo_overlay.tools.report.text import or_dash, table
 from pcpo_overlay.tools.runs.arms import Arm
-from pcpo_overlay.tools.runs.files import printable
 from pcpo_overlay.tools.runs.run import Run
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pcpo_overlay.config import MODES
-from pcpo_overlay.tools.runs.files import printable
+from pcpo_overlay.tools.faults import printable
 from pcpo_overlay.tools.runs.run import Run
 
 if TYPE_CHECKING:

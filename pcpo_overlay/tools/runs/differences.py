@@ -6,8 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pcpo_overlay.tools.faults import printable
 from pcpo_overlay.tools.runs.arms import Arm
-from pcpo_overlay.tools.runs.files import printable
 from pcpo_overlay.tools.runs.run import Run
 
 #: Keys of a trainer's config in which runs may differ without the comparison suffering.

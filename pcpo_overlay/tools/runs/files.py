@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from pcpo_overlay.tools.faults import Fault, printable, told
+
 #: Bytes of a JSON file, and of one line of a JSON-lines file.
 LARGEST_TEXT = 16 * 2**20
 #: Bytes of a JSON-lines file.
@@ -24,7 +26,7 @@ HIGHEST = 1e100
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]|[\ud800-\udfff]")
 
 
-class RunError(Exception):
+class RunError(Fault):
     """A run folder, or a file of it, that cannot be read; one line that names the place and what is wrong there."""
 
 
@@ -33,17 +35,6 @@ class _OutOfRange:
 
     def __init__(self, told: str) -> None:
         self.told = told
-
-
-def printable(text: object) -> str:
-    """A name on one line that every terminal and file takes, whatever bytes it is made of."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
-
-
-def told(error: Exception) -> str:
-    """An error in a line: of the system's without its number and path, which the reader is told anyway."""
-    words = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return printable(words) or type(error).__name__
 
 
 def read_object(path: Path) -> dict[str, Any]:

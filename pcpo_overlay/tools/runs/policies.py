@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pcpo_overlay.tools.faults import printable
 from pcpo_overlay.tools.runs.arms import Arm
-from pcpo_overlay.tools.runs.files import printable
 from pcpo_overlay.tools.runs.run import Run
 
 if TYPE_CHECKING:
@@ -93,12 +93,11 @@ def matched(runs: Sequence[Run], level: float) -> dict[tuple[int | None, int], P
 
 
 def way(run: Run) -> pd.DataFrame:
-    """What was measured of a run's policies, by epochs of training before them."""
+    """What was measured of a run's policies by epochs of training before them; of a repeated one the last counts."""
     import pandas as pd
 
-    held = points(run)
-    epochs = pd.Index([int(point.epoch) for point in held], dtype="int64")
-    return pd.DataFrame([point.values for point in held], epochs, dtype="float64")
+    held = {int(point.epoch): point.values for point in points(run)}
+    return pd.DataFrame(list(held.values()), pd.Index(list(held), dtype="int64"), dtype="float64")
 
 
 def evaluated(arms: Sequence[Arm]) -> tuple[dict[str, list[Run]], list[str]]:

@@ -10,18 +10,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pcpo_overlay.tools.faults import printable, told
 from pcpo_overlay.tools.runs.files import (
     RunError,
     is_number,
     kind_of,
     parse_object,
-    printable,
     read_lines,
     read_object,
-    told,
 )
 from pcpo_overlay.tools.runs.labels import label
 from pcpo_overlay.tools.runs.settings import planned_epochs, samples_per_epoch
+from pcpo_overlay.trainers import TRAINERS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -102,8 +102,13 @@ class Run:
 
     @property
     def status(self) -> str | None:
-        """``finished``, ``failed``, ``stopped``, ``running``; ``killed`` where its process on this machine is gone."""
-        return "killed" if _is_gone(self.info) else self.info.get("status")
+        """``finished``, ``failed``, ``stopped``, ``running``; ``died`` where its process on this machine is gone."""
+        return "died" if _is_gone(self.info) else self.info.get("status")
+
+    @property
+    def how_it_ended(self) -> str:
+        """Of a run that did not finish, as :func:`ended`."""
+        return ended(self.info)
 
     @property
     def finished(self) -> bool:
@@ -254,6 +259,12 @@ def load(path: Path) -> Run:
         )
     if beyond:
         notes.append(f"{beyond} numbers beyond 1e100 are left out")
+    trainer, starts = TRAINERS.get(str(info.get("upstream"))), info.get("starts")
+    if trainer is not None and trainer.resumes_early and isinstance(starts, list) and len(starts) > 1:
+        notes.append(
+            f"resumed (starts: {len(starts)}): {trainer.upstream} goes on from the checkpoint's number and not "
+            "from its epoch, so that the epochs after a resume are numbered too early"
+        )
     if info.get("status") != "finished":
         notes.append(_unfinished(info, len(epochs)))
     nonfinite = sum(line["nonfinite"] for line in epochs if is_number(line.get("nonfinite")))
@@ -281,9 +292,29 @@ def _unfinished(info: Mapping[str, Any], epochs: int) -> str:
             f"unfinished: {epochs} epochs so far, of a loop without an end: such a run ends by being stopped, and what "
             "it recorded until then is compared as it is"
         )
+    return told + (f"; it {ended(info)}" if info.get("status") == "failed" or _is_gone(info) else "")
+
+
+def ended(info: Mapping[str, Any]) -> str:
+    """How a run ended, by its ``run.json``: ``died: its process is gone``, ``failed: WHY``, or its status."""
+    if _is_gone(info):
+        return "died: its process is gone"
     if info.get("status") == "failed":
-        told += f"; it failed: {printable(info.get('error') or 'an exception')[:300]}"
-    return told + ("; it was killed: its process is gone" if _is_gone(info) else "")
+        return f"failed: {printable(info.get('error') or 'an exception')[:300]}"
+    return printable(info.get("status") or "left no run.json")[:40]
+
+
+def is_alive(pid: object) -> bool | None:
+    """Whether a process of this machine has this id; None where it is no id, or cannot be told."""
+    if isinstance(pid, bool) or not isinstance(pid, int) or not 0 < pid < 2**31:
+        return None
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # it is somebody else's
+        return None
+    return True
 
 
 def _is_gone(info: Mapping[str, Any]) -> bool:
@@ -296,16 +327,7 @@ def _is_gone(info: Mapping[str, Any]) -> bool:
         or start.get("host") != socket.gethostname()
     ):
         return False
-    pid = start.get("pid")
-    if isinstance(pid, bool) or not isinstance(pid, int) or not 0 < pid < 2**31:
-        return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    except OSError:  # it is somebody else's
-        return False
-    return False
+    return is_alive(start.get("pid")) is False
 
 
 def read_info(path: Path) -> dict[str, Any]:
@@ -384,6 +406,7 @@ def _read_quality(path: Path) -> list[dict[str, Any]]:
             _measured(line, set(prompts or ()))
             and isinstance(sampler, dict | None)
             and isinstance(digest, str | None)
+            and isinstance(line.get("checkpoint"), str)
         )
         if not sound:
             raise RunError(f"{place} is damaged; move the file away and evaluate again")

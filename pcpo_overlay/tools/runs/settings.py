@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pcpo_overlay.trainers import TRAINERS
+from pcpo_overlay.tools.runs.files import is_number
+from pcpo_overlay.trainers import TRAINERS, setting
 
 
 def planned_epochs(run: Mapping[str, Any]) -> int | None:
@@ -24,3 +25,23 @@ def samples_per_epoch(run: Mapping[str, Any]) -> int | None:
         return None
     ranks = hardware.get("world_size", 1) if isinstance(hardware, Mapping) else 1
     return trainer.samples_per_epoch(settings, ranks) if isinstance(ranks, int) else None
+
+
+def whole(trainer: Mapping[str, Any], path: str, least: int, most: int) -> int:
+    """A whole number of the trainer's settings, by its path such as ``sample.num_steps``.
+
+    Raises:
+        ValueError: it is none, or out of bounds; the message names it.
+    """
+    value = setting(trainer, path)
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+        raise ValueError(f"trainer.{path} is {value!r:.60} in place of a whole number from {least} to {most}")
+    return value
+
+
+def real(trainer: Mapping[str, Any], path: str, least: float, most: float) -> float:
+    """A number of the trainer's settings, as :func:`whole`; a NaN of ``run.json`` is read as None."""
+    value = setting(trainer, path)
+    if not is_number(value) or not least <= value <= most:
+        raise ValueError(f"trainer.{path} is {value!r:.60} in place of a number from {least:g} to {most:g}")
+    return value

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dance import data, models
 
 HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[2]
 
 
 @dataclass(frozen=True)
@@ -27,7 +25,6 @@ class Trainer:
     first: tuple[str, ...] = ()
     #: What stands before the name of an argument.
     prefix: str = "--"
-    env: dict[str, str] = field(default_factory=dict)
 
     def arguments(self, overrides: dict[str, Any]) -> list[str]:
         """The command line; an override of None leaves an argument out, as False leaves out a flag."""
@@ -106,7 +103,6 @@ SD = Trainer(
         "train.gradient_accumulation_steps": 1,
         "train.learning_rate": 1e-3,
     },
-    env={"ACCELERATE_USE_CPU": "true"},
 )
 FLUX = Trainer(
     script="train_grpo_flux.py",
@@ -203,22 +199,6 @@ TRAINERS = {
     "qwenimage": QWENIMAGE,
     "qwenimage_edit": QWENIMAGE_EDIT,
 }
-
-
-def environment(trainer: Trainer, clone: Path, **extra: str) -> dict[str, str]:
-    """The subprocess's environment: one thread (bits depend on the number), no network, no wandb."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("PCPO", "ACCELERATE", "WANDB"))}
-    return {
-        **kept,
-        "PYTHONPATH": os.pathsep.join([str(HERE / "standins" / "replaced"), str(ROOT), str(clone)]),
-        "PYTHONHASHSEED": "0",
-        "OMP_NUM_THREADS": "1",
-        "HF_HUB_OFFLINE": "1",
-        "WANDB_MODE": "disabled",
-        "CUDA_VISIBLE_DEVICES": "",
-        **trainer.env,
-        **extra,
-    }
 
 
 def command(

@@ -8,6 +8,7 @@ The environment is that of a process which torchrun started. ``OUT.<rank>.pt`` h
 ``rewards``            per gathering, this rank's
 ``training_log_probs`` per trained step, the new log probability
 ``gradients``          per clipping, the gradients before it (under FSDP this rank's shards)
+``passes``             per clipping, how many backward passes those gradients are of: all since they were zeroed
 ``logs``               what was logged, without wall-clock times
 ``steps``              per call of ``train_one_step``, what it returned
 ``initial``, ``weights`` trainable weights before and after (this rank's shards)
@@ -19,6 +20,7 @@ clone. The script's functions can be wrapped because its ``if __name__ == "__mai
 from __future__ import annotations
 
 import ast
+import importlib
 import inspect
 import json
 import os
@@ -37,6 +39,7 @@ RECORD: dict[str, Any] = {
     "rewards": [],
     "training_log_probs": [],
     "gradients": [],
+    "passes": [],
     "logs": [],
     "steps": [],
     "initial": {},
@@ -68,17 +71,20 @@ def log(values: dict[str, Any], step: int | None) -> None:
 
 def wrap_clipping() -> None:
     """Gradients before clipping. FSDP clips shards by itself, whole parameters by torch's function."""
+    import asked
     from torch.distributed.fsdp import FullyShardedDataParallel
 
     def keep(parameters: Any) -> None:
         parameters = [parameters] if isinstance(parameters, torch.Tensor) else list(parameters)
         RECORD["gradients"].append([None if p.grad is None else p.grad.clone() for p in parameters])
+        RECORD["passes"].append(asked.passes())
 
     torch_clip, fsdp_clip = torch.nn.utils.clip_grad_norm_, FullyShardedDataParallel.clip_grad_norm_
 
     def recording_torch_clip(parameters: Any, *args: Any, **kwargs: Any) -> Any:
         parameters = [parameters] if isinstance(parameters, torch.Tensor) else list(parameters)
         keep(parameters)
+        asked.enough(RECORD["gradients"])
         return torch_clip(parameters, *args, **kwargs)
 
     def recording_fsdp_clip(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -87,15 +93,17 @@ def wrap_clipping() -> None:
         norm = fsdp_clip(self, *args, **kwargs)
         if len(RECORD["gradients"]) == before:
             RECORD["gradients"].append(shards)
+            RECORD["passes"].append(asked.passes())
+        asked.enough(RECORD["gradients"])
         return norm
 
     torch.nn.utils.clip_grad_norm_ = recording_torch_clip
-    FullyShardedDataParallel.clip_grad_norm_ = recording_fsdp_clip
+    FullyShardedDataParallel.clip_grad_norm_ = recording_fsdp_clip  # type: ignore[method-assign]
 
 
 def wrap_wandb() -> None:
     """The seven trainers with argparse log by ``wandb.log``, which ``wandb.init`` binds anew."""
-    import wandb
+    wandb: Any = importlib.import_module("wandb")
 
     init = wandb.init
 
@@ -215,12 +223,14 @@ def main() -> None:
     out, script = Path(sys.argv[1]).resolve(), Path(sys.argv[2]).resolve()
     sys.argv = [str(script), *sys.argv[3:]]
     sys.path[0] = str(TESTS)
+    import asked
     from dance import shim
     from lean import without_unused
 
     without_unused()
     sys.path[0] = str(script.parent)  # as Python has it for a script
     shim.install()
+    asked.prepare()
     called = watch_hooks() if "PCPO" in os.environ else set()
     wrap_clipping()
     wrap_wandb()

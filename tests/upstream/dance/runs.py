@@ -18,7 +18,7 @@ import filelock
 import launch
 import torch
 import warm
-from dance.launch import TRAINERS, Trainer, command, environment
+from dance.launch import TRAINERS, Trainer, command
 
 TIMEOUT_S = 600
 
@@ -79,7 +79,7 @@ def run_maker(store: Path, upstream_clone: Callable[[str, bool], Path]) -> RunMa
                 (folder / "settings.json").write_text(settings)
                 pcpo = {"PCPO_RUN_DIR": str(folder / "pcpo"), **({"PCPO": mode} if mode is not None else {})}
                 extra = {**pcpo, **(env or {})}
-                environments = [environment(trainer, clone, **extra, **rank) for rank in launch.ranks(procs)]
+                environments = [launch.environment(clone, **extra, **rank) for rank in launch.ranks(procs)]
                 train(command(trainer, clone, folder, args, **overrides), folder, environments)
                 (folder / "done").touch()
         ranks = [torch.load(folder / f"record.{rank}.pt", weights_only=False) for rank in range(procs)]

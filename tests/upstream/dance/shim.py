@@ -1,15 +1,15 @@
 """Run DanceGRPO's training scripts where there is no CUDA device, and none of the packages that need one.
 
-What maps CUDA to the CPU is :mod:`pcpo_overlay.tools.launch.without_cuda`; here is what the tests need besides.
+What maps CUDA to the CPU and puts stand-ins in place is the package's own, as for the miniatures. The stand-ins are the
+tests': of HPSv2 one whose scores of random images differ in half precision, which those of the digits do not.
 """
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
-from pcpo_overlay.tools.launch import without_cuda
+from pcpo_overlay.tools.launch import standins, without_cuda
 
 STANDINS = Path(__file__).resolve().parent / "standins"
 
@@ -18,9 +18,13 @@ def install() -> None:
     """All mappings; the process has to be one that torchrun started, or have its environment."""
     without_cuda.install()
     export_to_video()
-    videoalign()
-    # Behind everything installed: diffusers and transformers look for the real one by its metadata, so a real one wins.
-    sys.path.append(str(STANDINS / "missing"))
+    lora_folder()
+    # torchvision's goes behind everything: diffusers and transformers look for the real one by its metadata.
+    standins.install(
+        instead=[STANDINS / "replaced"],
+        where_missing=[STANDINS / "missing"],
+        uncalled=["decord", "liger_kernel"],
+    )
 
 
 def export_to_video() -> None:
@@ -39,8 +43,8 @@ def export_to_video() -> None:
     diffusers.utils.export_to_video = export
 
 
-def videoalign() -> None:
-    """The reward of the video trainers is a Qwen2-VL of 2 billion parameters with packages of its own."""
-    import videoalign_standin
+def lora_folder() -> None:
+    """Told to be offline, diffusers does not look into a folder for the LoRA weights that a run resumes from."""
+    import diffusers.loaders.lora_base as lora_base
 
-    sys.modules["fastvideo.models.videoalign.inference"] = videoalign_standin
+    lora_base.HF_HUB_OFFLINE = False

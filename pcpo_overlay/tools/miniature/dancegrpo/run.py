@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from pcpo_overlay import compat
-from pcpo_overlay.tools.launch import placeholders, without_cuda
+from pcpo_overlay.tools.launch import standins, without_cuda
 from pcpo_overlay.tools.miniature.sd import LATENT_CHANNELS, LATENT_SIZE
 
 HPS = Path(__file__).resolve().parent / "hps"
@@ -34,8 +34,7 @@ def main() -> None:
     script = Path(sys.argv[1]).resolve()
     sys.argv = [str(script), *sys.argv[2:]]
     sys.path[0] = str(script.parent)  # as Python has it for a script
-    sys.path.insert(0, str(HPS))
-    placeholders.install(UNCALLED)
+    standins.install(instead=[HPS], uncalled=UNCALLED)
     if not torch.cuda.is_available():
         without_cuda.install()
         os.environ.setdefault("ACCELERATE_USE_CPU", "true")

@@ -6,31 +6,21 @@ not named here is that of upstream's ``fastvideo/config_sd/base.py``.
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from pathlib import Path
 from typing import Any
 
+from pcpo_overlay.tools.launch import config_file
+
 BASE = Path("config_sd") / "base.py"
-
-
-def _upstream_base() -> Any:
-    """Upstream's defaults, found beside the script that runs."""
-    file = Path(sys.argv[0]).resolve().parent / BASE
-    if not file.is_file():
-        raise FileNotFoundError(
-            f"no {file}: this file is for --config of DanceGRPO's fastvideo/train_grpo_sd.py"
-        )
-    spec = importlib.util.spec_from_file_location("dancegrpo_config_base", file)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config()
 
 
 def get_config() -> Any:
     """Upstream's config with the miniature's sizes; its script names the paths of model and prompts itself."""
-    config = _upstream_base()
+    config = config_file.get_config(  # beside the script that runs
+        Path(sys.argv[0]).resolve().parent / BASE,
+        run="this file is for --config of DanceGRPO's fastvideo/train_grpo_sd.py",
+    )
     config.reward_fn = "hpsv2"
     config.num_epochs = 19  # upstream counts from 0 to this: 20 epochs
     config.save_freq = 1_000_000

@@ -24,13 +24,11 @@ def flash_attn_varlen_qkvpacked_func(
         (tokens of all sequences, heads, channels).
     """
     sequences = qkv.split(cu_seqlens.diff().tolist())
-    attended = [
-        scaled_dot_product_attention(
-            *sequence.permute(1, 2, 0, 3).unbind(0),  # three times (heads, tokens, channels)
-            dropout_p=dropout_p,
-            scale=softmax_scale,
-            is_causal=causal,
-        ).transpose(0, 1)
-        for sequence in sequences
-    ]
+    attended = []
+    for sequence in sequences:
+        query, key, value = sequence.permute(1, 2, 0, 3).unbind(0)  # each (heads, tokens, channels)
+        after = scaled_dot_product_attention(
+            query, key, value, dropout_p=dropout_p, scale=softmax_scale, is_causal=causal
+        )
+        attended.append(after.transpose(0, 1))
     return torch.cat(attended)

@@ -1,1 +1,0 @@
-"""Stand-in for decord, a video reader: imported with upstream's data sets for supervised training, not called."""
