@@ -28,7 +28,7 @@ def compared(*folders: Path, **options: Any) -> Document:
 
 
 def tables_of(comparison: Comparison) -> dict[str, str]:
-    return dict(report.tables(comparison, 5))
+    return dict(comparison.tables(5))
 
 
 def linear(prompt: str, reward: float) -> dict[str, float]:
@@ -155,6 +155,16 @@ def test_without_evaluations_nothing_is_said_of_quality(tmp_path: Path) -> None:
     document = compared(write_run(tmp_path / "a", rewards=[0.0, 1.0]))
     assert document.comparisons[0].quality is None and document.mixed_models == []
     assert "Fréchet distance" not in document.definitions
+
+
+def test_of_a_checkpoint_evaluated_twice_the_last_counts(tmp_path: Path) -> None:
+    run = run_of(tmp_path / "a", "observe", 0, {0: 0.0, 4: 1.0})
+    again = run_of(tmp_path / "b", "observe", 0, {4: 3.0})
+    with (run / "evaluation.jsonl").open("a") as file:
+        file.write((again / "evaluation.jsonl").read_text())
+    held = compared(run).comparisons[0].quality
+    assert held is not None and held.last.epoch == 4 and held.last.arms[0].reward.mean == 3
+    assert held.rewards[0].epoch == [0, 4] and held.ways[0][0].epoch == [0, 4, 4]
 
 
 def test_a_damaged_evaluation_is_named(tmp_path: Path) -> None:
@@ -336,8 +346,8 @@ def two_sizes(parent: Path, sizes: tuple[int, ...] = (8, 16)) -> list[Path]:
 def test_report_on_two_batch_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each size is compared by itself, and the mixed model is over both."""
     monkeypatch.setattr(
-        report,
-        "figures",
+        Comparison,
+        "draw",
         lambda comparison, window: quality.figures(comparison.shown(window), comparison.quality),
     )
     folders = two_sizes(tmp_path)

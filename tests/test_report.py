@@ -23,6 +23,7 @@ from pcpo_overlay.tools.report.arms import ReportError
 from pcpo_overlay.tools.report.compare import Comparison, Document, compare
 from pcpo_overlay.tools.report.stats import Estimate, Interval
 from pcpo_overlay.tools.runs import labels
+from pcpo_overlay.tools.runs.arms import common
 from pcpo_overlay.tools.runs.files import RunError
 from pcpo_overlay.tools.runs.run import Run, find, load
 
@@ -40,7 +41,7 @@ def compared(*folders: Path, **options: Any) -> Document:
 
 
 def tables(comparison: Comparison, window: int = 5) -> dict[str, str]:
-    return dict(build.tables(comparison, window))
+    return dict(comparison.tables(window))
 
 
 def speedups(comparison: Comparison) -> str:
@@ -72,9 +73,9 @@ def test_moving_average_refuses_an_empty_window() -> None:
 
 
 def test_mean_series_keeps_only_the_epochs_that_every_seed_has() -> None:
-    held = stats.common([series({0: 1.0, 1: 2.0, 2: 9.0}), series({0: 3.0, 1: 4.0})])
+    held = common([series({0: 1.0, 1: 2.0, 2: 9.0}), series({0: 3.0, 1: 4.0})])
     assert held.mean(axis=1).to_dict() == {0: 2.0, 1: 3.0}
-    assert len(stats.common([])) == 0
+    assert len(common([])) == 0
 
 
 def test_epochs_to_reach_counts_from_one_and_includes_the_epoch() -> None:
@@ -384,7 +385,7 @@ def test_arms_that_draw_with_different_samplers_are_said_and_the_evaluated_rewar
     told = tables(comparison)
     assert next(iter(told)) == "Epochs to reach an evaluated reward"
     assert "these rewards do not compare them" in told["Epochs to reach a training reward"]
-    assert build.main_table(comparison, 5)[0] == "Epochs to reach an evaluated reward"
+    assert comparison.main_table(5)[0] == "Epochs to reach an evaluated reward"
 
 
 def test_runs_that_recorded_the_credit_as_the_ratio_are_named(tmp_path: Path) -> None:

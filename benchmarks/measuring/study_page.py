@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 
 from benchmarks.measuring.study import Study, Sweep
 from pcpo_overlay.tools.report import mixed_model, quality, speed, stats
-from pcpo_overlay.tools.report.build import tables as report_tables
 from pcpo_overlay.tools.report.compare import Document
 from pcpo_overlay.tools.report.text import digits_apart, number, reward, table
 from pcpo_overlay.tools.runs import policies
@@ -45,7 +44,7 @@ def page(
     for comparison in by_size:
         parts += [f"## {comparison.title}", ""]
         parts += [line for warning in comparison.warnings for line in (f"> {warning}", "")]
-        for title, text in report_tables(comparison, document.window):
+        for title, text in comparison.tables(document.window):
             if (comparison is by_size[0] and title not in LEFT_OUT) or title in FIRST:
                 parts += [f"### {title}", "", text, ""]
     for model in document.mixed_models:

@@ -89,14 +89,12 @@ def run(args: argparse.Namespace) -> int:
 
 def tell(document: Document) -> None:
     """Print a report's notes and warnings, and the table that says which arm is faster."""
-    from pcpo_overlay.tools.report.build import main_table
-
     for note in document.notes:
         print(f"note: {note}")
     for comparison in document.comparisons:
         for warning in comparison.warnings:
             print(f"WARNING: {warning}")
-        title, text = main_table(comparison, document.window)
+        title, text = comparison.main_table(document.window)
         print(f"\n{comparison.title}: {title[0].lower()}{title[1:]}\n\n{text}")
 
 

@@ -1,21 +1,16 @@
-"""The arms of a comparison: runs that differ in nothing but their seed, and how they are told and drawn."""
+"""What the chapters of a comparison are made of, and how its arms are told and drawn."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from pcpo_overlay.config import MODES
 from pcpo_overlay.tools.faults import Fault
 from pcpo_overlay.tools.palette import Look, looks
-from pcpo_overlay.tools.report import stats
-from pcpo_overlay.tools.report.stats import Curve
+from pcpo_overlay.tools.report import stats, text
+from pcpo_overlay.tools.runs.arms import Arm
 from pcpo_overlay.tools.runs.labels import names
 from pcpo_overlay.tools.runs.run import Run
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 class ReportError(Fault):
@@ -23,48 +18,11 @@ class ReportError(Fault):
 
 
 @dataclass(frozen=True)
-class Arm:
-    """Runs of one upstream with one label, one per seed."""
-
-    upstream: str
-    label: str
-    runs: list[Run]
-
-    @property
-    def mode(self) -> str:
-        """The mode without its options."""
-        return self.label.partition(",")[0]
-
-    def until(self, epoch: int) -> Arm:
-        """The same runs as they were after this epoch."""
-        return replace(self, runs=[run.until(epoch) for run in self.runs])
-
-    def mean(self, key: str) -> pd.Series:
-        """Mean over the seeds by epoch, at the epochs that every seed has."""
-        return stats.common([run.series(key) for run in self.runs]).mean(axis=1)
-
-    def values(self, key: str) -> list[float]:
-        """Those of every epoch of every run."""
-        return [value for run in self.runs for value in run.series(key)]
-
-    def curve(self, key: str, window: int) -> Curve:
-        """The curve of a number, empty where no run has it."""
-        return stats.curve(
-            [(run.name, run.seed) for run in self.runs], [run.series(key) for run in self.runs], window
-        )
-
-
-@dataclass(frozen=True)
 class Material:
-    """What a chapter is made of.
+    """What a chapter is made of: arms whole, for curves, and ``measured`` as far as their numbers go.
 
-    Attributes:
-        arms: whole, for curves.
-        measured: the same as far as their numbers go.
-        baseline: the place of the one that the others are held against.
-        thresholds: levels of reward, where they were given.
-        window: of the moving average, in epochs.
-        last_common: the last epoch that every arm has a reward of.
+    ``baseline`` is the place of the arm that the others are held against, ``thresholds`` the levels of reward where
+    they were given, ``window`` that of the moving average, ``last_common`` the last epoch that every arm has.
     """
 
     arms: list[Arm]
@@ -100,8 +58,6 @@ class Shown:
     """What tables and figures of one comparison share.
 
     Attributes:
-        upstream: short name.
-        arms: in order.
         baseline: the place of the one that the others are held against.
         window: of the moving average, in epochs.
         digits: significant digits of a reward.
@@ -122,30 +78,15 @@ class Shown:
         """Of the arms, for people."""
         return [arm.name for arm in self.arms]
 
+    def reward(self, value: float | None) -> str:
+        """With as many digits as tell the thresholds apart."""
+        return text.reward(value, self.digits)
+
 
 def shown_arms(seeds: dict[str, int]) -> list[ShownArm]:
     """How the arms with these labels and numbers of seeds are told and drawn."""
     named, drawn = names(seeds), looks(seeds)
     return [ShownArm(label, named[label], n, drawn[label]) for label, n in seeds.items()]
-
-
-def by_upstream(runs: Iterable[Run]) -> dict[str, list[Arm]]:
-    """Arms by upstream, in the order of the ablation ladder, then by label; runs by seed."""
-    gathered: dict[tuple[str, str], list[Run]] = {}
-    for run in runs:
-        gathered.setdefault((run.upstream, run.label), []).append(run)
-    upstreams: dict[str, list[Arm]] = {}
-    for (upstream, label), members in sorted(
-        gathered.items(), key=lambda item: (item[0][0], _rung(item[0][1]))
-    ):
-        members.sort(key=lambda run: (run.seed is None, run.seed or 0, str(run.path)))
-        upstreams.setdefault(upstream, []).append(Arm(upstream, label, members))
-    return upstreams
-
-
-def _rung(label: str) -> tuple[int, str]:
-    mode = label.partition(",")[0]
-    return (MODES.index(mode) if mode in MODES else len(MODES), label)
 
 
 def choose_baseline(arms: Sequence[Arm], wanted: str | None = None) -> Arm:
@@ -159,42 +100,7 @@ def choose_baseline(arms: Sequence[Arm], wanted: str | None = None) -> Arm:
     by_label = {arm.label: arm for arm in arms}
     if wanted is None:
         return by_label.get("observe", arms[0])
-    by_name = {name: by_label[label] for label, name in names(by_label).items()}
-    chosen = by_label.get(wanted) or by_name.get(wanted)
-    if chosen is None:
+    named = {name: by_label[label] for label, name in names(by_label).items()} | by_label
+    if wanted not in named:
         raise ReportError(f"no run is labelled {wanted!r}; the labels here are {', '.join(by_label)}")
-    return chosen
-
-
-def by_batch_size(arms: Sequence[Arm]) -> dict[int | None, list[Arm]]:
-    """The arms by samples an epoch, ascending; all together where no label has runs of several sizes."""
-    sizes = {arm.label: {run.samples_per_epoch for run in arm.runs} for arm in arms}
-    if all(len(held) == 1 for held in sizes.values()):
-        return {None: list(arms)}
-    ascending = sorted(
-        {size for held in sizes.values() for size in held}, key=lambda size: (size is None, size or 0)
-    )
-    return {
-        size: [
-            replace(arm, runs=[run for run in arm.runs if run.samples_per_epoch == size])
-            for arm in arms
-            if size in sizes[arm.label]
-        ]
-        for size in ascending
-    }
-
-
-def differ_in_sampler(arms: Sequence[Arm]) -> str | None:
-    """What a reader has to know where the arms draw with different variances; None where they draw alike."""
-    by_variance: dict[str, list[str]] = {}
-    named = names(arm.label for arm in arms)
-    for arm in arms:
-        for variance in sorted({run.variance for run in arm.runs} - {"auto"}):  # it has not been resolved yet
-            by_variance.setdefault(variance, []).append(named[arm.label])
-    if len(by_variance) < 2:
-        return None
-    told = "; ".join(f"{variance} in {', '.join(held)}" for variance, held in by_variance.items())
-    return (
-        f"the arms draw with different samplers (variance {told}), and a training reward is that of an arm's own "
-        "sampler: it does not compare them; go by the evaluated reward, which one sampler draws for all"
-    )
+    return named[wanted]

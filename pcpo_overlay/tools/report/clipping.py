@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,8 +10,7 @@ from typing import Any
 from pcpo_overlay.tools import palette
 from pcpo_overlay.tools.report import draw, stats
 from pcpo_overlay.tools.report.arms import Shown
-from pcpo_overlay.tools.report.measures import Chapter, Column, Measures, every, on_policy
-from pcpo_overlay.tools.runs.files import is_number
+from pcpo_overlay.tools.report.measures import Chapter, Column, Measures, on_policy, over_all
 from pcpo_overlay.tools.runs.run import Run
 
 DEFINITIONS = {
@@ -24,8 +24,8 @@ CHAPTER = Chapter(
     "Clipping",
     "Mean over all epochs and seeds.",
     {
-        "fraction_outside": Column("outside", every("fraction_outside")),
-        "fraction_masked": Column("masked", every("fraction_masked")),
+        "fraction_outside": Column("outside", over_all("fraction_outside")),
+        "fraction_masked": Column("masked", over_all("fraction_masked")),
         "on_policy_fraction_outside": Column("outside, on-policy", on_policy("fraction_outside")),
         "on_policy_fraction_masked": Column("masked, on-policy", on_policy("fraction_masked")),
     },
@@ -64,19 +64,15 @@ def _timesteps(runs: Sequence[Run], when: int) -> Timesteps:
     """Over the first (0) or the last (1) epochs of every run."""
     import pandas as pd
 
-    rows: list[tuple[float, ...]] = []
+    held = []
     for run in runs:
         window = set(stats.early_late(line["epoch"] for line in run.epochs)[when])
-        for line in run.epochs:
-            held = (line.get("per_timestep") or {}) if line["epoch"] in window else {}
-            columns = [held.get(key, []) for key in ("timestep", "count", *_FRACTIONS)]
-            rows += [row for row in zip(*columns, strict=False) if all(map(is_number, row)) and row[1] > 0]
-    table = pd.DataFrame(rows, columns=["timestep", "count", *_FRACTIONS], dtype="float64")
-    for key in _FRACTIONS:
-        table[key] *= table["count"]
-    sums = table.groupby("timestep").sum().sort_index(ascending=False)
-    fractions = [(sums[key] / sums["count"]).tolist() for key in _FRACTIONS]
-    return Timesteps(sums.index.tolist(), sums["count"].tolist(), *fractions)
+        held += run.per_timestep(("timestep", "count", *_FRACTIONS), window)
+    table = pd.DataFrame(held, columns=["timestep", "count", *_FRACTIONS], dtype="float64")
+    table[[*_FRACTIONS]] = table[[*_FRACTIONS]].mul(table["count"], axis=0)
+    sums = table[table["count"] > 0].groupby("timestep").sum().sort_index(ascending=False)
+    fractions = (sums[key] / sums["count"] for key in _FRACTIONS)
+    return Timesteps(sums.index.tolist(), sums["count"].tolist(), *(held.tolist() for held in fractions))
 
 
 def figures(shown: Shown, arms: Sequence[Measures], timesteps: Sequence[EarlyLate]) -> dict[str, Any]:
@@ -90,22 +86,18 @@ def figures(shown: Shown, arms: Sequence[Measures], timesteps: Sequence[EarlyLat
 def _timesteps_figure(shown: Shown, timesteps: Sequence[EarlyLate]) -> Any:
     figure = palette.new_figure(10, 6.6)
     grid = figure.subplots(2, 2, sharex=True, sharey=True)
-    for row, (key, name) in enumerate(zip(_FRACTIONS, ("outside", "masked"), strict=True)):
-        for column, when in enumerate(("early", "late")):
-            axes = grid[row][column]
-            for arm, clipped in zip(shown.arms, timesteps, strict=True):
-                held: Timesteps = getattr(clipped, when)
-                axes.plot(
-                    held.timestep, getattr(held, key), color=arm.look.colour, linestyle=arm.look.line,
-                    marker=arm.look.marker, markersize=2.5, linewidth=1.2, label=arm.legend,
-                )  # fmt: skip
-            palette.plain(
-                axes,
-                f"{name}, {'first' if when == 'early' else 'last'} epochs",
-                "timestep (noise to image)" if row else "",
-                "" if column else "share of samples",
-            )
+    panels = itertools.product(zip(_FRACTIONS, ("outside", "masked"), strict=True), ("early", "late"))
+    for axes, ((key, name), when) in zip(grid.flat, panels, strict=True):
+        for arm, clipped in zip(shown.arms, timesteps, strict=True):
+            held: Timesteps = getattr(clipped, when)
+            axes.plot(
+                held.timestep, getattr(held, key), color=arm.look.colour, linestyle=arm.look.line,
+                marker=arm.look.marker, markersize=2.5, linewidth=1.2, label=arm.legend,
+            )  # fmt: skip
+        palette.plain(axes, f"{name}, {'first' if when == 'early' else 'last'} epochs")
+    for axes in grid[1]:
+        axes.set_xlabel("timestep (noise to image)")
+    for axes in grid[:, 0]:
+        axes.set_ylabel("share of samples")
     grid[0][0].invert_xaxis()
-    draw.heading(figure, "What clipping meets, timestep by timestep")
-    palette.legend_below(figure, grid[0][0])
-    return figure
+    return draw.finished(figure, grid[0][0], "What clipping meets, timestep by timestep")

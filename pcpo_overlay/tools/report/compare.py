@@ -12,6 +12,7 @@ from pcpo_overlay.tools.report import (
     cost,
     gradients,
     mixed_model,
+    overview,
     quality,
     ratio,
     reward,
@@ -21,19 +22,23 @@ from pcpo_overlay.tools.report import (
     validation,
 )
 from pcpo_overlay.tools.report.arms import (
-    Arm,
     Material,
     ReportError,
     Shown,
-    by_batch_size,
-    by_upstream,
     choose_baseline,
-    differ_in_sampler,
     shown_arms,
 )
 from pcpo_overlay.tools.report.measures import Measures
 from pcpo_overlay.tools.report.text import digits_apart
-from pcpo_overlay.tools.runs import policies
+from pcpo_overlay.tools.runs import differences, policies
+from pcpo_overlay.tools.runs.arms import (
+    Arm,
+    by_batch_size,
+    by_upstream,
+    gradient_layers,
+    last_common,
+    stopped_apart,
+)
 from pcpo_overlay.tools.runs.run import Run
 
 #: Of ``report.json``; 2 has the numbers by chapter.
@@ -90,6 +95,46 @@ class Comparison:
             any(len({run.epochs for run in arm.runs}) > 1 for arm in self.arms),
         )
 
+    def tables(self, window: int) -> list[tuple[str, str]]:
+        """All of them, what the arms are evaluated with first: title and Markdown."""
+        shown = self.shown(window)
+        layers = f" First layer: `{'`, `'.join(self.gradient_layers)}`." if self.gradient_layers else ""
+        return [
+            *(quality.tables(shown, self.quality) if self.quality else []),
+            *validation.tables(shown, self.validation, self.kl),
+            *speed.tables(shown, self.thresholds),
+            *reward.tables(shown, self.reward, self.last_common_epoch),
+            clipping.CHAPTER.table(shown, self.clipping),
+            gradients.CHAPTER.table(shown, self.gradients, layers),
+            ratio.CHAPTER.table(shown, self.ratio),
+            cost.CHAPTER.table(shown, self.cost),
+            *settings.tables(self.arms),
+        ]
+
+    def main_table(self, window: int) -> tuple[str, str]:
+        """The table that says which arm is faster: of evaluated rewards where there are any."""
+        told = dict(self.tables(window))
+        title = quality.TITLE if self.quality is not None else speed.TITLE
+        return title, told[title]
+
+    def draw(self, window: int) -> dict[str, Any]:
+        """The figures by name; those that nothing was recorded for are absent or None.
+
+        Raises:
+            ImportError: matplotlib is missing; the message names the extra to install.
+        """
+        shown = self.shown(window)
+        return {
+            **overview.figures(shown, self),
+            **(quality.figures(shown, self.quality) if self.quality else {}),
+            **validation.figures(shown, self.validation, self.kl),
+            **reward.figures(shown, self.reward, [level.reward for level in self.thresholds.levels]),
+            **clipping.figures(shown, self.clipping, self.timesteps),
+            **gradients.figures(shown, self.gradients),
+            "ratio": ratio.CHAPTER.figure(shown, self.ratio),
+            **cost.figures(shown, self.cost),
+        }
+
 
 @dataclass
 class Document:
@@ -106,8 +151,8 @@ class Document:
         """For JSON: a chapter that a comparison has not is left out."""
         plain = dataclasses.asdict(self)
         plain["comparisons"] = [
-            {key: value for key, value in comparison.items() if value is not None or key in _NULLABLE}
-            for comparison in plain["comparisons"]
+            {k: v for k, v in held.items() if v is not None or k in _NULLABLE}
+            for held in plain["comparisons"]
         ]
         return plain
 
@@ -125,7 +170,7 @@ def compare(
     """Compare runs, upstream by upstream, and batch size by batch size where arms have runs of several.
 
     Args:
-        runs: as :func:`runs.run.load` gives them; those without a finished epoch are named and left out.
+        runs: those without a finished epoch are named and left out.
         thresholds: reward levels; None lets :func:`stats.levels` choose them from the data.
         window: of the moving average, in epochs.
         baseline: label or name of the arm to hold the others against; None takes ``observe``, else the first.
@@ -152,11 +197,11 @@ def compare(
                 f"{upstream}: runs of {told} samples an epoch; each batch size is compared by itself, and the mixed "
                 "model, where runs are evaluated, is over both"
             )
-            notes += policies.evaluated([run for arm in arms for run in arm.runs])[1]
+            notes += policies.evaluated(arms)[1]
         for size, members in by_size.items():
-            chosen = choose_baseline(members, baseline)
+            told_size = size if len(by_size) > 1 else None
             comparisons.append(
-                _compare(members, chosen, size if len(by_size) > 1 else None, thresholds, window)
+                _compare(members, choose_baseline(members, baseline), told_size, thresholds, window)
             )
         models += mixed_model.describe_all(arms, choose_baseline(arms, baseline), thresholds)
     return Document(window, notes, comparisons, models, _definitions(comparisons, models))
@@ -165,13 +210,11 @@ def compare(
 def _compare(
     arms: list[Arm], baseline: Arm, size: int | None, thresholds: Sequence[float] | None, window: int
 ) -> Comparison:
-    shared = stats.common([arm.mean("reward_mean") for arm in arms]).index
-    last = int(shared[-1]) if len(shared) else None
+    last = last_common([arm.mean("reward_mean") for arm in arms])
     names = [arm.name for arm in shown_arms({arm.label: len(arm.runs) for arm in arms})]
-    samplers = differ_in_sampler(arms)
-    warnings = [samplers] if samplers else []
-    warnings += settings.differences(arms, names) + settings.seed_warnings(arms, names)
-    cut = _where_to_cut(arms, last)
+    samplers = differences.of_samplers(arms, names)
+    warnings = samplers + differences.of_settings(arms, names) + differences.of_seeds(arms, names)
+    cut = last if stopped_apart(arms) else None
     if cut is not None:
         warnings.append(
             "runs without an end of their own were stopped at different epochs: the tables after that of the "
@@ -188,35 +231,24 @@ def _compare(
         return [chapter.CHAPTER.describe(*pair, measured[arms.index(baseline)], window) for pair in pairs]
 
     comparison = Comparison(
-        arms[0].upstream, baseline.label, baseline.mode == "observe", size, samplers is not None, warnings, last,
+        arms[0].upstream, baseline.label, baseline.mode == "observe", size, bool(samplers), warnings, last,
         settings.describe(arms, names), drawn, validation.describe_kl(material), validated, speed.describe(material),
         [reward.describe(*pair, material) for pair in pairs],
         [clipping.by_timestep(arm.runs) for arm in measured], by_arm(clipping),
-        by_arm(gradients), gradients.layers(measured), by_arm(ratio), by_arm(cost),
+        by_arm(gradients), gradient_layers(measured), by_arm(ratio), by_arm(cost),
     )  # fmt: skip
-    if told := ratio.warning(measured, names):
-        warnings.append(told)
+    warnings += differences.of_versions(measured, names)
     return comparison
-
-
-def _where_to_cut(arms: Sequence[Arm], last_common: int | None) -> int | None:
-    """The epoch after which no run counts in a mean: where endless runs were stopped here and there."""
-    runs = [run for arm in arms for run in arm.runs]
-    if any(run.endless for run in runs) and len({len(run.epochs) for run in runs}) > 1:
-        return last_common
-    return None
 
 
 def _definitions(
     comparisons: Sequence[Comparison], models: Sequence[mixed_model.MixedModel]
 ) -> dict[str, str]:
     """What each number of a report is: in the Markdown and, word for word, in the JSON."""
-    always = (reward, speed, clipping, gradients, ratio, cost)
-    chosen = {name: text for chapter in always for name, text in chapter.DEFINITIONS.items()}
-    if any(c.validation for c in comparisons):
-        chosen |= validation.VALIDATION_DEFINITIONS
-    if any(c.kl for c in comparisons):
-        chosen |= validation.KL_DEFINITIONS
-    if any(c.quality for c in comparisons):
-        chosen |= quality.DEFINITIONS
+    chosen: dict[str, str] = {}
+    for chapter in (reward, speed, clipping, gradients, ratio, cost):
+        chosen |= chapter.DEFINITIONS
+    chosen |= validation.VALIDATION_DEFINITIONS if any(c.validation for c in comparisons) else {}
+    chosen |= validation.KL_DEFINITIONS if any(c.kl for c in comparisons) else {}
+    chosen |= quality.DEFINITIONS if any(c.quality for c in comparisons) else {}
     return chosen | (mixed_model.DEFINITIONS if models else {})

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from pcpo_overlay.tools import palette
-from pcpo_overlay.tools.report import draw
+from pcpo_overlay.tools.report import draw, stats
 from pcpo_overlay.tools.report.arms import Shown
-from pcpo_overlay.tools.report.measures import Chapter, Column, Measures, against, highest, median
+from pcpo_overlay.tools.report.measures import Chapter, Column, Measures, against, over_all
 from pcpo_overlay.tools.report.text import number
 
 DEFINITIONS = {
@@ -31,21 +31,23 @@ CHAPTER = Chapter(
         name: column
         for part, told in _PARTS.items()
         for name, column in (
-            (f"{part}_median_s", Column(f"{told}, s", median(f"seconds_{part}"))),
+            (f"{part}_median_s", Column(f"{told}, s", over_all(f"seconds_{part}", stats.median))),
             (f"{part}_ratio", Column("ratio", against(f"seconds_{part}"), lambda value: number(value, 3))),
         )
     }
     | {
-        "peak_memory_bytes": Column("peak memory, MiB", highest("peak_memory_bytes"), _mebibytes(0)),
-        "tape_bytes": Column("tape, MiB", highest("tape_bytes"), _mebibytes(1)),
+        "peak_memory_bytes": Column(
+            "peak memory, MiB", over_all("peak_memory_bytes", stats.highest), _mebibytes(0)
+        ),
+        "tape_bytes": Column("tape, MiB", over_all("tape_bytes", stats.highest), _mebibytes(1)),
     },
 )
 
 
 def figures(shown: Shown, measured: Sequence[Measures]) -> dict[str, Any]:
     """Median wall-clock seconds of an epoch, sampling and training."""
-    held = zip(shown.arms, measured, strict=True)
-    arms = [(arm, own, total) for arm, own in held if (total := own.mean("total_median_s")) is not None]
+    pairs = zip(shown.arms, measured, strict=True)
+    arms = [(arm, own, total) for arm, own in pairs if (total := own.mean("total_median_s")) is not None]
     if not arms:
         return {}
     figure = palette.new_figure(7, max(2.6, 1.7 + 0.55 * len(arms)))
@@ -53,19 +55,20 @@ def figures(shown: Shown, measured: Sequence[Measures]) -> dict[str, Any]:
     for y, (arm, own, total) in enumerate(arms):
         left = 0.0
         for part, colour in zip(("sampling", "training"), palette.PARTS, strict=True):
-            seconds = own.mean(f"{part}_median_s") or 0.0
-            axes.barh(
-                y, seconds, left=left, color=colour, edgecolor="white", height=0.6, label=None if y else part,
-            )  # fmt: skip
+            seconds, told = own.mean(f"{part}_median_s") or 0.0, None if y else part
+            axes.barh(y, seconds, left=left, color=colour, edgecolor="white", height=0.6, label=told)
             left += seconds
         ratio = None if arm is shown.arms[shown.baseline] else own.mean("total_ratio")
-        told = f" {total:.3g} s" + ("" if ratio is None else f" ({ratio:.2f}x)"[:14])
-        axes.text(max(left, total), y, told, va="center")
+        axes.text(
+            max(left, total),
+            y,
+            f" {total:.3g} s" + ("" if ratio is None else f" ({ratio:.2f}x)"[:14]),
+            va="center",
+        )
     axes.set_yticks(range(len(arms)), [arm.legend for arm, *_ in arms])
     axes.invert_yaxis()
     # Room for the text: set by hand, since text beyond the axes would squeeze them.
     axes.set_xlim(0, 1.35 * max(total for *_, total in arms) or 1)
     palette.plain(axes, xlabel="median seconds per epoch", grid="x")
-    draw.heading(figure, "Wall-clock time of an epoch", f"x: against {shown.names[shown.baseline]}")
-    palette.legend_below(figure, axes)
-    return {"time": figure}
+    small = f"x: against {shown.names[shown.baseline]}"
+    return {"time": draw.finished(figure, axes, "Wall-clock time of an epoch", small)}

@@ -30,10 +30,7 @@ def curves(
     """The moving average of the mean over seeds, the seeds' lowest to highest as a band, optionally the raw mean.
 
     Args:
-        axes: where.
-        shown: the arms.
         held: one curve per arm.
-        title: of the axes.
         first: the number that the entry 0 of a curve is drawn at.
         xlabel: what the entries are.
         raw: whether to draw the mean before smoothing too.
@@ -72,9 +69,9 @@ def _longer_seeds(axes: Any, curve: Curve, colour: str, window: int, first: int)
             axes.plot(beyond.index + first, beyond, color=colour, linewidth=1, linestyle=":")
 
 
-def caption(shown: Shown, smoothed: bool = True) -> str:
-    """What the lines and bands of :func:`curves` are."""
-    parts = [f"moving average of {shown.window} epochs"] if smoothed else []
+def caption(shown: Shown, lines: str = "") -> str:
+    """What the lines and bands of :func:`curves` are; the lines a moving average, unless it is given."""
+    parts = [lines or f"moving average of {shown.window} epochs"]
     if any(arm.seeds > 1 for arm in shown.arms):
         parts.append("band: lowest to highest seed")
     if shown.lengths_differ:
@@ -86,6 +83,13 @@ def heading(figure: Any, title: str, small: str = "") -> None:
     """A figure's title, and below it in smaller letters how to read it."""
     wide = int(figure.get_figwidth() * 13)
     figure.suptitle("\n".join([title, *textwrap.wrap(small, wide)]), fontsize="medium", x=0.01, ha="left")
+
+
+def finished(figure: Any, axes: Any, title: str, small: str = "") -> Any:
+    """The figure with :func:`heading` and the legend of ``axes`` below."""
+    heading(figure, title, small)
+    palette.legend_below(figure, axes)
+    return figure
 
 
 def dots(
@@ -100,8 +104,6 @@ def dots(
     """A row per case from the top, in it a dot per arm with its interval; a cross at the right end for ``never``.
 
     Args:
-        axes: where.
-        shown: the arms.
         rows: what the rows are.
         held: by arm, then by row; None is not drawn, and a mean of None is ``never``.
         arms: the places of those that ``held`` is of; by default all.
@@ -109,14 +111,13 @@ def dots(
     """
     places = list(range(len(shown.arms))) if arms is None else list(arms)
     ends = [v for own in held for e in own if e is not None for v in (e.mean, e.low, e.high) if v is not None]
-    right = max(ends, default=1.0) + 0.06 * ((max(ends, default=1.0) - min(ends, default=0.0)) or 1.0)
+    most = max(ends, default=1.0)
+    right = most + 0.06 * ((most - min(ends, default=0.0)) or 1.0)
     step = 0.72 / max(len(places), 1)
     for n, (place, own) in enumerate(zip(places, held, strict=True)):
         arm = shown.arms[place]
-        axes.plot(
-            [], [], color=arm.look.colour, marker=arm.look.marker, linestyle="none",
-            label=arm.legend if legend else None,
-        )  # fmt: skip
+        dot = {"color": arm.look.colour, "marker": arm.look.marker}
+        axes.plot([], [], linestyle="none", label=arm.legend if legend else None, **dot)
         for row, e in enumerate(own):
             y = row + (n - (len(places) - 1) / 2) * step
             if e is None:
@@ -128,10 +129,24 @@ def dots(
             low = e.mean if e.low is None else min(e.low, e.mean)
             high = max(e.high, e.mean) if e.high is not None else e.mean if e.low is None else right
             axes.plot([low, high], [y, y], color=arm.look.colour, linewidth=1.4, solid_capstyle="butt")
-            axes.plot(e.mean, y, color=arm.look.colour, marker=arm.look.marker, markersize=5)
+            axes.plot(e.mean, y, markersize=5, **dot)
     for row in range(1, len(rows)):
         axes.axhline(row - 0.5, color="#dddddd", linewidth=0.8)
     axes.set_yticks(range(len(rows)), rows)
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)
     axes.xaxis.get_major_locator().set_params(nbins=5)
+
+
+def epochs_to(
+    axes: Any, shown: Shown, rows: Sequence[str], held: Sequence[Sequence[Estimate]], title: str, reward: str,
+    unit: str = "epochs", *, legend: bool = False,
+) -> None:  # fmt: skip
+    """Epochs to levels of a reward, ``rows``: :func:`dots` by arm, then by level."""
+    if rows:
+        dots(axes, shown, rows, held, legend=legend)
+    else:
+        axes.text(0.5, 0.5, "no threshold: see the table", ha="center", transform=axes.transAxes)
+    never = any(e.mean is None for own in held for e in own)
+    palette.plain(axes, title, f"{unit} (x: never)" if never else unit, reward, grid="x")
+    axes.xaxis.get_major_locator().set_params(integer=True)

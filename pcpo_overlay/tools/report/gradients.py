@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from pcpo_overlay.tools import palette
-from pcpo_overlay.tools.faults import printable
 from pcpo_overlay.tools.report import draw
-from pcpo_overlay.tools.report.arms import Arm, Shown
+from pcpo_overlay.tools.report.arms import Shown
 from pcpo_overlay.tools.report.measures import Chapter, Column, Measures, end
 
 DEFINITIONS = {
@@ -34,12 +33,6 @@ CHAPTER = Chapter(
 )
 
 
-def layers(arms: Iterable[Arm]) -> list[str]:
-    """The names of the layers that mean and variance are of."""
-    lines = (line for arm in arms for run in arm.runs for line in run.epochs)
-    return sorted({printable(line["grad_layer"]) for line in lines if line.get("grad_layer")})
-
-
 def figures(shown: Shown, arms: Sequence[Measures]) -> dict[str, Any]:
     """Each number by epoch, and below it early against late."""
     keys = CHAPTER.recorded(arms)
@@ -51,8 +44,8 @@ def figures(shown: Shown, arms: Sequence[Measures]) -> dict[str, Any]:
     for column, key in enumerate(keys):
         above, below = grid[0][column], grid[1][column]
         draw.curves(above, shown, [arm.curves[key] for arm in arms], CHAPTER.curves[key])
-        ends = [[arm.numbers[f"{key}_early"], arm.numbers[f"{key}_late"]] for arm in arms]
-        held = [[e if e.mean is not None else None for e in own] for own in ends]
+        ends = [[arm.numbers[f"{key}_{when}"] for when in ("early", "late")] for arm in arms]
+        held = [[None if e.mean is None else e for e in own] for own in ends]
         draw.dots(below, shown, ["first epochs", "last epochs"], held)
         palette.plain(below, xlabel=CHAPTER.curves[key], grid="x")
         below.xaxis.get_major_locator().set_params(nbins=4)
@@ -60,6 +53,4 @@ def figures(shown: Shown, arms: Sequence[Measures]) -> dict[str, Any]:
         above.yaxis.set_major_formatter("{x:.3g}")
         if column:
             below.set_yticklabels([])
-    draw.heading(figure, CHAPTER.heading, draw.caption(shown))
-    palette.legend_below(figure, grid[0][0])
-    return {"gradients": figure}
+    return {"gradients": draw.finished(figure, grid[0][0], CHAPTER.heading, draw.caption(shown))}

@@ -8,13 +8,15 @@ from typing import Any
 
 from pcpo_overlay.tools import palette
 from pcpo_overlay.tools.report import draw, stats
-from pcpo_overlay.tools.report.arms import Arm, Shown
+from pcpo_overlay.tools.report.arms import Shown
 from pcpo_overlay.tools.report.stats import Curve, Estimate
 from pcpo_overlay.tools.report.text import number, table
+from pcpo_overlay.tools.runs.arms import Arm
 from pcpo_overlay.tools.runs.run import Run
 
 #: A number of an arm, from its runs and the baseline's.
 Measure = Callable[[Sequence[Run], Sequence[Run]], Estimate]
+Reduce = Callable[[Iterable[float]], float | None]
 
 
 @dataclass(frozen=True)
@@ -60,21 +62,17 @@ class Chapter:
     def describe(self, arm: Arm, measured: Arm, baseline: Arm, window: int) -> Measures:
         """An arm: numbers of its runs as far as ``measured`` goes, against such a baseline; curves of the whole."""
         numbers = {name: column.of(measured.runs, baseline.runs) for name, column in self.columns.items()}
-        return Measures(numbers, {key: arm.curve(key, window) for key in self.curves})
+        return Measures(numbers, {key: stats.curve(arm.runs, key, window) for key in self.curves})
 
     def table(self, shown: Shown, arms: Sequence[Measures], note: str = "") -> tuple[str, str]:
         """Title and Markdown; ``note`` is added to the chapter's."""
-        columns = {
-            name: column
+        columns = [
+            [column.head, *(column.shown(arm.mean(name)) for arm in arms)]
             for name, column in self.columns.items()
             if not column.optional or any(arm.mean(name) is not None for arm in arms)
-        }
-        rows = [
-            [told.name, *(column.shown(arm.mean(name)) for name, column in columns.items())]
-            for told, arm in zip(shown.arms, arms, strict=True)
         ]
-        text = table(["arm", *(column.head for column in columns.values())], rows, left=1)
-        return self.title, "\n\n".join(filter(None, [text, self.note + note]))
+        head, *rows = zip(["arm", *shown.names], *columns, strict=True)  # "ratio" may head several
+        return self.title, "\n\n".join(filter(None, [table(head, rows, left=1), self.note + note]))
 
     def recorded(self, arms: Sequence[Measures]) -> list[str]:
         """The curves that any arm has."""
@@ -93,40 +91,29 @@ class Chapter:
             draw.curves(axes, shown, held, f"({'abcdef'[n]}) {self.curves[key]}", log=self.log)
         for axes in panels[len(keys) :]:
             axes.set_axis_off()
-        draw.heading(
-            figure, self.heading, draw.caption(shown) + ("; zeros are not drawn" if self.log else "")
-        )
-        palette.legend_below(figure, panels[0])
-        return figure
+        zeros = "; zeros are not drawn" if self.log else ""
+        return draw.finished(figure, panels[0], self.heading, draw.caption(shown) + zeros)
 
 
-def every(key: str) -> Measure:
-    """The mean over every epoch of every run."""
-    return lambda runs, _: Estimate(stats.mean(v for run in runs for v in run.series(key)))
+def _over(runs: Sequence[Run], key: str, reduce: Reduce) -> float | None:
+    return reduce(value for run in runs for value in run.series(key))
 
 
-def on_policy(key: str, minus: float = 0.0) -> Measure:
-    """The same over the first optimizer steps of the epochs, less a number."""
-    return lambda runs, _: Estimate(stats.mean(v - minus for run in runs for v in run.on_policy(key)))
-
-
-def highest(key: str) -> Measure:
-    """The highest of every epoch of every run."""
-    return lambda runs, _: Estimate(max((v for run in runs for v in run.series(key)), default=None))
-
-
-def median(key: str) -> Measure:
-    """The median over every epoch of every run."""
-    return lambda runs, _: Estimate(_median(runs, key))
+def over_all(key: str, reduce: Reduce = stats.mean) -> Measure:
+    """Mean, or what else is given, over every epoch of every run."""
+    return lambda runs, _: Estimate(_over(runs, key, reduce))
 
 
 def against(key: str) -> Measure:
-    """That median against the baseline's."""
-    return lambda runs, baseline: Estimate(stats.ratio(_median(runs, key), _median(baseline, key)))
+    """The median over every epoch of every run against the baseline's."""
+    return lambda runs, baseline: Estimate(
+        stats.ratio(_over(runs, key, stats.median), _over(baseline, key, stats.median))
+    )
 
 
-def _median(runs: Iterable[Run], key: str) -> float | None:
-    return stats.median(v for run in runs for v in run.series(key))
+def on_policy(key: str, minus: float = 0.0) -> Measure:
+    """The mean over the first optimizer steps of the epochs, less a number."""
+    return lambda runs, _: Estimate(stats.mean(v - minus for run in runs for v in run.on_policy(key)))
 
 
 def end(key: str, which: int) -> Measure:

@@ -10,15 +10,15 @@ from __future__ import annotations
 import math
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pcpo_overlay.tools.faults import printable
 from pcpo_overlay.tools.report import quality
-from pcpo_overlay.tools.report.arms import Arm
-from pcpo_overlay.tools.report.text import number, reward, table
+from pcpo_overlay.tools.report.text import number, reward, signed, table
 from pcpo_overlay.tools.runs import policies
+from pcpo_overlay.tools.runs.arms import Arm
 from pcpo_overlay.tools.runs.labels import names
 from pcpo_overlay.tools.runs.run import Run
 
@@ -110,10 +110,9 @@ def fit(observations: Sequence[Observation]) -> Fit:
         CannotFit: there is nothing to fit, or the fit failed.
         ImportError: statsmodels is missing; the message names the extra to install.
     """
-    cells = {(o.algorithm, o.batch) for o in observations}
     batches = sorted({o.batch for o in observations})
-    missing = [(a, b) for b in batches for a in (0, 1) if (a, b) not in cells]
-    if missing or not cells:
+    cells = {(o.algorithm, o.batch) for o in observations}
+    if not cells or cells != {(a, b) for b in batches for a in (0, 1)}:
         raise CannotFit("an arm has no run" + (" at one of the batch sizes" if len(batches) > 1 else ""))
     if len({o.prompt for o in observations}) < 2:
         raise CannotFit("a random intercept per prompt takes several prompts")
@@ -126,27 +125,18 @@ def fit(observations: Sequence[Observation]) -> Fit:
 
     result, complaints = _fit([(v - mean) / scale for v in values], observations, len(batches) > 1)
     names = EFFECTS if len(batches) > 1 else EFFECTS[:1]
-    effects = [
-        Effect(
-            name,
-            _finite(float(result.fe_params[n]) * scale),
-            _finite(float(result.bse_fe[n]) * scale),
-            _finite(float(result.pvalues[n])),
-        )
-        for n, name in enumerate(names, start=1)
-    ]
+    fitted = zip(
+        names, result.fe_params[1:] * scale, result.bse_fe[1:] * scale, result.pvalues[1:], strict=False
+    )
+    effects = [Effect(name, *map(_finite, held)) for name, *held in fitted]
     intercepts = float(result.cov_re[0, 0])
     notes = [] if result.converged else ["did not converge"]
     if intercepts < 1e-6 or any("boundary" in complaint for complaint in complaints):
         notes.append("singular: the prompts' intercepts are estimated to have no variance")
     if result.scale < 1e-6:
         notes.append("nothing is left within the prompts, so errors and p mean nothing")
-    return Fit(
-        effects,
-        _finite(intercepts * scale**2),
-        _finite(float(result.scale) * scale**2),
-        notes + [c for c in complaints if not _SAID_ALREADY.match(c)],
-    )
+    notes += [c for c in complaints if not _SAID_ALREADY.match(c)]
+    return Fit(effects, _finite(intercepts * scale**2), _finite(result.scale * scale**2), notes)
 
 
 def _fit(
@@ -177,76 +167,57 @@ def _fit(
 
 
 def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+    return float(value) if math.isfinite(value) else None
 
 
 def describe_all(
     arms: Sequence[Arm], baseline: Arm, thresholds: Sequence[float] | None = None
 ) -> list[MixedModel]:
-    """One model for each arm but the baseline, over the evaluated runs of both, of all batch sizes."""
-    held, _ = policies.evaluated([run for arm in arms for run in arm.runs])
-    paths = {run.path for run in held}
-    by_label = {arm.label: [run for run in arm.runs if run.path in paths] for arm in arms}
-    return [
-        describe(arms[0].upstream, by_label, baseline.label, label, thresholds)
-        for label, runs in by_label.items()
-        if label != baseline.label and runs and by_label[baseline.label]
-    ]
+    """One model for each arm but the baseline, over the evaluated runs of both, of all batch sizes.
 
-
-def describe(
-    upstream: str,
-    arms: Mapping[str, Sequence[Run]],
-    baseline: str,
-    arm: str,
-    thresholds: Sequence[float] | None = None,
-) -> MixedModel:
-    """The model of each metric for one arm against the baseline.
-
-    Args:
-        upstream: the runs'.
-        arms: evaluated runs by label, of every batch size.
-        baseline, arm: two of the labels.
-        thresholds: levels of reward; None lets :func:`quality.levels` choose them from the runs of both. The highest
-            that every run passes is taken.
-
-    Returns:
-        Runs of a batch size that only one of the two arms has are left out, which ``notes`` says.
+    They are taken at the highest level of reward that every run passes: of those given, or that :func:`quality.levels`
+    chooses from the runs of both.
     """
-    runs = [
-        (algorithm, run.samples_per_epoch, run)
-        for algorithm, label in enumerate((baseline, arm))
-        for run in arms[label]
-    ]
-    of_arm = [{size for a, size, _ in runs if a == algorithm and size is not None} for algorithm in (0, 1)]
+    kept, _ = policies.evaluated(arms)
+    models = []
+    for label, runs in kept.items():
+        if label != baseline.label and runs and kept[baseline.label]:
+            model = MixedModel(baseline.upstream, baseline.label, label, [], 0, None, None, {}, [])
+            _describe(model, (kept[baseline.label], runs), thresholds)
+            models.append(model)
+    return models
+
+
+def _describe(
+    model: MixedModel, arms: tuple[Sequence[Run], Sequence[Run]], thresholds: Sequence[float] | None
+) -> None:
+    """Fill in the model of two arms' runs; those of a batch size that only one has are left out, which is noted."""
+    of_arm = [{size for run in runs if (size := run.samples_per_epoch) is not None} for runs in arms]
     shared = of_arm[0] & of_arm[1]
     alone = of_arm[0] ^ of_arm[1] if shared else set()
-    runs = [(algorithm, size, run) for algorithm, size, run in runs if size not in alone]
-    sizes = sorted({size for _, size, _ in runs if size is not None})
-    model = MixedModel(upstream, baseline, arm, sizes, len(runs), None, None, {}, [])
+    runs = [(a, run) for a in (0, 1) for run in arms[a] if run.samples_per_epoch not in alone]
+    model.batch_sizes, model.runs = sorted((of_arm[0] | of_arm[1]) - alone), len(runs)
+    sizes = model.batch_sizes
     if alone:
         told, kept = (" and ".join(map(str, sorted(held))) for held in (alone, shared))
         model.notes.append(f"of {kept} samples an epoch alone: of {told} there are runs of one arm only")
     if len(sizes) > 2:
         told = ", ".join(map(str, sizes))
         model.notes.append(f"the model is of two batch sizes, and these runs are of {told}; leave some out")
-        return model
-    ways = [policies.points(run) for *_, run in runs]
-    choice = list(thresholds) if thresholds is not None else quality.levels([run for *_, run in runs])
+        return
+    ways = [policies.points(run) for _, run in runs]
+    choice = quality.levels([run for _, run in runs], thresholds)
     passed = [level for level in choice if all(policies.at_reward(way, level) is not None for way in ways)]
     if not passed:
-        flat = [
-            f"`{printable(run.path.parent.name)}/{run.name}`" for *_, run in runs if not quality.levels([run])
-        ]
+        flat = [f"`{printable(r.path.parent.name)}/{r.name}`" for _, r in runs if not quality.levels([r])]
         told = f"; never above the model it began as: {', '.join(flat)}" if flat else ""
         model.notes.append(f"no level of reward that every one of these runs passes{told}")
-        return model
+        return
     model.reward = max(passed)
-    matched = [policies.at_reward(way, model.reward) for way in ways]
     rows = [
-        (prompt, algorithm, int(size != sizes[0]) if sizes else 0, values)
-        for (algorithm, size, _), point in zip(runs, matched, strict=True)
-        if point is not None
+        (prompt, algorithm, int(run.samples_per_epoch != sizes[0]) if sizes else 0, values)
+        for (algorithm, run), way in zip(runs, ways, strict=True)
+        if (point := policies.at_reward(way, model.reward)) is not None
         for prompt, values in point.prompts.items()
     ]
     model.prompts = len({prompt for prompt, *_ in rows})
@@ -260,7 +231,6 @@ def describe(
             model.notes.append(str(missing))
             model.metrics = {}
             break
-    return model
 
 
 def model_table(model: MixedModel) -> str:
@@ -275,15 +245,8 @@ def model_table(model: MixedModel) -> str:
     for effect in EFFECTS if len(sizes) == 2 else EFFECTS[:1]:
         for metric, fitted in sorted(model.metrics.items()):
             held = next((e for e in fitted.effects if e.effect == effect), Effect(effect, None, None, None))
-            p = held.p_value
-            rows.append(
-                [
-                    effect,
-                    "Fréchet distance" if metric == "frechet" else metric,
-                    "-" if held.coefficient is None else f"{held.coefficient:+.4g}",
-                    number(held.std_error, 3),
-                    "-" if p is None else f"{p:.3f}" if p >= 0.001 else "< 0.001",
-                    "; ".join(fitted.notes),
-                ]
-            )
+            p = "-" if held.p_value is None else f"{held.p_value:.3f}" if held.p_value >= 0.001 else "< 0.001"
+            name = "Fréchet distance" if metric == "frechet" else metric
+            cells = [signed(held.coefficient), number(held.std_error, 3), p, "; ".join(fitted.notes)]
+            rows.append([effect, name, *cells])
     return told + "\n\n" + table(["effect", "metric", "coefficient", "std. error", "p", "fit"], rows, left=2)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pcpo_overlay.tools import palette
 from pcpo_overlay.tools.report import draw, quality, speed
 from pcpo_overlay.tools.report.arms import Shown
-from pcpo_overlay.tools.report.compare import Comparison
-from pcpo_overlay.tools.report.text import reward
 from pcpo_overlay.trainers import TRAINERS
+
+if TYPE_CHECKING:
+    from pcpo_overlay.tools.report.compare import Comparison
 
 
 def figures(shown: Shown, comparison: Comparison) -> dict[str, Any]:
@@ -33,7 +34,7 @@ def figures(shown: Shown, comparison: Comparison) -> dict[str, Any]:
     if evaluated is not None and evaluated.levels:
         quality.epochs_panel(fourth, shown, evaluated, "(d) epochs to reach an evaluated reward")
     else:
-        _training_epochs(fourth, shown, comparison.thresholds)
+        speed.epochs_panel(fourth, shown, comparison.thresholds, "(d) epochs to reach a training reward")
     trainer = TRAINERS.get(shown.upstream)
     title = trainer.title if trainer else shown.upstream
     size = "" if comparison.batch_size is None else f", {comparison.batch_size} samples an epoch"
@@ -41,22 +42,4 @@ def figures(shown: Shown, comparison: Comparison) -> dict[str, Any]:
     small = draw.caption(shown) + few
     if shown.samplers_differ and evaluated is None:
         small += "; the arms draw with different samplers, so their training rewards do not compare them"
-    draw.heading(figure, f"{title}{size}", small)
-    palette.legend_below(figure, first)
-    return {"overview": figure}
-
-
-def _training_epochs(axes: Any, shown: Shown, held: speed.Speed) -> None:
-    """Epochs to each threshold of the training reward."""
-    rows = [reward(level.reward, shown.digits) for level in held.levels]
-    estimates = [speed.estimates(held, n) for n in range(len(shown.arms))]
-    if rows:
-        draw.dots(axes, shown, rows, estimates)
-    else:
-        axes.text(0.5, 0.5, "no threshold: see the table", ha="center", transform=axes.transAxes)
-    never = any(e.mean is None for own in estimates for e in own)
-    palette.plain(
-        axes, "(d) epochs to reach a training reward", "epochs (x: never)" if never else "epochs",
-        "training reward", grid="x",
-    )  # fmt: skip
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    return {"overview": draw.finished(figure, first, f"{title}{size}", small)}

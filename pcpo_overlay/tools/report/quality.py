@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pcpo_overlay.tools import palette
 from pcpo_overlay.tools.faults import printable
-from pcpo_overlay.tools.report import draw, stats
-from pcpo_overlay.tools.report.arms import Material, Shown
+from pcpo_overlay.tools.report import draw, stats, text
+from pcpo_overlay.tools.report.arms import Material, Shown, ShownArm
 from pcpo_overlay.tools.report.stats import Curve, Estimate
-from pcpo_overlay.tools.report.text import digits_apart, estimated, number, percent, table
-from pcpo_overlay.tools.report.text import epochs as printed_epochs
-from pcpo_overlay.tools.report.text import reward as told
+from pcpo_overlay.tools.report.text import estimated, number, signed, table
 from pcpo_overlay.tools.runs import policies
-from pcpo_overlay.tools.runs.policies import Point
 from pcpo_overlay.tools.runs.run import Run
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 TITLE = "Epochs to reach an evaluated reward"
 DEFINITIONS = {
@@ -47,18 +46,17 @@ METRICS = {
     "frechet_prompt": "Fréchet distance, by prompt",
     "frechet": "Fréchet distance, all prompts",
 }
+_MEASURED = ("reward", *METRICS)
 NO_MATCH = (
     "No level of reward: at least one run's evaluated reward never rose above that of the model it began as."
 )
 
 
-def levels(runs: Sequence[Run]) -> list[float]:
-    """Levels of reward that every one of these evaluated runs passes, by the rule of :func:`stats.levels`."""
+def levels(runs: Sequence[Run], given: Sequence[float] | None = None) -> list[float]:
+    """Those given, or levels that every one of these evaluated runs passes, by the rule of :func:`stats.levels`."""
     ways = [policies.points(run) for run in runs]
-    return stats.levels([way[0].reward for way in ways], [max(p.reward for p in way) for way in ways])
-
-
-# ------------------------------------------------------------------- the data
+    chosen = stats.levels([way[0].reward for way in ways], [max(p.reward for p in way) for way in ways])
+    return chosen if given is None else list(given)
 
 
 @dataclass(frozen=True)
@@ -118,16 +116,7 @@ class Way:
 
 @dataclass(frozen=True)
 class Quality:
-    """The chapter's numbers.
-
-    Attributes:
-        settings: that the images were drawn with.
-        policies: evaluated, of each run.
-        levels: of matched reward.
-        last: the last common checkpoint.
-        rewards: the evaluated reward by epochs of training, of each arm.
-        ways: the policies of each run, of each arm.
-    """
+    """How images were drawn, of how many policies a run; at levels and the last checkpoint; by arm, and by run."""
 
     settings: dict[str, Any]
     policies: list[int]
@@ -139,13 +128,10 @@ class Quality:
 
 def describe(material: Material) -> tuple[Quality | None, list[str]]:
     """The quality of the evaluated runs, and warnings; None where no run was evaluated."""
-    held, warnings = policies.evaluated(material.runs)
-    if not held:
+    arms, warnings = policies.evaluated(material.arms)
+    if not arms:
         return None, warnings
-    paths = {run.path for run in held}
-    arms = {arm.label: [run for run in arm.runs if run.path in paths] for arm in material.arms}
-    baseline = material.arms[material.baseline].label
-    return describe_arms(arms, baseline, material.thresholds), warnings
+    return describe_arms(arms, material.arms[material.baseline].label, material.thresholds), warnings
 
 
 def describe_arms(
@@ -160,15 +146,20 @@ def describe_arms(
     """
     runs = [run for members in arms.values() for run in members]
     settings = runs[0].quality[0].get("settings", {})
-    chosen = list(thresholds) if thresholds is not None else levels(runs)
     return Quality(
         {key: settings.get(key) for key in ("samples", "seed", "sampler", "reward")},
         [len(run.quality) for run in runs],
-        [_level(arms, baseline, level) for level in chosen],
-        _last(arms),
-        [_rewards(members) for members in arms.values()],
+        [_level(arms, baseline, level) for level in levels(runs, thresholds)],
+        _last({label: [policies.way(run) for run in members] for label, members in arms.items()}),
+        [stats.curve(members, lambda run: policies.way(run)["reward"], 1) for members in arms.values()],
         [[_way(run) for run in members] for members in arms.values()],
     )
+
+
+def _way(run: Run) -> Way:
+    held = policies.points(run)
+    values = {key: [point.values[key] for point in held] for key in _MEASURED}
+    return Way(run.name, run.seed, [point.epoch for point in held], values)
 
 
 def _metrics(held: Sequence[Mapping[str, float]]) -> dict[str, Any]:
@@ -176,21 +167,12 @@ def _metrics(held: Sequence[Mapping[str, float]]) -> dict[str, Any]:
 
 
 def _level(arms: Mapping[str, Sequence[Run]], baseline: str, level: float) -> QualityLevel:
-    reached: dict[str, dict[tuple[int | None, int], Point]] = {}
-    for label, members in arms.items():
-        reached[label] = {}
-        seeds: Counter[int | None] = Counter()  # a seed may be there twice
-        for run in members:
-            seeds[run.seed] += 1
-            point = policies.at_reward(policies.points(run), level)
-            if point is not None:
-                reached[label][run.seed, seeds[run.seed]] = point
-    reference = reached.get(baseline, {})
-    described = []
+    reached = {label: policies.matched(members, level) for label, members in arms.items()}
+    reference, described = reached.get(baseline, {}), []
     for label, own in reached.items():
         differences = [
-            {key: own[seed].values[key] - reference[seed].values[key] for key in METRICS}
-            for seed in own
+            {key: point.values[key] - reference[seed].values[key] for key in METRICS}
+            for seed, point in own.items()
             if seed in reference
         ]
         described.append(
@@ -204,131 +186,97 @@ def _level(arms: Mapping[str, Sequence[Run]], baseline: str, level: float) -> Qu
     return QualityLevel(level, described)
 
 
-def _last(arms: Mapping[str, Sequence[Run]]) -> LastCheckpoint:
+def _last(arms: Mapping[str, Sequence[pd.DataFrame]]) -> LastCheckpoint:
     """The numbers at the last checkpoint that every run has, and of the base model."""
-    by_run = {
-        run.path: {int(p.epoch): p.values for p in policies.points(run)}
-        for members in arms.values()
-        for run in members
-    }
-    shared = set.intersection(*(set(held) for held in by_run.values()))
-    last = max((epoch for epoch in shared if epoch > 0), default=None)
-    base = next((held[0] for held in by_run.values() if 0 in held), None)
-    described = []
-    for label, members in arms.items():
-        ends = [] if last is None else [by_run[run.path][last] for run in members]
-        described.append(
-            ArmAtEnd(
-                label=label,
-                reward=stats.estimate([values["reward"] for values in ends]),
-                **_metrics(ends) | {"runs": len(members)},
-            )
-        )
-    return LastCheckpoint(
-        last, None if base is None else {key: base[key] for key in ("reward", *METRICS)}, described
+    every = [way for ways in arms.values() for way in ways]
+    last = max(set.intersection(*(set(way.index[way.index > 0].tolist()) for way in every)), default=None)
+    base = next(
+        (
+            dict(zip(_MEASURED, way.loc[0, [*_MEASURED]].tolist(), strict=True))
+            for way in every
+            if 0 in way.index
+        ),
+        None,
     )
-
-
-def _rewards(members: Sequence[Run]) -> Curve:
-    import pandas as pd
-
-    by_run = [
-        pd.Series({int(p.epoch): p.reward for p in policies.points(run)}, dtype="float64") for run in members
-    ]
-    return stats.curve([(run.name, run.seed) for run in members], by_run, 1)
-
-
-def _way(run: Run) -> Way:
-    held = policies.points(run)
-    values = {key: [point.values[key] for point in held] for key in ("reward", *METRICS)}
-    return Way(run.name, run.seed, [point.epoch for point in held], values)
-
-
-# ------------------------------------------------------------------ the tables
+    described = []
+    for label, ways in arms.items():
+        ends = [] if last is None else [way.loc[last].to_dict() for way in ways]
+        reward = stats.estimate([values["reward"] for values in ends])
+        described.append(ArmAtEnd(label=label, reward=reward, **_metrics(ends) | {"runs": len(ways)}))
+    return LastCheckpoint(last, base, described)
 
 
 def tables(shown: Shown, quality: Quality) -> list[tuple[str, str]]:
     """Titles and Markdown."""
-    return [
-        (TITLE, epochs_table(shown, quality)),
-        ("Quality at matched reward", _quality_table(shown, quality)),
-        ("Quality at matched reward, difference to the baseline", _difference_table(shown, quality)),
-        ("Quality at the last checkpoint", _last_table(shown, quality)),
-    ]
+    at_levels = {
+        TITLE: _epochs_table,
+        "Quality at matched reward": _quality_table,
+        "Quality at matched reward, difference to the baseline": _difference_table,
+    }
+    made = [(title, of(shown, quality) if quality.levels else NO_MATCH) for title, of in at_levels.items()]
+    return [*made, ("Quality at the last checkpoint", _last_table(shown, quality))]
 
 
 def level_names(quality: Quality) -> list[str]:
     """The levels of reward with as many digits as it takes to tell them apart."""
     held = [level.reward for level in quality.levels]
-    return [told(level, digits_apart(held)) for level in held]
+    return [text.reward(level, text.digits_apart(held)) for level in held]
 
 
-def epochs_table(shown: Shown, quality: Quality) -> str:
+def _epochs_table(shown: Shown, quality: Quality) -> str:
     """Levels down, arms across: epochs to reach an evaluated reward, and the speed-up against the baseline."""
-    if not quality.levels:
-        return NO_MATCH
-    head = ["evaluated reward"]
-    for n, name in enumerate(shown.names):
-        head += [name] if n == shown.baseline else [name, "speed-up"]
-    rows, some = [], False
+    some, rows = "", []
     for name, level in zip(level_names(quality), quality.levels, strict=True):
-        reference, row = level.arms[shown.baseline], [name]
-        for n, (arm, own) in enumerate(zip(shown.arms, level.arms, strict=True)):
-            few = 0 < own.runs < arm.seeds
-            some |= few
-            row.append(
-                estimated(own.epochs, printed_epochs) + (f" ({own.runs} of {arm.seeds})" if few else "")
+        reference, cells = level.arms[shown.baseline], []
+        for arm, own in zip(shown.arms, level.arms, strict=True):
+            few = f" ({own.runs} of {arm.seeds})" if 0 < own.runs < arm.seeds else ""
+            some = some or few
+            speedup = stats.speedup_percent(reference.epochs.mean, own.epochs.mean)
+            comparable = own.runs == reference.runs
+            cells.append(
+                (estimated(own.epochs, text.epochs) + few, text.percent(speedup) if comparable else "-")
             )
-            if n != shown.baseline:
-                speedup = stats.speedup_percent(reference.epochs.mean, own.epochs.mean)
-                row.append(percent(speedup) if own.runs == reference.runs else "-")
-        rows.append(row)
-    text = "Mean over seeds, in brackets the bootstrap interval of 95%; speed-up: of the means."
-    if some:
-        text += " In parentheses: how many seeds reach it, of which the mean is."
-    return table(head, rows) + f"\n\n{text} {_drawn(quality)}"
+        rows.append((name, cells))
+    note = "Mean over seeds, in brackets the bootstrap interval of 95%; speed-up: of the means."
+    note += " In parentheses: how many seeds reach it, of which the mean is." if some else ""
+    made = text.speedups("evaluated reward", shown.names, shown.baseline, rows)
+    return f"{made}\n\n{note} {_drawn(quality)}"
+
+
+def _arms(shown: Shown, quality: Quality) -> Iterator[tuple[str, ShownArm, ArmAtLevel]]:
+    """Every level, and every arm there."""
+    for name, level in zip(level_names(quality), quality.levels, strict=True):
+        for arm, own in zip(shown.arms, level.arms, strict=True):
+            yield name, arm, own
 
 
 def _quality_table(shown: Shown, quality: Quality) -> str:
     """Levels of reward and arms down, what was measured across."""
-    if not quality.levels:
-        return NO_MATCH
-    rows = []
-    for name, level in zip(level_names(quality), quality.levels, strict=True):
-        for arm, own in zip(shown.arms, level.arms, strict=True):
-            cells = [estimated(held) for held in (own.epochs, *_of(own))]
-            rows.append([name, arm.name, f"{own.runs} of {arm.seeds}", *cells])
-    return (
-        table(["reward", "arm", "seeds", "epochs", *METRICS.values()], rows, left=2)
-        + f"\n\n{_drawn(quality)}"
-    )
+    rows = [
+        [name, arm.name, f"{own.runs} of {arm.seeds}", *map(estimated, (own.epochs, *_of(own)))]
+        for name, arm, own in _arms(shown, quality)
+    ]
+    made = table(["reward", "arm", "seeds", "epochs", *METRICS.values()], rows, left=2)
+    return f"{made}\n\n{_drawn(quality)}"
 
 
 def _of(held: Metrics) -> list[Estimate]:
     return [getattr(held, key) for key in METRICS]
 
 
-def _signed(value: float | None) -> str:
-    return "-" if value is None else f"{value:+.4g}"
-
-
 def _difference_table(shown: Shown, quality: Quality) -> str:
-    if not quality.levels:
-        return NO_MATCH
-    rows = [
-        [
-            name,
-            arm.name,
-            str(own.difference.runs),
-            *(estimated(held, _signed) for held in _of(own.difference)),
-        ]
-        for name, level in zip(level_names(quality), quality.levels, strict=True)
-        for arm, own in zip(shown.arms, level.arms, strict=True)
+    differences = [
+        (name, arm.name, own.difference)
+        for name, arm, own in _arms(shown, quality)
         if own.difference is not None
     ]
-    if not rows:
+    if not differences:
         return "There is no other arm than the baseline."
-    few = all(int(row[2]) < stats.LEAST_SEEDS for row in rows)
+    rows = [
+        [name, arm, str(held.runs), *(estimated(e, signed) for e in _of(held))]
+        for name, arm, held in differences
+    ]
+    few = all(held.runs < stats.LEAST_SEEDS for *_, held in differences)
     note = (
         f"\n\nNo bootstrap intervals: they take {stats.LEAST_SEEDS} seeds that both arms have." if few else ""
     )
@@ -336,21 +284,18 @@ def _difference_table(shown: Shown, quality: Quality) -> str:
 
 
 def _last_table(shown: Shown, quality: Quality) -> str:
-    last = quality.last
+    last, base = quality.last, quality.last.base
     if last.epoch is None:
         return "The runs have no checkpoint of the same epoch."
-
-    def rewarded(value: float | None) -> str:
-        return told(value, shown.digits)
-
-    rows = []
-    if last.base is not None:
-        base = last.base
-        rows.append(["(base model)", "", rewarded(base["reward"]), *(number(base[key]) for key in METRICS)])
-    for arm, own in zip(shown.arms, last.arms, strict=True):
-        rows.append([arm.name, str(own.runs), estimated(own.reward, rewarded), *map(estimated, _of(own))])
-    text = table(["arm", "seeds", "reward", *METRICS.values()], rows, left=1)
-    return f"{text}\n\nAfter {last.epoch} epochs of training, the last that every evaluated run has a checkpoint of."
+    rows = [
+        [arm.name, str(own.runs), estimated(own.reward, shown.reward), *map(estimated, _of(own))]
+        for arm, own in zip(shown.arms, last.arms, strict=True)
+    ]
+    if base is not None:
+        measured = [number(base[key]) for key in METRICS]
+        rows.insert(0, ["(base model)", "", shown.reward(base["reward"]), *measured])
+    made = table(["arm", "seeds", "reward", *METRICS.values()], rows, left=1)
+    return f"{made}\n\nAfter {last.epoch} epochs of training, the last that every evaluated run has a checkpoint of."
 
 
 def _drawn(quality: Quality) -> str:
@@ -361,14 +306,12 @@ def _drawn(quality: Quality) -> str:
     )
     several = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else str(counts[0])
     few = any(arm.runs < stats.LEAST_SEEDS for level in quality.levels for arm in level.arms)
-    return printable(
+    told = (
         f"{settings['samples']} images a prompt and policy ({sampler}; native sampler in all arms), {several} policies "
         "a run, the model it began as among them."
-        + (f" Intervals take {stats.LEAST_SEEDS} seeds." if few else "")
     )
+    return printable(told + (f" Intervals take {stats.LEAST_SEEDS} seeds." if few else ""))
 
-
-# ----------------------------------------------------------------- the figures
 
 _PANELS = {
     "accuracy": ("accuracy", "right is better"),
@@ -382,45 +325,36 @@ def figures(shown: Shown, quality: Quality) -> dict[str, Any]:
     if not quality.levels:
         return {}
     others = [n for n in range(len(shown.arms)) if n != shown.baseline]
-    arms = others or [shown.baseline]
-    rows = level_names(quality)
+    arms, rows = others or [shown.baseline], level_names(quality)
+    at_level = [[level.arms[n] for level in quality.levels] for n in arms]
+    held = [[own.difference if others else own for own in by_level] for by_level in at_level]
     figure = palette.new_figure(12, 1.7 + 0.2 * len(rows) * (len(arms) + 1))
     panels = figure.subplots(1, len(_PANELS), sharey=True)
     for n, (axes, (key, (name, better))) in enumerate(zip(panels, _PANELS.items(), strict=True)):
-        held = [
-            [
-                getattr(held, key)
-                if (held := own.difference if others else own) is not None and held.runs
-                else None
-                for own in (level.arms[arm] for level in quality.levels)
-            ]
-            for arm in arms
-        ]
-        draw.dots(axes, shown, rows, held, arms=arms, legend=n == 0)
-        palette.plain(
-            axes, f"({'abc'[n]}) {name}", f"minus the baseline's ({better})" if others else name, grid="x"
-        )
+        estimates = [[getattr(e, key) if e is not None and e.runs else None for e in own] for own in held]
+        draw.dots(axes, shown, rows, estimates, arms=arms, legend=n == 0)
+        below = f"minus the baseline's ({better})" if others else name
+        palette.plain(axes, f"({'abc'[n]}) {name}", below, grid="x")
         if others:
             axes.axvline(0, color=shown.arms[shown.baseline].look.colour, linewidth=1.2, zorder=0)
     panels[0].set_ylabel("at an evaluated reward of")
     intervals = any(own.epochs.low is not None for level in quality.levels for own in level.arms)
-    small = "dot: mean over seeds" + (
-        "; line: bootstrap interval of 95%" if intervals else "; too few seeds for intervals"
-    )
+    small = "line: bootstrap interval of 95%" if intervals else "too few seeds for intervals"
     small += f"; grey line: {shown.names[shown.baseline]}" if others else ""
-    draw.heading(figure, "What the policies draw when they have the same evaluated reward", small)
-    palette.legend_below(figure, panels[0])
-    return {"quality": figure}
+    title = "What the policies draw when they have the same evaluated reward"
+    return {"quality": draw.finished(figure, panels[0], title, f"dot: mean over seeds; {small}")}
 
 
 def epochs_panel(axes: Any, shown: Shown, quality: Quality, title: str, *, legend: bool = False) -> None:
     """Epochs to each level of evaluated reward, with their intervals."""
     held = [[level.arms[n].epochs for level in quality.levels] for n in range(len(shown.arms))]
-    draw.dots(axes, shown, level_names(quality), held, legend=legend)
-    palette.plain(axes, title, "epochs of training (x: never)" if _never(held) else "epochs of training",
-                  "evaluated reward", grid="x")  # fmt: skip
-    axes.xaxis.get_major_locator().set_params(integer=True)
-
-
-def _never(held: Sequence[Sequence[Estimate]]) -> bool:
-    return any(e.mean is None for own in held for e in own)
+    draw.epochs_to(
+        axes,
+        shown,
+        level_names(quality),
+        held,
+        title,
+        "evaluated reward",
+        "epochs of training",
+        legend=legend,
+    )

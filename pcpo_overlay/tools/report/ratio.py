@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
-from pcpo_overlay.tools.report.arms import Arm, Shown
-from pcpo_overlay.tools.report.measures import Chapter, Column, Measures, every, highest, on_policy
+from pcpo_overlay.tools.report import stats
+from pcpo_overlay.tools.report.measures import Chapter, Column, on_policy, over_all
 
 DEFINITIONS = {
     "policy ratio": "rho, the probability of a drawn step under the trained policy over that under the policy that "
@@ -22,17 +19,17 @@ CHAPTER = Chapter(
     "",
     {
         "ratio_mean": Column(
-            "mean of rho", every("ratio_mean"), lambda v: "-" if v is None else f"{v:.6f}"[:24]
+            "mean of rho", over_all("ratio_mean"), lambda v: "-" if v is None else f"{v:.6f}"[:24]
         ),
-        "ratio_std": Column("std of rho", every("ratio_std")),
+        "ratio_std": Column("std of rho", over_all("ratio_std")),
         "on_policy_ratio_mean_minus_1": Column(
             "mean of rho - 1, on-policy", on_policy("ratio_mean", minus=1)
         ),
         "on_policy_ratio_std": Column("std, on-policy", on_policy("ratio_std")),
-        "log_ratio_error_mean": Column("error of log rho, mean", every("log_ratio_error_mean")),
-        "log_ratio_error_max": Column("max", highest("log_ratio_error_max")),
-        "kl": Column("kl per step", every("kl"), optional=True),
-        "credit_std": Column("std of the credit", every("credit_std"), optional=True),
+        "log_ratio_error_mean": Column("error of log rho, mean", over_all("log_ratio_error_mean")),
+        "log_ratio_error_max": Column("max", over_all("log_ratio_error_max", stats.highest)),
+        "kl": Column("kl per step", over_all("kl"), optional=True),
+        "credit_std": Column("std of the credit", over_all("credit_std"), optional=True),
     },
     "The policy ratio",
     {
@@ -43,24 +40,3 @@ CHAPTER = Chapter(
     },
     log=True,
 )
-
-
-def warning(arms: Sequence[Arm], names: Sequence[str]) -> str | None:
-    """What a reader has to know where an older version recorded the credit under the ratio's name."""
-    named = [name for name, arm in zip(names, arms, strict=True) if _is_of_credit(arm)]
-    if not named:
-        return None
-    return (
-        f"{', '.join(named)}: recorded by a version that called the objective's credit the ratio in `full`: its "
-        "fraction outside, spread and error are in other units than the baseline's, and do not compare with it"
-    )
-
-
-def _is_of_credit(arm: Arm) -> bool:
-    columns = {key for run in arm.runs for line in run.epochs for key in line}
-    return arm.mode == "full" and "ratio_std" in columns and not any(c.startswith("credit_") for c in columns)
-
-
-def figures(shown: Shown, arms: Sequence[Measures]) -> dict[str, Any]:
-    """Its spread, how far log rho is from rho - 1, and what else was recorded, by epoch."""
-    return {"ratio": CHAPTER.figure(shown, arms)}

@@ -8,10 +8,10 @@ from typing import Any
 
 from pcpo_overlay.tools import palette
 from pcpo_overlay.tools.report import draw, stats
-from pcpo_overlay.tools.report.arms import Arm, Material, Shown
-from pcpo_overlay.tools.report.stats import Curve
-from pcpo_overlay.tools.report.text import reward as told
-from pcpo_overlay.tools.report.text import table
+from pcpo_overlay.tools.report.arms import Material, Shown
+from pcpo_overlay.tools.report.stats import Curve, Estimate
+from pcpo_overlay.tools.report.text import of_arms, over_seeds
+from pcpo_overlay.tools.runs.arms import Arm
 
 DEFINITIONS = {
     "epoch": "One round of sampling and the training on its samples, counted from 1 in tables and figures and from 0 "
@@ -40,18 +40,15 @@ class Reward:
 
 def describe(arm: Arm, measured: Arm, material: Material) -> Reward:
     """The training reward of an arm."""
-    curve = arm.curve("reward_mean", material.window)
+    curve = stats.curve(arm.runs, "reward_mean", material.window)
     smoothed = stats.moving_average(measured.mean("reward_mean"), material.window)
     if not len(smoothed):
         return Reward(None, None, None, None, None, None, curve)
-    last = smoothed.index[-1]
+    last = int(smoothed.index[-1])
     ends = [stats.moving_average(run.series("reward_mean"), material.window)[last] for run in measured.runs]
-    common = material.last_common
-    return Reward(
-        int(last), float(smoothed[last]), float(min(ends)), float(max(ends)),
-        float(smoothed[common]) if common is not None and common in smoothed.index else None,
-        float(smoothed.max()), curve,
-    )  # fmt: skip
+    shared = smoothed.get(material.last_common)
+    final, low, high, best = map(float, (smoothed[last], min(ends), max(ends), smoothed.max()))
+    return Reward(last, final, low, high, None if shared is None else float(shared), best, curve)
 
 
 def tables(shown: Shown, reward: Sequence[Reward], last_common: int | None) -> list[tuple[str, str]]:
@@ -59,16 +56,13 @@ def tables(shown: Shown, reward: Sequence[Reward], last_common: int | None) -> l
     shared = (
         "at the last common epoch" if last_common is None else f"at epoch {last_common + 1} (last common)"
     )
-    rows = []
-    for arm, held in zip(shown.arms, reward, strict=True):
-        final = told(held.final, shown.digits)
-        if arm.seeds > 1 and held.final is not None:
-            final += f" [{told(held.final_low, shown.digits)}, {told(held.final_high, shown.digits)}]"
-        rows.append(
-            [arm.name, final, told(held.at_last_common_epoch, shown.digits), told(held.best, shown.digits)]
-        )
-    text = table(["arm", "final", shared, "best"], rows, left=1)
-    return [("Training reward", f"{text}\n\nAll on the moving average.")]
+    ends = [Estimate(held.final, held.final_low, held.final_high) for held in reward]
+    columns = {
+        "final": [over_seeds(e, arm.seeds, shown.reward) for e, arm in zip(ends, shown.arms, strict=True)],
+        shared: [shown.reward(held.at_last_common_epoch) for held in reward],
+        "best": [shown.reward(held.best) for held in reward],
+    }
+    return [("Training reward", f"{of_arms(shown.names, columns)}\n\nAll on the moving average.")]
 
 
 def figures(shown: Shown, reward: Sequence[Reward], levels: list[float]) -> dict[str, Any]:
@@ -83,8 +77,5 @@ def figures(shown: Shown, reward: Sequence[Reward], levels: list[float]) -> dict
     axes.set_ylabel("training reward")
     small = f"{draw.caption(shown)}; thin lines: each epoch's mean over seeds"
     small += "; grey: thresholds" if levels else ""
-    if shown.samplers_differ:
-        small += "; the arms' samplers differ, so this does not compare them"
-    draw.heading(figure, "Reward of the training's own samples", small)
-    palette.legend_below(figure, axes)
-    return {"reward": figure}
+    small += "; the arms' samplers differ, so this does not compare them" if shown.samplers_differ else ""
+    return {"reward": draw.finished(figure, axes, "Reward of the training's own samples", small)}

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from pcpo_overlay.tools.report import stats
-from pcpo_overlay.tools.report.arms import Arm, Material, Shown
+from pcpo_overlay.tools.report import draw, stats
+from pcpo_overlay.tools.report.arms import Material, Shown
 from pcpo_overlay.tools.report.stats import Estimate, Interval
-from pcpo_overlay.tools.report.text import bracketed, epochs, or_dash, percent, reward, table
+from pcpo_overlay.tools.report.text import bracketed, epochs, or_dash, percent, speedups, table
+from pcpo_overlay.tools.runs.arms import common
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -74,55 +75,40 @@ def describe(material: Material) -> Speed:
     """Epochs to each level: on the moving average of the seed-mean curve, and on each seed's own."""
     rewards = [arm.mean("reward_mean") for arm in material.arms]
     smoothed = [stats.moving_average(curve, material.window) for curve in rewards]
-    held = [n for n, curve in enumerate(rewards) if len(curve)]
-    levels = (
-        stats.levels([rewards[n].iloc[0] for n in held], [smoothed[n].max() for n in held])
-        if material.thresholds is None
-        else list(material.thresholds)
-    )
+    levels = material.thresholds
+    if levels is None:
+        starts = [reward.iloc[0] for reward in rewards if len(reward)]
+        levels = stats.levels(starts, [curve.max() for curve in smoothed if len(curve)])
     own = [
         [stats.moving_average(run.series("reward_mean"), material.window) for run in arm.runs]
         for arm in material.arms
     ]
-    return Speed(
-        material.thresholds is None,
-        [_level(float(level), material, smoothed, own) for level in levels],
-    )
+    held = [Level(float(level), _arms(float(level), material, smoothed, own)) for level in levels]
+    return Speed(material.thresholds is None, held)
 
 
-def _level(
+def _arms(
     level: float, material: Material, smoothed: Sequence[pd.Series], own: Sequence[Sequence[pd.Series]]
-) -> Level:
-    baseline = material.arms[material.baseline]
-    reference = stats.epochs_to_reach(smoothed[material.baseline], level)
-    resampled = [_resampled(curves, level) for curves in own]
+) -> list[ArmReached]:
+    place, seeds = material.baseline, [[run.seed for run in arm.runs] for arm in material.arms]
+    reached = [stats.epochs_to_reach(curve, level) for curve in smoothed]
     by_seed = [[stats.epochs_to_reach(curve, level) for curve in curves] for curves in own]
+    resampled = [_resampled(curves, level) for curves in own]
+    twins = {s: e for s, e in zip(seeds[place], by_seed[place], strict=True) if seeds[place].count(s) == 1}
     arms = []
     for n, arm in enumerate(material.arms):
-        is_baseline = n == material.baseline
-        reached = stats.epochs_to_reach(smoothed[n], level)
-        seeds = []
-        for run, e in zip(arm.runs, by_seed[n], strict=True):
-            twins = [
-                r
-                for other, r in zip(baseline.runs, by_seed[material.baseline], strict=True)
-                if other.seed == run.seed
-            ]
-            speedup = stats.speedup_percent(twins[0], e) if len(twins) == 1 and not is_baseline else None
-            seeds.append(SeedReached(run.name, run.seed, e, speedup))
-        arms.append(
-            ArmReached(
-                arm.label,
-                reached,
-                stats.bootstrap(len(arm.runs), resampled[n].__getitem__),
-                None if is_baseline else stats.speedup_percent(reference, reached),
-                None
-                if is_baseline
-                else _speedup_interval(baseline, arm, resampled[material.baseline], resampled[n]),
-                seeds,
-            )
-        )
-    return Level(level, arms)
+        interval = stats.bootstrap(len(arm.runs), resampled[n].__getitem__)
+        speedup, speedup_interval, against = None, None, {}
+        if n != place:
+            speedup, against = stats.speedup_percent(reached[place], reached[n]), twins
+            if seeds[n] == seeds[place]:
+                speedup_interval = _speedup_interval(len(arm.runs), resampled[place], resampled[n])
+        of_seeds = [
+            SeedReached(run.name, run.seed, e, stats.speedup_percent(against.get(run.seed), e))
+            for run, e in zip(arm.runs, by_seed[n], strict=True)
+        ]
+        arms.append(ArmReached(arm.label, reached[n], interval, speedup, speedup_interval, of_seeds))
+    return arms
 
 
 def _resampled(smoothed: Sequence[pd.Series], level: float) -> dict[tuple[int, ...], float]:
@@ -133,7 +119,7 @@ def _resampled(smoothed: Sequence[pd.Series], level: float) -> dict[tuple[int, .
     """
     if len(smoothed) < stats.LEAST_SEEDS:
         return {}
-    held = stats.common(smoothed)
+    held = common(smoothed)
     values, numbers = held.to_numpy(), held.index.to_numpy()
     reached = {}
     for chosen, _ in stats.resamples(len(smoothed)):
@@ -143,17 +129,15 @@ def _resampled(smoothed: Sequence[pd.Series], level: float) -> dict[tuple[int, .
 
 
 def _speedup_interval(
-    baseline: Arm, arm: Arm, reference: Mapping[tuple[int, ...], float], own: Mapping[tuple[int, ...], float]
+    seeds: int, reference: Mapping[tuple[int, ...], float], own: Mapping[tuple[int, ...], float]
 ) -> Interval | None:
-    """That of the speed-up where both arms have the same seeds, each resample taking the same ones of both."""
-    if [run.seed for run in baseline.runs] != [run.seed for run in arm.runs]:
-        return None
+    """That of the speed-up, each resample taking the same seeds of both arms."""
 
     def speedup(chosen: tuple[int, ...]) -> float | None:
         ends = (reference[chosen], own[chosen])
         return stats.speedup_percent(*ends) if all(map(math.isfinite, ends)) else None
 
-    return stats.bootstrap(len(arm.runs), speedup)
+    return stats.bootstrap(seeds, speedup)
 
 
 def tables(shown: Shown, speed: Speed) -> list[tuple[str, str]]:
@@ -170,18 +154,13 @@ def speedup_table(shown: Shown, speed: Speed) -> str:
     """Thresholds down, arms across: epochs, and the speed-up against the baseline."""
     if not speed.levels:
         return NO_LEVELS
-    head = ["reward"]
-    for n, name in enumerate(shown.names):
-        head += [name] if n == shown.baseline else [name, "speed-up"]
-    rows = []
-    for level in speed.levels:
-        row = [reward(level.reward, shown.digits)]
-        for n, arm in enumerate(level.arms):
-            row.append(epochs(arm.epochs) + bracketed(arm.epochs_interval, _whole))
-            if n != shown.baseline:
-                row.append(percent(arm.speedup_percent) + bracketed(arm.speedup_interval, percent))
-        rows.append(row)
-    return table(head, rows)
+
+    def cells(arm: ArmReached) -> tuple[str, str]:
+        reached = epochs(arm.epochs) + bracketed(arm.epochs_interval, _whole)
+        return reached, percent(arm.speedup_percent) + bracketed(arm.speedup_interval, percent)
+
+    rows = [(shown.reward(level.reward), list(map(cells, level.arms))) for level in speed.levels]
+    return speedups("reward", shown.names, shown.baseline, rows)
 
 
 def _whole(value: float | None) -> str:
@@ -193,35 +172,35 @@ def _interval_note(shown: Shown, speed: Speed) -> str:
     few = [arm.name for arm in shown.arms if arm.seeds < stats.LEAST_SEEDS]
     if not speed.levels:
         return ""
-    if len(few) < len(shown.arms):
-        told = f"; none for {', '.join(few)}, with fewer than {stats.LEAST_SEEDS} seeds" if few else ""
-        return f"\n\nIn brackets: bootstrap interval of 95% over seeds{told}."
-    return f"\n\nNo bootstrap intervals: they take {stats.LEAST_SEEDS} seeds an arm."
+    if len(few) == len(shown.arms):
+        return f"\n\nNo bootstrap intervals: they take {stats.LEAST_SEEDS} seeds an arm."
+    told = f"; none for {', '.join(few)}, with fewer than {stats.LEAST_SEEDS} seeds" if few else ""
+    return f"\n\nIn brackets: bootstrap interval of 95% over seeds{told}."
 
 
 def _seed_table(shown: Shown, speed: Speed) -> str:
     if not speed.levels:
         return NO_LEVELS
-    head = ["arm", "seed", *(reward(level.reward, shown.digits) for level in speed.levels)]
+
+    def cell(held: SeedReached) -> str:
+        speedup = held.speedup_percent
+        return epochs(held.epochs) + ("" if speedup is None else f" ({percent(speedup)})")
+
     rows = []
     for n, arm in enumerate(shown.arms):
-        for place in range(arm.seeds):
-            entries = [level.arms[n].seeds[place] for level in speed.levels]
-            cells = [
-                epochs(e.epochs) + ("" if e.speedup_percent is None else f" ({percent(e.speedup_percent)})")
-                for e in entries
-            ]
-            rows.append([arm.name, or_dash(entries[0].seed), *cells])
-    return (
-        table(head, rows, left=1)
-        + "\n\nIn brackets: the speed-up against the baseline's run of the same seed."
-    )
+        for by_level in zip(*(level.arms[n].seeds for level in speed.levels), strict=True):
+            rows.append([arm.name, or_dash(by_level[0].seed), *map(cell, by_level)])
+    made = table(["arm", "seed", *(shown.reward(level.reward) for level in speed.levels)], rows, left=1)
+    return f"{made}\n\nIn brackets: the speed-up against the baseline's run of the same seed."
 
 
-def estimates(speed: Speed, arm: int) -> list[Estimate]:
-    """An arm's epochs at each level, for a figure."""
-    held = [level.arms[arm] for level in speed.levels]
-    return [
-        Estimate(a.epochs, *((a.epochs_interval.low, a.epochs_interval.high) if a.epochs_interval else ()))
-        for a in held
-    ]
+def epochs_panel(axes: Any, shown: Shown, speed: Speed, title: str) -> None:
+    """Epochs to each threshold, with their intervals."""
+
+    def estimate(arm: ArmReached) -> Estimate:
+        ends = arm.epochs_interval or Interval(None, None)
+        return Estimate(arm.epochs, ends.low, ends.high)
+
+    held = [[estimate(level.arms[n]) for level in speed.levels] for n in range(len(shown.arms))]
+    rows = [shown.reward(level.reward) for level in speed.levels]
+    draw.epochs_to(axes, shown, rows, held, title, "training reward")

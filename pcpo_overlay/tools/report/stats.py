@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import math
 import random
@@ -11,8 +12,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pcpo_overlay.tools.runs.arms import common
+from pcpo_overlay.tools.runs.run import Run
+
 if TYPE_CHECKING:
-    import numpy as np
     import pandas as pd
 
 #: Window of the moving average, in epochs, as in the paper's figures.
@@ -91,6 +94,11 @@ def median(values: Iterable[float]) -> float | None:
     return statistics.median(held) if held else None
 
 
+def highest(values: Iterable[float]) -> float | None:
+    """The highest; None of nothing."""
+    return max(values, default=None)
+
+
 def ratio(value: float | None, other: float | None) -> float | None:
     """``value / other``; None where that is no number."""
     if value is None or not other or not math.isfinite(value / other):
@@ -105,69 +113,41 @@ def spread(values: Iterable[float | None]) -> Estimate:
 
 
 def moving_average(series: pd.Series, window: int = WINDOW) -> pd.Series:
-    """Trailing mean: at epoch ``e``, over the values at epochs ``e - window + 1 .. e``.
-
-    The first ``window - 1`` epochs average what there is so far, so the curve starts at the first value.
+    """Trailing mean: at epoch ``e``, over the values at epochs ``e - window + 1 .. e``, at first over what there is.
 
     Raises:
         ValueError: ``window`` below 1.
     """
     if window < 1:
         raise ValueError(f"the moving average needs a window of at least 1 epoch, got {window}")
-    import pandas as pd
-
-    return pd.Series(_trailing(series, window), index=series.index)
-
-
-def _trailing(series: pd.Series, window: int) -> np.ndarray:
     import numpy as np
+    import pandas as pd
 
     epochs, values = series.index.to_numpy(), series.to_numpy()
-    if not len(epochs):
-        return values
-    starts = np.searchsorted(epochs, epochs - min(window, int(epochs[-1]) + 1) + 1)
-    return np.array([values[start : end + 1].mean() for end, start in enumerate(starts)])
+    # no window is longer than the series, and none too long for 64 bits
+    starts = np.searchsorted(epochs, epochs - min(window, int(max(epochs, default=0)) + 1) + 1)
+    means = [values[start : end + 1].mean() for end, start in enumerate(starts)]
+    return pd.Series(means, index=series.index, dtype="float64")
 
 
-def common(many: Sequence[pd.Series]) -> pd.DataFrame:
-    """Several series as columns, at the epochs that every one of them has.
-
-    Not at the others: where one seed ends early, the mean over the rest would jump though no run did.
-    """
-    import pandas as pd
-
-    if len(many) < 2:
-        return pd.DataFrame(dict(enumerate(many)))
-    return pd.concat(many, axis=1, join="inner", keys=range(len(many))).sort_index()
-
-
-def curve(names: Sequence[tuple[str, int | None]], many: Sequence[pd.Series], window: int) -> Curve:
-    """The curve of an arm from its runs' series; ``names`` are their folders and seeds."""
+def curve(runs: Sequence[Run], of: str | Callable[[Run], pd.Series], window: int) -> Curve:
+    """The curve of an arm's runs: of what an epoch records, or of a series that is made of a run."""
+    many = [run.series(of) if isinstance(of, str) else of(run) for run in runs]
     seeds = [
-        SeedCurve(name, seed, series.index.tolist(), series.tolist())
-        for (name, seed), series in zip(names, many, strict=True)
+        SeedCurve(run.name, run.seed, held.index.tolist(), held.tolist())
+        for run, held in zip(runs, many, strict=True)
     ]
     if not any(seed.epoch for seed in seeds):
         return Curve([], [], [], [], [], seeds)
     held = common(many).mean(axis=1)
     smoothed = common([moving_average(series, window) for series in many]).to_numpy()
     low, high = smoothed.min(axis=1), smoothed.max(axis=1)
-    return Curve(
-        held.index.tolist(),
-        held.tolist(),
-        _trailing(held, window).tolist(),
-        low.tolist(),
-        high.tolist(),
-        seeds,
-    )
+    epochs, smooth = held.index.tolist(), moving_average(held, window)
+    return Curve(epochs, held.tolist(), smooth.tolist(), low.tolist(), high.tolist(), seeds)
 
 
 def epochs_to_reach(series: pd.Series, threshold: float) -> int | None:
-    """How many epochs were run when ``series`` first stood at ``threshold`` or above, that epoch included.
-
-    Returns:
-        A count from 1 (the first epoch has number 0), or None where the series never gets there.
-    """
+    """How many epochs were run when ``series`` first stood at ``threshold`` or above, that epoch included; or None."""
     there = series.index[series >= threshold]
     return int(there[0]) + 1 if len(there) else None
 
@@ -189,33 +169,18 @@ def levels(starts: Sequence[float], tops: Sequence[float], count: int = 4) -> li
     reaches every level. The top itself is no level: the weaker arm touches it only at the luckiest moment of its
     curve, which would flatter the other.
 
-    Args:
-        starts: reward of each arm in its first epoch.
-        tops: best smoothed reward of each arm.
-        count: how many levels.
-
     Returns:
-        Ascending levels; none where an arm's reward never rose above the start.
+        Ascending; none where an arm's reward never rose above the start.
     """
-    if not starts or not tops:
-        return []
-    start, top = max(starts), min(tops)
-    if not top > start:
-        return []
-    return [start + (top - start) * k / (count + 1) for k in range(1, count + 1)]
+    start, top = max(starts, default=0.0), min(tops, default=0.0)
+    return [start + (top - start) * k / (count + 1) for k in range(1, count + 1)] if top > start else []
 
 
 def early_late(epochs: Iterable[int], window: int = WINDOW) -> tuple[list[int], list[int]]:
-    """The first and the last ``window`` epochs, fewer where they would overlap.
-
-    Returns:
-        Two lists of epoch numbers of equal length; with a single epoch the second is empty.
-    """
+    """The first and the last ``window`` epochs, equally many; the last are none where there is a single epoch."""
     ordered = sorted(epochs)
-    if len(ordered) == 1:
-        return ordered, []
     size = min(window, len(ordered) // 2)
-    return ordered[:size], ordered[len(ordered) - size :]
+    return ordered[: max(size, 1)], ordered[len(ordered) - size :]
 
 
 def resamples(n: int) -> list[tuple[tuple[int, ...], float]]:
@@ -251,18 +216,11 @@ def bootstrap(seeds: int, statistic: Callable[[tuple[int, ...]], float | None]) 
         if value is None:
             return None
         weighted.append((value, probability))
-    weighted.sort()
-    ends = (_quantile(weighted, TAIL), _quantile(weighted, 1 - TAIL))
+    values, probabilities = zip(*sorted(weighted), strict=True)
+    reached = list(itertools.accumulate(probabilities))
+    # an end is the lowest value at or below which its share lies; the probabilities sum to 1 only up to rounding
+    ends = (values[bisect.bisect_left(reached, share - 1e-12)] for share in (TAIL, 1 - TAIL))
     return Interval(*(end if math.isfinite(end) else None for end in ends))
-
-
-def _quantile(weighted: Sequence[tuple[float, float]], share: float) -> float:
-    """The lowest of the values, ascending, at or below which at least this share of the probability lies."""
-    reached = itertools.accumulate(probability for _, probability in weighted)
-    # the probabilities sum to 1 only up to rounding
-    return next(
-        (v for (v, _), r in zip(weighted, reached, strict=True) if r >= share - 1e-12), weighted[-1][0]
-    )
 
 
 def estimate(values: Sequence[float]) -> Estimate:

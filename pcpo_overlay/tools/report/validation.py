@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pcpo_overlay.tools import palette
 from pcpo_overlay.tools.report import draw, stats
-from pcpo_overlay.tools.report.arms import Arm, Material, Shown
+from pcpo_overlay.tools.report.arms import Material, Shown
 from pcpo_overlay.tools.report.stats import Curve, Estimate
-from pcpo_overlay.tools.report.text import estimated, number, table
-from pcpo_overlay.tools.report.text import reward as told
+from pcpo_overlay.tools.report.text import number, of_arms, over_seeds
+from pcpo_overlay.tools.runs.arms import Arm, last_common
 from pcpo_overlay.tools.runs.run import Run
+
+if TYPE_CHECKING:
+    pass
 
 VALIDATION_DEFINITIONS = {
     "validation reward": "Mean reward on the test prompts, with upstream's own evaluation, after so many epochs of "
@@ -84,69 +88,51 @@ class KLs:
 def describe_validation(material: Material) -> Validation | None:
     """The validation rewards, where any run was evaluated."""
     held = [s for run in material.runs if len(s := run.validation())]
-    if not held:
-        return None
-    at = _last_common(held)
-    return Validation(at, [_arm_validation(arm, at) for arm in material.arms])
-
-
-def _last_common(many: Sequence[Any]) -> int | None:
-    shared = stats.common(many).index
-    return int(shared[-1]) if len(shared) else None
+    at = last_common(held)
+    return Validation(at, [_arm_validation(arm, at) for arm in material.arms]) if held else None
 
 
 def _arm_validation(arm: Arm, at: int | None) -> ArmValidation:
     runs = [run for run in arm.runs if len(run.validation())]
-    held = [run.validation() for run in runs]
-    until = [s if at is None else s[s.index <= at] for s in held]
+    held = [run.validation() if at is None else run.validation().loc[:at] for run in runs]
     return ArmValidation(
         len(runs),
-        stats.spread(float(s[at]) for s in held if at is not None and at in s.index),
-        stats.spread(float(s.max()) if len(s) else None for s in until),
-        stats.curve([(run.name, run.seed) for run in runs], held, 1),
+        stats.spread(s.get(at) for s in held),
+        stats.spread(stats.highest(s) for s in held),
+        stats.curve(runs, Run.validation, 1),
     )
 
 
 def warnings(arms: Sequence[Arm], named: Sequence[str], validation: Validation) -> list[str]:
     """What a reader has to know about an arm in a comparison where some run was evaluated."""
-    at, made = validation.last_common_evaluation, []
-    for arm, name in zip(arms, named, strict=True):
-        if at is None:
-            made.append(
-                f"{name}: its validation reward is not compared, since the runs have no evaluation in common"
-            )
-            continue
-        missing = [f"`{run.name}`" for run in arm.runs if at not in run.validation().index]
-        if missing:
-            made.append(
-                f"{name}: no evaluation in {', '.join(missing)}, so the arm's validation reward is that of "
-                f"{len(arm.runs) - len(missing)} of {len(arm.runs)} runs"
-            )
-    return made
+    at = validation.last_common_evaluation
+    if at is None:
+        told = "its validation reward is not compared, since the runs have no evaluation in common"
+        return [f"{name}: {told}" for name in named]
+    missing = [[f"`{run.name}`" for run in arm.runs if at not in run.validation().index] for arm in arms]
+    return [
+        f"{name}: no evaluation in {', '.join(lacking)}, so the arm's validation reward is that of "
+        f"{len(arm.runs) - len(lacking)} of {len(arm.runs)} runs"
+        for arm, name, lacking in zip(arms, named, missing, strict=True)
+        if lacking
+    ]
 
 
 def describe_kl(material: Material) -> KLs | None:
     """The KLs, where any run recorded one."""
     if not any(len(run.series(key)) for run in material.runs for key in _KL):
         return None
-    last = _last_common([s for run in material.runs if len(s := run.series("kl_running_mean"))])
+    last = last_common([s for run in material.runs if len(s := run.series("kl_running_mean"))])
     return KLs(last, [_arm_kl(arm, last, material.window) for arm in material.arms])
 
 
 def _arm_kl(arm: Arm, last: int | None, window: int) -> ArmKL:
-    ends, means, lates = [], [], []
-    for run in arm.runs:
-        running, loss = run.series("kl_running_mean"), run.series("kl_loss")
-        if last is not None and last in running.index:
-            ends.append(float(running[last]))
-        loss = loss if last is None else loss[loss.index <= last]
-        means.append(stats.mean(loss))
-        lates.append(stats.mean(loss[stats.early_late(loss.index, window)[1]]))
+    losses = [run.series("kl_loss").loc[:last] for run in arm.runs]
     return ArmKL(
-        stats.spread(ends),
-        stats.spread(means),
-        stats.spread(lates),
-        {key: arm.curve(key, window) for key in _KL},
+        stats.spread(run.series("kl_running_mean").get(last) for run in arm.runs),
+        stats.spread(map(stats.mean, losses)),
+        stats.spread(stats.mean(loss[stats.early_late(loss.index, window)[1]]) for loss in losses),
+        {key: stats.curve(arm.runs, key, window) for key in _KL},
         [way for run in arm.runs if (way := _way(run, window)) is not None],
     )
 
@@ -157,58 +143,44 @@ def _way(run: Run, window: int) -> Way | None:
     An epoch's samples were drawn before its training, so the training reward of epoch ``e``, counted from 0, is of the
     policy after ``e``.
     """
-    kl = run.series("kl_running_mean")
+    kl, rewards = run.series("kl_running_mean"), run.validation()
     if not len(kl):
         return None
-    validation = run.validation()
-    validated = any(after > 0 for after in validation.index)
-    rewards = validation if validated else stats.moving_average(run.series("reward_mean"), window)
+    validated = any(after > 0 for after in rewards.index)
+    if not validated:
+        rewards = stats.moving_average(run.series("reward_mean"), window)
     rewards = rewards[[after == 0 or after - 1 in kl.index for after in rewards.index]]
-    after = [int(epoch) for epoch in rewards.index]
+    after = rewards.index.tolist()
+    departed = [float(kl[e - 1]) if e else 0.0 for e in after]
     source = "validation" if validated else "training"
-    return Way(
-        run.name, run.seed, source, after, [float(kl[e - 1]) if e else 0.0 for e in after], rewards.tolist()
-    )
+    return Way(run.name, run.seed, source, after, departed, rewards.tolist())
 
 
 def tables(shown: Shown, validation: Validation | None, kl: KLs | None) -> list[tuple[str, str]]:
     """Title and Markdown of what there is."""
-    columns: list[tuple[str, list[str]]] = []
+    columns: dict[str, list[str]] = {}
 
-    def column(head: str, held: Sequence[Estimate], is_reward: bool) -> None:
-        def cell(value: float | None) -> str:
-            return told(value, shown.digits) if is_reward else number(value, 3)
-
-        columns.append(
-            (
-                head,
-                [
-                    estimated(e, cell) if arm.seeds > 1 and e.mean is not None else cell(e.mean)
-                    for arm, e in zip(shown.arms, held, strict=True)
-                ],
-            )
-        )
+    def column(head: str, held: Iterable[Estimate], told: Callable[[float | None], str]) -> None:
+        columns[head] = [over_seeds(e, arm.seeds, told) for arm, e in zip(shown.arms, held, strict=True)]
 
     if validation is not None:
         at = validation.last_common_evaluation
-        head = (
+        told = (
             "reward at the last common evaluation" if at is None else f"reward after epoch {at} (last common)"
         )
-        column(head, [arm.at_last_common_evaluation for arm in validation.arms], True)
-        column("best until then", [arm.best for arm in validation.arms], True)
+        column(told, (arm.at_last_common_evaluation for arm in validation.arms), shown.reward)
+        column("best until then", (arm.best for arm in validation.arms), shown.reward)
     if kl is not None:
+        three = functools.partial(number, digits=3)
         until = "" if kl.last_common_epoch is None else f" to epoch {kl.last_common_epoch + 1}"
-        column(f"KL, running mean{until}", [arm.running_mean for arm in kl.arms], False)
-        column("KL, mean of epochs", [arm.loss_mean for arm in kl.arms], False)
-        column("KL, late", [arm.loss_late for arm in kl.arms], False)
+        column(f"KL, running mean{until}", (arm.running_mean for arm in kl.arms), three)
+        column("KL, mean of epochs", (arm.loss_mean for arm in kl.arms), three)
+        column("KL, late", (arm.loss_late for arm in kl.arms), three)
     if not columns:
         return []
-    title = " and ".join(
-        name for name, held in (("Validation reward", validation), ("KL", kl)) if held is not None
-    )
-    rows = [[arm.name, *(cells[n] for _, cells in columns)] for n, arm in enumerate(shown.arms)]
-    text = table(["arm", *(name for name, _ in columns)], rows, left=1)
-    return [(title, f"{text}\n\nMean over seeds, in brackets the lowest and the highest; not smoothed.")]
+    title = " and ".join(["Validation reward"] * (validation is not None) + ["KL"] * (kl is not None))
+    note = "Mean over seeds, in brackets the lowest and the highest; not smoothed."
+    return [(title, f"{of_arms(shown.names, columns)}\n\n{note}")]
 
 
 def figures(shown: Shown, validation: Validation | None, kl: KLs | None) -> dict[str, Any]:
@@ -220,12 +192,8 @@ def figures(shown: Shown, validation: Validation | None, kl: KLs | None) -> dict
         held = [arm.curve for arm in validation.arms]
         draw.curves(axes, shown, held, "", first=0, xlabel="epochs of training", window=1)
         axes.set_ylabel("validation reward")
-        small = "; ".join(
-            filter(None, ["each evaluation, not smoothed", draw.caption(shown, smoothed=False)])
-        )
-        draw.heading(figure, "Reward on the test prompts", small)
-        palette.legend_below(figure, axes)
-        drawn["validation"] = figure
+        small = draw.caption(shown, "each evaluation, not smoothed")
+        drawn["validation"] = draw.finished(figure, axes, "Reward on the test prompts", small)
     if kl is not None and any(way.kl for arm in kl.arms for way in arm.reward_against_kl):
         drawn["pareto"] = _pareto(shown, kl)
     return drawn
@@ -236,6 +204,10 @@ def _pareto(shown: Shown, kl: KLs) -> Any:
     figure = palette.new_figure(7, 4.8)
     axes = figure.subplots()
     sources = set()
+
+    def end(x: Any, y: Any, shape: str, **options: Any) -> None:
+        axes.scatter(x, y, s=64, marker=shape, linewidths=1.3, zorder=3, **options)
+
     for arm, held in zip(shown.arms, kl.arms, strict=True):
         look = arm.look
         for n, way in enumerate(way for way in held.reward_against_kl if way.kl):
@@ -244,26 +216,14 @@ def _pareto(shown: Shown, kl: KLs) -> Any:
                 way.kl, way.reward, color=look.colour, linestyle=look.line, linewidth=1.5, marker=look.marker,
                 label=None if n else arm.legend, markersize=3.5 if len(way.kl) <= draw.MARKED else 0,
             )  # fmt: skip
-            _end(axes, way.kl[0], way.reward[0], look.marker, facecolor="white", edgecolor=look.colour)
-            _end(axes, way.kl[-1], way.reward[-1], look.marker, facecolor=look.colour, edgecolor="black")
-    _end(axes, [], [], "o", facecolor="white", edgecolor="#555555", label="start of a run")
-    _end(axes, [], [], "o", facecolor=palette.NEUTRAL, edgecolor="black", label="its end")
-    palette.plain(
-        axes,
-        xlabel="KL to the reference policy, mean over the epochs so far",
-        ylabel=_reward_axis(sources, shown.window),
-    )
-    draw.heading(figure, "Reward against KL, one line per run", "up and to the left is better")
-    palette.legend_below(figure, axes)
-    return figure
-
-
-def _end(axes: Any, x: Any, y: Any, shape: str, **options: Any) -> None:
-    axes.scatter(x, y, s=64, marker=shape, linewidths=1.3, zorder=3, **options)
-
-
-def _reward_axis(sources: set[str], window: int) -> str:
-    training = f"training reward, moving average of {window} epochs"
-    if sources == {"validation"}:
-        return "validation reward"
-    return training if sources == {"training"} else f"validation reward; where there is none,\n{training}"
+            end(way.kl[0], way.reward[0], look.marker, facecolor="white", edgecolor=look.colour)
+            end(way.kl[-1], way.reward[-1], look.marker, facecolor=look.colour, edgecolor="black")
+    end([], [], "o", facecolor="white", edgecolor="#555555", label="start of a run")
+    end([], [], "o", facecolor=palette.NEUTRAL, edgecolor="black", label="its end")
+    told = {
+        "validation": "validation reward",
+        "training": f"training reward, moving average of {shown.window} epochs",
+    }
+    rewards = "; where there is none,\n".join(told[source] for source in told if source in sources)
+    palette.plain(axes, "", "KL to the reference policy, mean over the epochs so far", rewards)
+    return draw.finished(figure, axes, "Reward against KL, one line per run", "up and to the left is better")

@@ -5,9 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from pcpo_overlay.tools.faults import printable
+from pcpo_overlay.tools.runs.arms import Arm
 from pcpo_overlay.tools.runs.run import Run
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 #: What is measured by prompt.
 PER_PROMPT = ("accuracy", "diversity", "frechet", "reward")
@@ -78,25 +83,42 @@ def at_reward(way: Sequence[Point], level: float) -> Point | None:
     )
 
 
-def evaluated(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
-    """The runs whose evaluations can be compared, and what a reader has to know about the others.
+def matched(runs: Sequence[Run], level: float) -> dict[tuple[int | None, int], Point]:
+    """The policies of those runs that reached a level, by seed and which of that seed's runs: it may be there twice."""
+    seeds = [run.seed for run in runs]
+    held = {
+        (run.seed, seeds[:n].count(run.seed)): at_reward(points(run), level) for n, run in enumerate(runs)
+    }
+    return {seed: point for seed, point in held.items() if point is not None}
+
+
+def way(run: Run) -> pd.DataFrame:
+    """What was measured of a run's policies by epochs of training before them; of a repeated one the last counts."""
+    import pandas as pd
+
+    held = {int(point.epoch): point.values for point in points(run)}
+    return pd.DataFrame(list(held.values()), pd.Index(list(held), dtype="int64"), dtype="float64")
+
+
+def evaluated(arms: Sequence[Arm]) -> tuple[dict[str, list[Run]], list[str]]:
+    """The runs whose evaluations can be compared, by label, and what a reader has to know about the others.
 
     Returns:
-        None of them where they were evaluated with different settings.
+        No arm where none was evaluated, or some with different settings; else all arms, of which some may have no run.
     """
+    runs = [run for arm in arms for run in arm.runs]
     held = [run for run in runs if len(run.quality) > 1]
-    if not held:
-        return [], []
     if len({run.quality[0].get("digest") for run in held}) > 1:
-        return [], [
+        return {}, [
             "the runs were evaluated with different settings (samples, seed, sampler, reward or base model), so their "
             "quality is not compared; evaluate them all alike: "
             + "; ".join(f"`{run.name}`: {_settings(run)}" for run in held)
         ]
-    missing = [f"`{run.name}`" for run in runs if run not in held]
-    if not missing:
-        return held, []
-    return held, [f"not evaluated, and so not in the tables on quality: {', '.join(missing)}"]
+    if not held:
+        return {}, []
+    missing = ", ".join(f"`{run.name}`" for run in runs if len(run.quality) < 2)
+    told = [f"not evaluated, and so not in the tables on quality: {missing}"] if missing else []
+    return {arm.label: [run for run in arm.runs if len(run.quality) > 1] for arm in arms}, told
 
 
 def _settings(run: Run) -> str:

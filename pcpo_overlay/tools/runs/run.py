@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import socket
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -153,6 +153,12 @@ class Run:
     def series(self, key: str) -> pd.Series:
         """The pandas series of the finite values of ``key`` by epoch, counted from 0."""
         return series(self.epochs, key)
+
+    def per_timestep(self, columns: Sequence[str], epochs: Container[int]) -> list[tuple[float, ...]]:
+        """What these epochs recorded of each timestep: the rows where every column is a finite number."""
+        tables = [line.get("per_timestep") or {} for line in self.epochs if line["epoch"] in epochs]
+        rows = (row for held in tables for row in zip(*(held.get(key, []) for key in columns), strict=False))
+        return [row for row in rows if all(map(is_number, row))]
 
     def on_policy(self, key: str) -> pd.Series:
         """The same of the first optimizer step of each epoch."""
