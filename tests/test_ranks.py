@@ -54,7 +54,7 @@ dist.init_process_group("gloo")
 ranks = TorchRanks("cpu")
 rows = ranks.gather(torch.full((2, 1), float(ranks.process_index)))
 if ranks.is_main_process:
-    print(json.dumps([ranks.num_processes, rows.flatten().tolist()]))
+    print(json.dumps([ranks.num_processes, rows.tolist()]))
 dist.destroy_process_group()
 """
 
@@ -62,7 +62,7 @@ dist.destroy_process_group()
 def test_two_processes(tmp_path):
     done = on_ranks(tmp_path, TWO)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert json.loads(done.stdout) == [2, [0, 0, 1, 1]]
+    assert json.loads(done.stdout) == [2, [[0], [0], [1], [1]]]
 
 
 SHARDED = """

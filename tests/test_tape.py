@@ -147,7 +147,6 @@ def test_an_epoch_that_outgrows_its_room_in_the_middle():
     # on an accelerator the pieces are joined before they are read
     joined = [10 * step + n for step in range(3) for n in range(5)]
     assert tape._pred.joined()[:, 0].tolist() == joined
-    assert tape._pred._room is not None and tape._pred._room.shape == (15, 1)
 
 
 def test_a_first_epoch_joined_as_on_an_accelerator():

@@ -435,7 +435,7 @@ def test_non_finite_losses_are_warned_of_once(start, tmp_path, capsys):
 
 def test_samples_of_zeroed_gradients_are_not_recorded(start, tmp_path):
     """DanceGRPO's FLUX zeroes what an accumulation leaves over; ddpo-pytorch takes it along."""
-    start("dancegrpo_flux", "observe")
+    start("dancegrpo_flux", "observe", train={})
     assert left_over(tmp_path) == [2, 2]
 
 

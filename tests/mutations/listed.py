@@ -1476,7 +1476,6 @@ FAULTS: dict[str, tuple[Fault, ...]] = {
             'self.variance != "native"',
             "plain full is refused on a flow",
         ),
-        ("if self.w_star is not None or (", "if (", "w_star silently does nothing on a flow"),
         (
             'return replace(self, variance="native")',
             "return self",
@@ -1928,6 +1927,13 @@ FAULTS: dict[str, tuple[Fault, ...]] = {
 
 #: Changes that no test can tell from the code as it is, with the reason.
 EQUIVALENT: dict[str, tuple[Fault, ...]] = {
+    "config.py": (
+        (
+            "if self.w_star is not None or (",
+            "if (",
+            "w_star spells out variance=paper with it, which is refused all the same",
+        ),
+    ),
     "objective.py": (
         (
             "losses.kl_divergence(pred, recorded.pred_old, recorded.policy_weight)",
