@@ -120,13 +120,15 @@ def test_a_clip_range_that_comes_with_the_loss_is_no_difference(tmp_path):
     assert RunFolder(tmp_path, {**RUN, "clip_range": None}, resume=True).run["status"] == "running"
 
 
-def test_every_start_is_kept(tmp_path):
+def test_every_start_is_kept(tmp_path, monkeypatch):
+    times = iter(f"2026-01-02T03:04:0{n}Z" for n in range(3))
+    monkeypatch.setattr(run_folder, "utc_now", lambda: next(times))
     for n in range(3):
         RunFolder(tmp_path, {**RUN, "argv": ["train.py", str(n)]}, resume=n > 0).append({"epoch": n})
     run = json.loads((tmp_path / "run.json").read_text())
     assert [start["argv"] for start in run["starts"]] == [["train.py", str(n)] for n in range(3)]
     assert {start["pid"] for start in run["starts"]} == {os.getpid()}
-    assert run["started"] == run["starts"][0]["time"]
+    assert run["started"] == run["starts"][0]["time"] == "2026-01-02T03:04:00Z"
 
 
 @pytest.mark.parametrize("damage", ["{", "[]", None])
