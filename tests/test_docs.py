@@ -142,6 +142,9 @@ def _problem_of_module(module: str, words: list[str]) -> str | None:
     if module == "pytest":
         missing = [w for w in words if w.endswith(".py") and not (ROOT / w).is_file()]
         return f"no {missing[0]}" if missing else None
+    if module == "tests.mutations":
+        missing = [w for w in words if not w.startswith("-") and w != "FILE"]
+        return f"no {missing[0]}" if missing else None
     return None if module in ("venv", "pcpo_overlay.compat") else f"unknown module {module}"
 
 

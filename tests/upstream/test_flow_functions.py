@@ -132,7 +132,7 @@ def test_the_patched_step_keeps_mean_and_std_for_the_kl_term(upstream, upstream_
     assert torch.equal(std, their_std)
     z, w = (
         session.tape.lookup(sample["pcpo_index"], 0).z,
-        session.rollout.table(sched, 0.7, CPU).steps.weight[3],
+        session.rollout.table(sched, 0.7, CPU).steps.weight_policy[3],
     )
     expected = -(w * 1e-3 * z.double()).flatten(1).mean(1) - 0.5 * (w * 1e-3) ** 2
     torch.testing.assert_close(log_rho.double(), expected, rtol=1e-3, atol=1e-9)
