@@ -147,10 +147,11 @@ def ddim_steps(
     std_native = eta * ddim_sigma(abar_t, abar_prev)
     variance, why, w_star, std = "native", None, None, std_native
     if config.reshapes_variance:
+        target = resolve_w_star(abar_t, abar_prev, config.w_star)
         # A step that upstream draws nothing in stays so.
         reshaped = torch.where(
             std_native > 0,
-            eta * paper_sigma(abar_t, abar_prev, resolve_w_star(abar_t, abar_prev, config.w_star)),
+            eta * paper_sigma(abar_t, abar_prev, target),
             std_native,
         )
         share = float(reshaped.norm() / std_native.norm())
@@ -158,7 +159,7 @@ def ddim_steps(
             keeps = f"leaves {share:.2f} of DDIM's noise" if math.isfinite(share) else "has no value here"
             why = f"auto: the paper's {keeps}, and from {NOISE_KEPT} on it is taken"
         if config.variance == "paper" or share >= NOISE_KEPT:
-            variance, w_star, std = "paper", resolve_w_star(abar_t, abar_prev, config.w_star), reshaped
+            variance, w_star, std = "paper", target, reshaped
 
     on_noise = ddim_weight(abar_t, abar_prev, std_native)
     trained, over = _trained(trained, timestep.numel(), config)

@@ -564,13 +564,13 @@ FAULTS: dict[str, tuple[Fault, ...]] = {
             "native std without eta",
         ),
         (
-            "eta * paper_sigma(abar_t, abar_prev, resolve_w_star(abar_t, abar_prev, config.w_star))",
-            "paper_sigma(abar_t, abar_prev, resolve_w_star(abar_t, abar_prev, config.w_star))",
+            "eta * paper_sigma(abar_t, abar_prev, target)",
+            "paper_sigma(abar_t, abar_prev, target)",
             "the paper's std without eta",
         ),
         (
-            "eta * paper_sigma(abar_t, abar_prev, resolve_w_star(abar_t, abar_prev, config.w_star))",
-            "eta * paper_sigma(abar_t, abar_prev, resolve_w_star(abar_t, abar_prev))",
+            "resolve_w_star(abar_t, abar_prev, config.w_star)",
+            "resolve_w_star(abar_t, abar_prev)",
             "the user's w_star is not used",
         ),
         (
@@ -604,8 +604,8 @@ FAULTS: dict[str, tuple[Fault, ...]] = {
             "auto takes it where it hurts",
         ),
         (
-            'variance, w_star, std = "paper", resolve_w_star(abar_t, abar_prev, config.w_star), reshaped',
-            'variance, w_star, std = "paper", resolve_w_star(abar_t, abar_prev, config.w_star), std_native',
+            'variance, w_star, std = "paper", target, reshaped',
+            'variance, w_star, std = "paper", target, std_native',
             "paper is told, native is sampled",
         ),
         (
