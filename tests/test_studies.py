@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from pathlib import Path
 
 import pytest
 import torch
+from diffusers import DDIMScheduler
 from synthetic_runs import learning_curve, write_quality, write_run
 
 from benchmarks import ROOT, figures, learning
@@ -16,6 +16,8 @@ from benchmarks.measuring import ratio_figure, ratios, study
 from benchmarks.measuring.ratio_figure import OnPolicy
 from benchmarks.measuring.study_data import StudyData
 from pcpo_overlay.config import parse
+from pcpo_overlay.steps import read_scheduler
+from pcpo_overlay.tools.miniature import sd_path
 from pcpo_overlay.tools.report.build import save
 from pcpo_overlay.tools.runs.labels import label_of
 
@@ -32,7 +34,7 @@ def test_a_study_compares_the_ladder_at_one_setting_and_three_arms_at_others(nam
     assert smaller.modes == (studied.arms["baseline"], studied.arms["pcpo"]) and "full" in smaller.modes[1]
     assert smaller.modes[0].startswith("observe")
     assert set(ladder.settings) < set(smaller.settings)
-    assert all(part.modes == (*smaller.modes, studied.arms["less"]) for part in swept)
+    assert all(part.modes == (*smaller.modes, studied.arms["other"]) for part in swept)
     assert all(part.seeds == ladder.seeds[:2] for part in swept)
     for sweep in studied.sweeps:
         of_sweep = [part for part in swept if part.kind == sweep.kind]
@@ -44,10 +46,26 @@ def test_a_study_compares_the_ladder_at_one_setting_and_three_arms_at_others(nam
     assert any(word == f"{studied.rates.flag}={studied.rates.value:g}" for word in ladder.settings)
 
 
+@pytest.mark.parametrize(
+    ("name", "steps"),
+    [("ddpo-jpeg", 10), ("ddpo-digit", 10), ("ddpo-digit-50", 50), ("dancegrpo-sd", 10)],
+)
+def test_no_two_arms_of_a_study_on_ddim_are_the_same(name: str, steps: int) -> None:
+    studied = study.STUDIES[name]
+    if studied.upstream == ("ddpo",):
+        setting = f"--config.sample.num_steps={steps}"
+        assert setting in studied.settings or (steps == 50 and "num_steps" not in str(studied.settings))
+    scheduler = DDIMScheduler.from_pretrained(sd_path() / "scheduler")
+    scheduler.set_timesteps(steps)
+    resolved = [read_scheduler(scheduler, 1.0, parse(mode)) for mode in studied.modes]
+    variances = dict(zip(studied.arms, (steps.variance for steps in resolved), strict=True))
+    assert {variances["pcpo"], variances["other"]} == {"native", "paper"}
+
+
 def test_the_page_of_a_study_has_its_tables_figures_and_sweep(tmp_path: Path) -> None:
     studied = study.STUDIES["ddpo-digit"]
     parts = study.parts(studied, (0, 1, 2))
-    speeds = {"observe": 1.5, "log": 1.8, "match": 2.2, "full": 3.5, "full,variance=native": 3.0}
+    speeds = {"observe": 1.5, "log": 1.8, "match": 2.2, "full": 3.5, "full,variance=paper": 3.0}
     for part in parts:
         batches = 4 if part.name == study.SMALLER else 8
         for mode in part.modes:
@@ -58,6 +76,8 @@ def test_the_page_of_a_study_has_its_tables_figures_and_sweep(tmp_path: Path) ->
                     seed=seed,
                     rewards=learning_curve(seed, speeds[mode]),
                     trainer={"sample": {"batch_size": 8, "num_batches_per_epoch": batches}},
+                    # what `variance=auto` takes at the study's 10 steps
+                    resolved={"variance": "paper" if "variance=paper" in mode else "native"},
                 )
                 slow = 5.0 if part.name == "rate-0.001" and mode == "observe" else 0.0
                 write_quality(run, {0: -60.0, 20: -50.0 + seed - slow, 40: -40.0 + seed - 3 * slow})
@@ -80,7 +100,7 @@ def test_the_page_of_a_study_has_its_tables_figures_and_sweep(tmp_path: Path) ->
     assert str(tmp_path) not in text and "pcpo_ab/learning" in text
     assert "- `python -m benchmarks.learning ddpo-digit --seeds 0,1,2`, which runs:" in text
     sweep = text.split("## Other learning rates")[1].split("##")[0]
-    assert sweep.count("baseline") == sweep.count("| full ") == sweep.count("| full,variance=native") == 3
+    assert sweep.count("baseline") == sweep.count("| full ") == sweep.count("| full,variance=paper") == 3
     slower, fastest = sweep.split("| 0.001", 1)
     assert "epochs to -56.00" in sweep and "never" in fastest and "never" not in slower
     for name in ("learning-ddpo-digit.png", "learning-ddpo-digit-quality.png"):
@@ -242,4 +262,8 @@ def test_the_numbers_before_the_first_update_are_kept(tmp_path: Path) -> None:
     kept.write(tmp_path / "on-policy.json")
     assert OnPolicy.read(tmp_path / "on-policy.json") == kept
     assert kept.machines[0].measured[0].outside == 0.5
-    json.loads((tmp_path / "on-policy.json").read_text())
+    again = ratio_figure.of({ratios.SETTINGS[1]: {"observe": off}}, "CPU", "a test")
+    elsewhere = ratio_figure.of({ratios.SETTINGS[0]: {"observe": off}}, "H200", "a test")
+    both = elsewhere.beside(kept)  # a run on a GPU keeps what a CPU measured, and the other way round
+    assert [machine.name for machine in both.machines] == ["CPU", "H200"]
+    assert again.beside(both).machines == [again.machines[0], elsewhere.machines[0]]

@@ -7,17 +7,18 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-#: The ablation ladder of the paper's Figure 6 by the names of its arms, and one arm that takes a part of `full` away
-#: again: on a diffusion model the native variance in place of the paper's, on a flow model equal weights in place of
-#: proportional.
+#: The ablation ladder of the paper's Figure 6 by the names of its arms, and one arm that tells a part of `full` from
+#: the rest: on a diffusion model the variance that `full` does not take by itself, the paper's at few steps and the
+#: native one at many, on a flow model equal weights in place of proportional.
 _LADDER = {"baseline": "observe", "log": "log", "match": "match", "pcpo": "full"}
-DIFFUSION = {**_LADDER, "less": "full,variance=native"}
-FLOW = {**_LADDER, "less": "full,weights=uniform"}
+DIFFUSION = {**_LADDER, "other": "full,variance=paper"}
+DIFFUSION_50 = {**_LADDER, "other": "full,variance=native"}
+FLOW = {**_LADDER, "other": "full,weights=uniform"}
 #: The arms of the smaller batch: the baseline and PCPO as a user turns it on.
 PAIR = ("baseline", "pcpo")
-#: The arms of a sweep: these, and `full` without the part, so that whichever learns fastest is held
+#: The arms of a sweep: these, and `full` with the part changed, so that whichever learns fastest is held
 #: against the baseline at what suits the baseline best.
-TRIO = (*PAIR, "less")
+TRIO = (*PAIR, "other")
 SEEDS = (0, 1, 2, 3, 4)
 #: How many of the seeds a sweep repeats.
 SWEPT = 2
@@ -96,7 +97,7 @@ class Study:
 
     @property
     def trio(self) -> tuple[str, ...]:
-        """Both, and PCPO without a part of it."""
+        """Both, and PCPO with a part of it changed."""
         return tuple(self.arms[name] for name in TRIO)
 
 
@@ -206,7 +207,7 @@ STUDIES = {
         Study(
             "ddpo-digit-50",
             "ddpo-pytorch at its own 50 steps, probability of the prompted digit, no guidance, whole network",
-            ("ddpo",), DIFFUSION, 25, _SD_DIGIT, _SD_SAVE, _RATES, _SD_SMALLER,
+            ("ddpo",), DIFFUSION_50, 25, _SD_DIGIT, _SD_SAVE, _RATES, _SD_SMALLER,
         ),
         Study(
             "flow-digit",
