@@ -62,8 +62,12 @@ def main(argv: list[str] | None = None) -> int:
     if args.figure:
         name = str(described["name"])
         kept = ratio_figure.of(
-            found, name, f"python -m benchmarks.on_policy, {described['date']}, seed 0, {name}"
+            found,
+            name if described["device"] == "cuda" else "CPU",
+            f"python -m benchmarks.on_policy, {described['date']}, seed 0, {name}",
         )
+        if args.data.exists():
+            kept = kept.beside(ratio_figure.OnPolicy.read(args.data))
         save(kept.figure(), args.figure)
         kept.write(args.data)
         print(f"\nfigure: {args.figure}, from the numbers in {args.data}")

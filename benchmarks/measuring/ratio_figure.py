@@ -41,11 +41,18 @@ class Measured:
 
 @dataclass(frozen=True)
 class Machine:
-    """What was measured on one machine."""
+    """What was measured on one machine.
+
+    Attributes:
+        name: in a word: ``CPU``, or the GPU's.
+        source: the command, the date and the machine.
+        note: what a reader of the figure has to know of these numbers alone; empty where there is nothing.
+    """
 
     name: str
     source: str
     measured: list[Measured]
+    note: str
 
 
 @dataclass(frozen=True)
@@ -63,6 +70,12 @@ class OnPolicy:
         """As JSON."""
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(asdict(self), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+    def beside(self, others: OnPolicy) -> OnPolicy:
+        """With what ``others`` holds of other machines."""
+        names = {machine.name for machine in self.machines}
+        kept = [machine for machine in others.machines if machine.name not in names]
+        return OnPolicy(sorted([*self.machines, *kept], key=lambda machine: machine.name != "CPU"))
 
     def figure(self) -> Any:
         """The figure."""
@@ -92,8 +105,12 @@ class OnPolicy:
         drawing.heading(
             figure,
             "Before the first update every policy ratio should be 1",
-            "share of sample-timesteps outside the clip range for their rounding alone; 0 is right. Of `full`: of the "
-            "number inside its objective",
+            " ".join(
+                [
+                    "share of sample-timesteps outside the clip range for their rounding alone; 0 is right.",
+                    *(machine.note for machine in self.machines if machine.note),
+                ]
+            ),
         )
         palette.legend_below(figure, axes)
         return figure
@@ -104,8 +121,7 @@ def of(found: Mapping[Setting, Mapping[str, Ratios]], name: str, source: str) ->
 
     Args:
         found: by setting and mode.
-        name: of the machine, in a word.
-        source: the command, the date and the machine.
+        name, source: of the machine, as :class:`Machine` has them.
     """
     measured = [
         Measured(
@@ -119,4 +135,4 @@ def of(found: Mapping[Setting, Mapping[str, Ratios]], name: str, source: str) ->
         for setting, modes in found.items()
         for mode, ratios in modes.items()
     ]
-    return OnPolicy([Machine(name, source, measured)])
+    return OnPolicy([Machine(name, source, measured, note="")])
