@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+_HALF = (torch.float16, torch.bfloat16)
+
 
 def at_least_float32(x: Tensor) -> Tensor:
     """``x`` in float32 if it is of lower precision, else as it is."""
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+    return x.float() if x.dtype in _HALF else x
 
 
 def as_float64(x: Tensor) -> Tensor:
@@ -90,8 +92,15 @@ def match(pred: Tensor, pred_old: Tensor, z: Tensor, w: Tensor, w_policy: Tensor
 @torch.no_grad()
 def kl_divergence(pred: Tensor, pred_old: Tensor, w_policy: Tensor) -> Tensor:
     """(B,) KL divergence of one step, ``0.5*w_policy**2*mean(d**2)``; arguments as :func:`match`."""
-    d = torch.sub(at_least_float32(pred), pred_old)
-    return 0.5 * w_policy**2 * d.mul_(d).flatten(1).mean(dim=1)
+    norm = torch.linalg.vector_norm(
+        _difference(pred, pred_old).flatten(1), dim=1
+    )  # one pass, and nothing kept
+    return (0.5 / pred[0].numel()) * (w_policy * norm) ** 2
+
+
+def _difference(pred: Tensor, pred_old: Tensor) -> Tensor:
+    """``pred - pred_old``, taken after the upcast: in half precision it would lose what the ratio is made of."""
+    return pred.float().sub_(pred_old) if pred.dtype in _HALF else torch.sub(pred, pred_old)
 
 
 def _checked(pred: Tensor, pred_old: Tensor, z: Tensor, w: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -112,8 +121,7 @@ class _Matched(torch.autograd.Function):
     def forward(
         ctx: Any, pred: Tensor, pred_old: Tensor, z: Tensor, w: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        # The difference is taken after the upcast: in half precision it would lose what the ratio is made of.
-        d = torch.sub(at_least_float32(pred), pred_old)
+        d = _difference(pred, pred_old)
         wd = d.to(torch.promote_types(d.dtype, w.dtype)).mul_(w)
         product = torch.mul(z, wd)
         linear = product.flatten(1).mean(dim=1)
