@@ -13,7 +13,8 @@ What runs in a trainer, and is what a reviewer audits (``tests/test_walls.py`` h
 
 What never does:
 
-- ``tools/``: ``runs`` (the reader of run folders), ``ab``, ``report``, ``evaluate``, ``paper``, ``weights``,
+- ``tools/``: ``runs`` (the reader of run folders), ``checkpoints`` (and the policies in them), ``ab``, ``report``,
+  ``evaluate``, ``sample`` (pictures, and guidance), ``paper``, ``weights``,
   ``miniature``, ``launch``, ``cli``
 - ``vendoring/``: ``apply.py``
 

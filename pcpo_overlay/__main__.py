@@ -15,7 +15,19 @@ from collections.abc import Sequence
 from pcpo_overlay.tools.cli.parser import OneLineParser
 from pcpo_overlay.tools.faults import guarded
 
-COMMANDS = ("demo", "weights", "ab", "evaluate", "report", "experiments", "embed", "miniature")
+COMMANDS = (
+    "demo",
+    "weights",
+    "ab",
+    "evaluate",
+    "report",
+    "sample",
+    "grid",
+    "export-lora",
+    "experiments",
+    "embed",
+    "miniature",
+)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -28,7 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name in COMMANDS:
-        importlib.import_module(f"pcpo_overlay.tools.cli.{name}").add_parser(subparsers)
+        importlib.import_module(f"pcpo_overlay.tools.cli.{name.replace('-', '_')}").add_parser(subparsers)
     subparsers.add_parser("apply", help="clone the upstreams and put the hooks in; see pcpo apply --help")
     return parser
 

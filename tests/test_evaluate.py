@@ -18,8 +18,9 @@ from torch import Tensor
 
 from benchmarks.miniatures import model_sd
 from pcpo_overlay.__main__ import main
-from pcpo_overlay.tools.evaluate import EvaluationError, records, rewards, samples
-from pcpo_overlay.tools.evaluate.loaders import LOADERS, Checkpoint
+from pcpo_overlay.tools.checkpoints import Checkpoint, CheckpointError
+from pcpo_overlay.tools.evaluate import records, rewards, samples
+from pcpo_overlay.tools.evaluate.loaders import LOADERS
 from pcpo_overlay.tools.evaluate.measures import diversity, frechet_distance
 from pcpo_overlay.tools.evaluate.run import CACHE, Request, evaluate, subject_of
 from pcpo_overlay.tools.miniature import PROMPTS, flux_path, sd, sd3_path, sd_path
@@ -401,7 +402,7 @@ def test_dancegrpo_flux_lora(tmp_path: Path) -> None:
     (run / "checkpoints" / "lora-checkpoint-2-0" / "lora_config.json").unlink()
     (run / records.FILE).unlink()
     (failed,) = evaluate(run, request(), lambda _: None)
-    assert "lora_config.json cannot be read" in str(failed)
+    assert "does not say by how much its factors are scaled" in str(failed)
     assert [r["checkpoint"] for r in quality(run)] == ["base", "lora-checkpoint-3-0"]
 
 
@@ -417,7 +418,7 @@ def test_an_adapter_that_peft_would_quietly_leave_out_is_refused(tmp_path: Path)
     adapted.save_pretrained(tmp_path)
     file = tmp_path / "adapter_model.safetensors"
     save_file({k.replace("to_q", "to_x"): v for k, v in load_file(file).items()}, file)
-    with pytest.raises(EvaluationError, match="does not fit the model the run began with"):
+    with pytest.raises(CheckpointError, match="does not fit the model the run began with"):
         loader.put(loader.load_pipeline(sd3_path()), Checkpoint("checkpoint-1", 1, file, True))
 
 

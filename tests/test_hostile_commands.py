@@ -29,9 +29,10 @@ from torch import Tensor
 
 from pcpo_overlay.__main__ import main
 from pcpo_overlay.tools.ab import runner, state
+from pcpo_overlay.tools.checkpoints import Checkpoint
 from pcpo_overlay.tools.evaluate import run as evaluating
 from pcpo_overlay.tools.evaluate import samples
-from pcpo_overlay.tools.evaluate.loaders import LOADERS, Checkpoint, put
+from pcpo_overlay.tools.evaluate.loaders import LOADERS
 from pcpo_overlay.tools.faults import Fault
 from pcpo_overlay.tools.miniature import flux_path, sd, sd3_path, sd_path
 from pcpo_overlay.tools.report import build
@@ -511,7 +512,7 @@ def test_no_mutation_of_a_checkpoint_shows_a_traceback(tmp_path: Path, capsys: C
     low_rank = tmp_path / "checkpoints" / "lora-checkpoint-2-0" / "pytorch_lora_weights.safetensors"
     kinds.append(("dancegrpo_flux_lora", flux, Checkpoint("c", 1, low_rank, True)))
     for name, pipeline, checkpoint in kinds:
-        put(LOADERS[name], copy.deepcopy(fresh(pipeline)), checkpoint)
+        LOADERS[name].put(copy.deepcopy(fresh(pipeline)), checkpoint)
     draw, refused = random.Random(9), 0
     for n in range(OF_CHECKPOINTS):
         name, pipeline, checkpoint = draw.choice(kinds)
@@ -533,7 +534,7 @@ def test_no_mutation_of_a_checkpoint_shows_a_traceback(tmp_path: Path, capsys: C
                 at = draw.randrange(len(data))
                 weights.write_bytes(data[:at] + draw.choice((b"", b"\0" * 30, b"\xff" * 8)) + data[at + 8 :])
         try:
-            put(LOADERS[name], copy.deepcopy(fresh(pipeline)), Checkpoint("m", 1, weights, checkpoint.lora))
+            LOADERS[name].put(copy.deepcopy(fresh(pipeline)), Checkpoint("m", 1, weights, checkpoint.lora))
         except Fault as error:
             assert "\n" not in str(error) and str(folder) in str(error), (n, kind, error)
             refused += 1

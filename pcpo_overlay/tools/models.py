@@ -8,6 +8,8 @@ own, by a list, before either library is asked.
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -20,27 +22,38 @@ PARTS: dict[str, frozenset[str]] = {
     "diffusers": frozenset(
         {
             "AutoencoderKL",
+            "AutoencoderKLQwenImage",
             "DDIMScheduler",
+            "DPMSolverMultistepScheduler",
+            "EulerDiscreteScheduler",
             "FlowMatchEulerDiscreteScheduler",
             "FluxTransformer2DModel",
+            "LMSDiscreteScheduler",
             "PNDMScheduler",
+            "QwenImageTransformer2DModel",
             "SD3Transformer2DModel",
             "UNet2DConditionModel",
         }
     ),
     "transformers": frozenset(
         {
+            "CLIPFeatureExtractor",
             "CLIPImageProcessor",
             "CLIPTextModel",
             "CLIPTextModelWithProjection",
             "CLIPTokenizer",
             "CLIPTokenizerFast",
             "CLIPVisionModelWithProjection",
+            "Qwen2Tokenizer",
+            "Qwen2TokenizerFast",
+            "Qwen2_5_VLForConditionalGeneration",
             "T5EncoderModel",
             "T5Tokenizer",
             "T5TokenizerFast",
         }
     ),
+    # a module of diffusers' own, by the name that the hub's Stable Diffusion 1.x has for it
+    "stable_diffusion": frozenset({"StableDiffusionSafetyChecker"}),
 }
 
 
@@ -48,12 +61,12 @@ class ModelError(Fault):
     """A folder whose pipeline is not loaded; the message says where and why."""
 
 
-def read_index(path: Path, pipeline: str) -> dict[str, Any]:
+def read_index(path: Path, pipeline: str | Collection[str]) -> dict[str, Any]:
     """The ``model_index.json`` of a pipeline's folder, once all that it names is known.
 
     Args:
         path: the folder.
-        pipeline: the class of diffusers that it has to be.
+        pipeline: the class of diffusers that it has to be, or several to be one of.
 
     Raises:
         FileNotFoundError: there is no pipeline; diffusers would ask the hub for a model of that name.
@@ -66,9 +79,10 @@ def read_index(path: Path, pipeline: str) -> dict[str, Any]:
         index = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{file} cannot be read: {error}") from None
-    if not isinstance(index, dict) or index.get("_class_name") != pipeline:
-        named = index.get("_class_name") if isinstance(index, dict) else index
-        raise ModelError(f"{file} is not of a {pipeline}, but of {named!r:.80}")
+    named = index.get("_class_name") if isinstance(index, dict) else index
+    known = (pipeline,) if isinstance(pipeline, str) else tuple(pipeline)
+    if not isinstance(index, dict) or not isinstance(named, str) or named not in known:
+        raise ModelError(f"{file} is not of a {' or a '.join(known)}, but of {named!r:.80}")
     for name, part in index.items():
         if isinstance(part, (list, dict)) and not _is_known(part):
             raise ModelError(
@@ -76,6 +90,40 @@ def read_index(path: Path, pipeline: str) -> dict[str, Any]:
                 "are loaded; nothing of the folder was run"
             )
     return index
+
+
+def find(name: str) -> Path:
+    """The folder of a model: a folder, a miniature (``miniature-sd``, ``-sd3``, ``-flux``), or a name on the hub.
+
+    What the hub's copy on this machine lacks is fetched, unless ``HF_HUB_OFFLINE`` is set. A name may end in
+    ``@REVISION``.
+
+    Raises:
+        ModelError: there is none.
+        ImportError: diffusers is missing.
+    """
+    from pcpo_overlay.tools import miniature
+
+    shipped = {"sd": miniature.sd_path, "sd3": miniature.sd3_path, "flux": miniature.flux_path}
+    short = name.removeprefix("miniature-")
+    if short != name and short in shipped:
+        return shipped[short]()
+    if Path(name).is_dir():
+        return Path(name)
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", name):
+        raise ModelError(
+            f"{name} is no folder, no name on the hub, and none of {', '.join('miniature-' + m for m in shipped)}"
+        )
+    from diffusers import DiffusionPipeline
+
+    called, _, revision = name.partition("@")
+    try:
+        return Path(DiffusionPipeline.download(called, revision=revision or None))
+    except Exception as error:  # the hub's client has many of its own
+        told = " ".join(str(error).split())
+        raise ModelError(
+            f"{name} is no folder here and cannot be had from the hub ({type(error).__name__}: {told:.200})"
+        ) from None
 
 
 def _is_known(part: Any) -> bool:

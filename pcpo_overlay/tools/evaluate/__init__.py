@@ -2,7 +2,7 @@
 
 ``measures``  the numbers, as pure functions of classifier features
 ``rewards``   the rewards that runs of the miniatures were trained on, computed here
-``loaders``   one per upstream: where its trainer leaves checkpoints, and how one becomes a policy again
+``loaders``   one per upstream: what its runs were sampled and rewarded with
 ``samples``   drawing a policy's images and keeping what is measured of them
 ``records``   ``evaluation.jsonl``, and what is done already
 ``run``       one run folder from its checkpoints to its records

@@ -13,8 +13,9 @@ from typing import Any
 
 from pcpo_overlay.files import sha256 as sha256_of
 from pcpo_overlay.record.run_folder import utc_now
+from pcpo_overlay.tools.checkpoints import Checkpoint, CheckpointError
 from pcpo_overlay.tools.evaluate import EvaluationError, records, samples
-from pcpo_overlay.tools.evaluate.loaders import LOADERS, Checkpoint, Loader, put
+from pcpo_overlay.tools.evaluate.loaders import LOADERS, Loader
 from pcpo_overlay.tools.evaluate.rewards import Reward, weighted
 from pcpo_overlay.tools.evaluate.samples import Samples
 from pcpo_overlay.tools.faults import Fault, printable, told
@@ -64,7 +65,7 @@ class Subject:
         with _named(f"{self.model} cannot be loaded"):
             pipeline = self.loader.load_pipeline(self.model)
         if checkpoint is not None:
-            put(self.loader, pipeline, checkpoint)
+            self.loader.put(pipeline, checkpoint)
         with _named(f"{name} cannot be drawn from"):
             drawn = samples.draw(
                 self.loader.sample,
@@ -193,7 +194,7 @@ def evaluate(
     request: Request,
     say: Callable[[str], None] = print,
     step: Callable[[int, int], None] = lambda done, total: None,
-) -> list[EvaluationError]:
+) -> list[Fault]:
     """Evaluate what is not evaluated yet; after every checkpoint the records are on disk.
 
     Args:
@@ -206,7 +207,7 @@ def evaluate(
         What is wrong with each checkpoint that could not be evaluated; the others are.
 
     Raises:
-        EvaluationError: nothing of the run can be evaluated.
+        EvaluationError, CheckpointError: nothing of the run can be evaluated.
         RunError: the folder cannot be read.
         ImportError: a library is missing.
         OSError: the folder cannot be written.
@@ -237,7 +238,7 @@ def _evaluate(
     request: Request,
     say: Callable[[str], None],
     step: Callable[[int, int], None],
-) -> list[EvaluationError]:
+) -> list[Fault]:
     folder, name = subject.run.path, subject.run.path.name
     digest = records.digest(subject.settings)
     done, others = records.sort_out(load(folder).quality, digest)  # read again, now that nobody else writes
@@ -256,7 +257,7 @@ def _evaluate(
     known = {record["checkpoint"] for record in done}
 
     base = None
-    failed = []
+    failed: list[Fault] = []
     for n, checkpoint in enumerate((None, *checkpoints)):
         step(n, 1 + len(checkpoints))
         called = BASE if checkpoint is None else checkpoint.name
@@ -268,7 +269,7 @@ def _evaluate(
             base = base_samples(subject, request, digest)
         try:
             drawn = base if checkpoint is None else subject.draw(request, checkpoint)
-        except EvaluationError as error:
+        except (EvaluationError, CheckpointError) as error:
             failed.append(error)
             continue
         sha256 = subject.settings["model_sha256"] if checkpoint is None else sha256_of(checkpoint.weights)
