@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,8 @@ import pytest
 import torch
 from launch import ROOT
 
+from benchmarks import gpu_check
+from benchmarks.gpu.networks import networks
 from benchmarks.measuring import loss_step, ratios, startup, study, training
 from benchmarks.measuring.miniature_run import Miniatures
 from pcpo_overlay import hooks
@@ -72,6 +75,32 @@ def test_ratios_before_the_first_update(ddpo_patched: Path, tmp_path: Path, one_
     assert modes["full"].is_exact and modes["match"].is_exact and not modes["observe"].is_exact
     assert not ratios.summary(found).missed
     assert [row[1] for row in ratios.by_timestep(setting, modes).rows] == ["2", "2"]
+
+
+@pytest.mark.upstream(*CLONES)
+def test_every_part_of_the_gpu_check(upstream_clone: Any, tmp_path: Path, one_thread: None) -> None:
+    (vendor,) = {upstream_clone(name, True).parent for name in CLONES}
+    out = tmp_path / "out"
+    code = gpu_check.main(["--tiny", "--minutes", "10", "--out", str(out), "--vendor", str(vendor)])
+    text = (out / "page.md").read_text()
+    assert code == 0, text
+    found = {
+        name: [json.loads(x) for x in (out / f"{name}.jsonl").read_text().splitlines()]
+        for name in gpu_check.PARTS
+    }
+    ran = [(row["trainer"], row["mode"], row["exit_code"]) for row in found["faults"] if "trainer" in row]
+    assert ran == [(t, m, 0) for t in ("dancegrpo_flux", "dancegrpo_flux_lora") for m in ("off", "full")]
+    assert {row["mode"]: row["largest"] for row in found["ratios"] if "mode" in row}.keys() == {
+        "observe",
+        "match",
+        "full",
+    }
+    sizes = [row for row in found["sizes"] if "tape_bytes" in row]
+    assert len(sizes) == len(networks(tiny=True)) and all(row["tape_bytes"]["full"] > 0 for row in sizes)
+    assert [row["forwards"]["2 experts"] for row in found["guidance"] if "forwards" in row] == [
+        {"base": 2, "expert": 4}
+    ]
+    assert "left out" not in text
 
 
 @pytest.mark.upstream
