@@ -94,7 +94,7 @@ def tell(document: Document) -> None:
     for comparison in document.comparisons:
         for warning in comparison.warnings:
             print(f"WARNING: {warning}")
-        title, text = comparison.main_table(document.window)
+        title, text = comparison.main_table()
         print(f"\n{comparison.title}: {title[0].lower()}{title[1:]}\n\n{text}")
 
 
