@@ -796,6 +796,47 @@ def test_an_unreadable_run_is_named_and_the_others_are_reported(
     assert (tmp_path / "out" / "report.json").exists()
 
 
+def test_a_report_takes_the_place_of_a_report_and_of_nothing_else(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build, "draw_all", lambda *args: {})
+    run, out, theirs = write_run(tmp_path / "a", rewards=[0, 1]), tmp_path / "out", tmp_path / "theirs"
+    theirs.mkdir()
+    (theirs / "report.md").write_text("dear")
+
+    def refused(folder: Path, name: str) -> None:
+        assert command(run, "--out", folder) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert f"{folder} is there already and holds what `pcpo report` did not make ({name})" in line
+
+    refused(theirs, "report.md")
+    assert [(path.name, path.read_text()) for path in theirs.iterdir()] == [("report.md", "dear")]
+    assert command(run, "--out", out) == command(run, "--out", out, "--window", "2") == 0
+    assert "Moving average: 2 epochs" in (out / "report.md").read_text()
+    (out / "notes.txt").write_text("dear")
+    refused(out, "notes.txt")
+    assert (out / "notes.txt").read_text() == "dear" and (out / "report.json").is_file()
+
+
+def test_a_report_that_cannot_be_finished_leaves_the_one_before(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, out = write_run(tmp_path / "a", rewards=[0, 1]), tmp_path / os.fsdecode(b"caf\xe9")
+    monkeypatch.setattr(build, "draw_all", lambda *args: {})
+    assert command(run, "--out", out) == 0
+    assert "caf\\udce9/report.md" in capsys.readouterr().out
+    before = (out / "report.md").read_bytes()
+
+    def full(*args: object) -> dict[str, str]:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(build, "draw_all", full)
+    assert command(run, "--out", out, "--window", "2") == 1
+    assert "cannot be written: No space left on device" in capsys.readouterr().err
+    assert (out / "report.md").read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", out.name]
+
+
 def test_nothing_to_report_exits_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert command(tmp_path, "--out", tmp_path / "out") == 1
     empty = write_run(tmp_path / "empty", rewards=[])

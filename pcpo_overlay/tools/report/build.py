@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from pcpo_overlay.tools import palette
-from pcpo_overlay.tools.faults import require
+from pcpo_overlay.tools.faults import require, told
+from pcpo_overlay.tools.folders import check_writable, written
 from pcpo_overlay.tools.report import mixed_model, stats
 from pcpo_overlay.tools.report.compare import Comparison, Document, compare
 from pcpo_overlay.tools.report.text import quoted
 from pcpo_overlay.tools.runs.run import Run
 
+#: What writes reports, ``ab``'s too.
+COMMAND = "pcpo report"
 MARKDOWN = "report.md"
 JSON = "report.json"
 #: Every figure there may be, in the order of the report, with its caption.
@@ -40,29 +43,32 @@ def build(
     window: int = stats.WINDOW,
     baseline: str | None = None,
 ) -> Document:
-    """Compare runs and write the report; what an earlier report left in ``out`` under the same names is replaced.
+    """Compare runs and write the report, whole or not at all; an earlier one in ``out`` is replaced.
 
     ``out`` is made if missing; the options are those of :func:`compare.compare`.
 
     Raises:
         ReportError: there is nothing to compare.
+        FolderError: ``out`` holds what no report left there.
         ImportError: matplotlib or pandas is missing; the message names the extra to install.
         OSError: ``out`` cannot be written.
     """
     palette.require_matplotlib()
     require("pandas", "the report needs")
-    document = compare(runs, thresholds=thresholds, window=window, baseline=baseline)
     try:
-        out.mkdir(parents=True, exist_ok=True)
-    except ValueError as error:  # a NUL in the path
-        raise OSError(str(error)) from None
-    for comparison in document.comparisons:
-        size = "" if comparison.batch_size is None else f"{comparison.batch_size}-"
-        prefix = f"{comparison.upstream}-{size}" if len(document.comparisons) > 1 else ""
-        comparison.figures = draw_all(comparison, out, prefix)
-    (out / MARKDOWN).write_text(render(document), encoding="utf-8")
-    text = json.dumps(document.as_dict(), indent=1, allow_nan=False)
-    (out / JSON).write_text(text + "\n", encoding="utf-8")
+        out = out.resolve()
+    except (RuntimeError, ValueError) as error:  # links in a circle, a NUL
+        raise OSError(told(error)) from None
+    check_writable(out, COMMAND)
+    document = compare(runs, thresholds=thresholds, window=window, baseline=baseline)
+    with written(out, COMMAND) as folder:
+        for comparison in document.comparisons:
+            size = "" if comparison.batch_size is None else f"{comparison.batch_size}-"
+            prefix = f"{comparison.upstream}-{size}" if len(document.comparisons) > 1 else ""
+            comparison.figures = draw_all(comparison, folder, prefix)
+        (folder / MARKDOWN).write_text(render(document), encoding="utf-8")
+        text = json.dumps(document.as_dict(), indent=1, allow_nan=False)
+        (folder / JSON).write_text(text + "\n", encoding="utf-8")
     return document
 
 
