@@ -500,6 +500,25 @@ def test_a_folder_of_someone_elses_is_not_touched(clone: Path, capsys: pytest.Ca
 
 
 @pytest.mark.usefixtures("direct")
+def test_a_report_of_someone_elses_is_refused_before_the_first_run(
+    clone: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    theirs = out_of(clone) / "report" / "report.md"
+    theirs.parent.mkdir(parents=True)
+    theirs.write_text("dear")
+    assert command(clone) == 1
+    assert "holds what `pcpo report` did not make (report.md)" in capsys.readouterr().err
+    assert theirs.read_text() == "dear" and runs_of(clone) == set()
+
+
+def test_a_record_of_a_path_that_is_not_utf8_is_read_again(clone: Path) -> None:
+    planned = plan.make_plan(request(clone, out=clone / os.fsdecode(b"caf\xe9")), {})[0]
+    planned.folder.mkdir(parents=True)
+    state.write_record(planned, exit_code=1, pid=None)
+    assert not state.is_finished(planned), "of this command, and to be repeated"
+
+
+@pytest.mark.usefixtures("direct")
 def test_two_at_once_on_one_folder_are_told_who_holds_it(
     clone: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

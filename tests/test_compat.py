@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +15,7 @@ from pcpo_overlay.compat.lora import LoRAAttnProcessor, lora_layers
 
 
 @pytest.fixture
-def unet():
+def unet() -> Any:
     compat.install()
     from diffusers import UNet2DConditionModel
 
@@ -30,14 +32,14 @@ def unet():
     )
 
 
-def forward(unet):
+def forward(unet: Any) -> torch.Tensor:
     generator = torch.Generator().manual_seed(1)
     x, states = torch.randn(2, 4, 8, 8, generator=generator), torch.randn(2, 5, 12, generator=generator)
     with torch.no_grad():
         return unet(x, torch.tensor(10), states).sample
 
 
-def with_lora(unet, trained):
+def with_lora(unet: Any, trained: bool) -> Any:
     torch.manual_seed(2)
     unet.set_attn_processor(
         {
@@ -52,12 +54,12 @@ def with_lora(unet, trained):
     return unet
 
 
-def test_fresh_lora_is_the_network_itself(unet):
+def test_fresh_lora_is_the_network_itself(unet: Any) -> None:
     before = forward(unet)
     torch.testing.assert_close(forward(with_lora(unet, trained=False)), before, rtol=1e-5, atol=1e-6)
 
 
-def test_lora_saves_and_loads(unet, tmp_path):
+def test_lora_saves_and_loads(unet: Any, tmp_path: Path) -> None:
     base = forward(unet)
     tuned = forward(with_lora(unet, trained=True))
     assert float((tuned - base).abs().max()) > 1e-3
@@ -67,7 +69,7 @@ def test_lora_saves_and_loads(unet, tmp_path):
     assert torch.equal(forward(again), tuned)
 
 
-def test_a_lora_file_of_another_network_is_refused(unet, tmp_path):
+def test_a_lora_file_of_another_network_is_refused(unet: Any, tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
     (tmp_path / "x").mkdir()
@@ -77,14 +79,14 @@ def test_a_lora_file_of_another_network_is_refused(unet, tmp_path):
         unet.load_attn_procs(tmp_path / "x")
 
 
-def test_install_twice_wraps_once():
+def test_install_twice_wraps_once() -> None:
     compat.install()
     import diffusers.utils
     from accelerate import Accelerator
     from diffusers import StableDiffusionPipeline
     from diffusers.image_processor import VaeImageProcessor
 
-    def names():
+    def names() -> tuple[Any, ...]:
         return (
             diffusers.utils.randn_tensor,
             Accelerator.save_state,
@@ -97,7 +99,7 @@ def test_install_twice_wraps_once():
     assert names() == before
 
 
-def test_bfloat16_images_come_out_in_float32():
+def test_bfloat16_images_come_out_in_float32() -> None:
     compat.install()
     from diffusers.image_processor import VaeImageProcessor
 
@@ -108,7 +110,7 @@ def test_bfloat16_images_come_out_in_float32():
 
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="Python before 3.12 has imp itself")
-def test_imp_load_source(tmp_path):
+def test_imp_load_source(tmp_path: Path) -> None:
     (tmp_path / "settings.py").write_text("value = 3\n")
     compat.install()
     import imp
@@ -116,10 +118,10 @@ def test_imp_load_source(tmp_path):
     assert imp.load_source("settings", str(tmp_path / "settings.py")).value == 3
 
 
-def test_pinned_tuples_are_lists_for_dancegrpo(monkeypatch):
+def test_pinned_tuples_are_lists_for_dancegrpo(monkeypatch: pytest.MonkeyPatch) -> None:
     from torch.utils.data._utils import pin_memory as pinning
 
-    def pin_of_today(data, device=None):
+    def pin_of_today(data: Any, device: Any = None) -> Any:
         return type(data)(pinning.pin_memory(item) for item in data) if isinstance(data, tuple) else data
 
     monkeypatch.setattr(pinning, "pin_memory", pin_of_today)
@@ -132,10 +134,10 @@ def test_pinned_tuples_are_lists_for_dancegrpo(monkeypatch):
     assert pinning.pin_memory is before
 
 
-def test_pinned_lists_of_an_older_torch_are_left_alone(monkeypatch):
+def test_pinned_lists_of_an_older_torch_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     from torch.utils.data._utils import pin_memory as pinning
 
-    def pin_of_old(data, device=None):
+    def pin_of_old(data: Any, device: Any = None) -> Any:
         return list(data) if isinstance(data, tuple) else data
 
     monkeypatch.setattr(pinning, "pin_memory", pin_of_old)
@@ -143,7 +145,7 @@ def test_pinned_lists_of_an_older_torch_are_left_alone(monkeypatch):
     assert pinning.pin_memory is pin_of_old
 
 
-def test_an_adapter_that_nothing_wraps_is_its_own_module():
+def test_an_adapter_that_nothing_wraps_is_its_own_module() -> None:
     from peft import LoraConfig, get_peft_model
 
     compat.install("flow_grpo")
@@ -161,7 +163,9 @@ def test_an_adapter_that_nothing_wraps_is_its_own_module():
         ("scripts/train_sd3_sft.py", "flow_grpo"),
     ],
 )
-def test_the_runner_supplies_what_the_script_needs(script, upstream, tmp_path, monkeypatch):
+def test_the_runner_supplies_what_the_script_needs(
+    script: str, upstream: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / script
     path.parent.mkdir()
     path.write_text("")
@@ -173,7 +177,7 @@ def test_the_runner_supplies_what_the_script_needs(script, upstream, tmp_path, m
     assert asked == [upstream]
 
 
-def test_runner_without_a_script():
+def test_runner_without_a_script() -> None:
     result = subprocess.run(
         [sys.executable, "-m", "pcpo_overlay.compat"], capture_output=True, text=True, check=False
     )

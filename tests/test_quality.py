@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from synthetic_runs import write_quality, write_run
 
@@ -14,7 +16,7 @@ from pcpo_overlay.tools.report import build as report
 from pcpo_overlay.tools.report import mixed_model, quality
 from pcpo_overlay.tools.report.build import build
 from pcpo_overlay.tools.report.compare import Comparison, Document, compare
-from pcpo_overlay.tools.report.mixed_model import CannotFit, Observation, fit
+from pcpo_overlay.tools.report.mixed_model import CannotFit, fit
 from pcpo_overlay.tools.runs import policies
 from pcpo_overlay.tools.runs.files import RunError
 from pcpo_overlay.tools.runs.run import load
@@ -25,10 +27,6 @@ def compared(*folders: Path, **options: Any) -> Document:
     plain = document.as_dict()
     assert json.loads(json.dumps(plain, allow_nan=False)) == plain
     return document
-
-
-def tables_of(comparison: Comparison) -> dict[str, str]:
-    return dict(comparison.tables(5))
 
 
 def linear(prompt: str, reward: float) -> dict[str, float]:
@@ -96,7 +94,7 @@ def test_arms_are_compared_at_the_same_reward_by_hand(tmp_path: Path) -> None:
     assert held.last.epoch == 10
     assert held.last.base["diversity"] == 10 and held.last.base["frechet"] == 0
     assert held.last.arms[1].reward.mean == pytest.approx(6)
-    tables = tables_of(comparison)
+    tables = comparison.tables()
     assert "| 0.8000 | baseline | 3 of 3 |" in tables["Quality at matched reward"]
     assert "50 images a prompt and policy (steps 5, noise level 0.7" in tables["Quality at matched reward"]
     assert "-0.8" in tables["Quality at matched reward, difference to the baseline"]
@@ -114,7 +112,7 @@ def test_two_seeds_have_no_intervals_and_a_level_may_be_out_of_reach(tmp_path: P
     low, high = comparison.quality.levels
     assert [arm.runs for arm in low.arms] == [2, 2] and [arm.runs for arm in high.arms] == [1, 1]
     assert low.arms[0].diversity.low is None
-    tables = tables_of(comparison)
+    tables = comparison.tables()
     assert "Intervals take 3 seeds" in tables["Quality at matched reward"]
     assert "they take 3 seeds that both" in tables["Quality at matched reward, difference to the baseline"]
 
@@ -127,7 +125,7 @@ def test_no_level_where_a_run_never_rose(tmp_path: Path) -> None:
     document = compared(*folders)
     held = document.comparisons[0].quality
     assert held is not None and held.levels == []
-    assert tables_of(document.comparisons[0])["Quality at matched reward"] == quality.NO_MATCH
+    assert document.comparisons[0].tables()["Quality at matched reward"] == quality.NO_MATCH
     (model,) = document.mixed_models
     assert model.metrics == {} and "no level of reward" in model.notes[0]
     assert model.notes[0].endswith(f"never above the model it began as: `{tmp_path.name}/a`")
@@ -140,7 +138,7 @@ def test_runs_evaluated_differently_are_not_compared(tmp_path: Path) -> None:
     (comparison,) = document.comparisons
     assert comparison.quality is None and document.mixed_models == []
     assert "`a`: 50 samples, seed 0, steps 5, noise_level 0.7; `b`: 20 samples" in comparison.warnings[-1]
-    assert "Quality at matched reward" not in tables_of(comparison)
+    assert "Quality at matched reward" not in comparison.tables()
 
 
 def test_runs_that_were_not_evaluated_are_named(tmp_path: Path) -> None:
@@ -148,7 +146,7 @@ def test_runs_that_were_not_evaluated_are_named(tmp_path: Path) -> None:
     b = write_run(tmp_path / "b", "full", rewards=[0.0, 1.0])
     (comparison,) = compared(a, b).comparisons
     assert any("not evaluated, and so not in the tables on quality: `b`" in w for w in comparison.warnings)
-    assert "| 0 of 1 |" in tables_of(comparison)["Quality at matched reward"]
+    assert "| 0 of 1 |" in comparison.tables()["Quality at matched reward"]
 
 
 def test_without_evaluations_nothing_is_said_of_quality(tmp_path: Path) -> None:
@@ -191,34 +189,32 @@ NOISE = (
 CELLS = ((0, 0), (1, 0), (0, 1), (1, 1))
 
 
-def balanced(scale: float = 1.0, cells: tuple[tuple[int, int], ...] = CELLS) -> list[Observation]:
+def observed(rows: Iterable[tuple[str, int, int, float]]) -> pd.DataFrame:
+    return pd.DataFrame(rows, columns=["prompt", "algorithm", "batch", "value"])
+
+
+def balanced(scale: float = 1.0, cells: tuple[tuple[int, int], ...] = CELLS) -> pd.DataFrame:
     """Algorithm worth -2, batch size -1, interaction 0.5, all but the noise."""
-    return [
-        Observation(f"p{n}", a, b, scale * (level - 2 * a - b + 0.5 * a * b + noise[n]))
+    return observed(
+        (f"p{n}", a, b, scale * (level - 2 * a - b + 0.5 * a * b + noise[n]))
         for (a, b), noise in zip(CELLS, NOISE, strict=True)
         if (a, b) in cells
         for n, level in enumerate(PROMPTS)
-    ]
+    )
 
 
-def means(observations: list[Observation]) -> dict[tuple[int, int], float]:
-    cells: dict[tuple[int, int], list[float]] = {}
-    for o in observations:
-        cells.setdefault((o.algorithm, o.batch), []).append(o.value)
-    return {cell: sum(values) / len(values) for cell, values in cells.items()}
+def means(observations: pd.DataFrame) -> pd.Series:
+    return observations.groupby(["algorithm", "batch"])["value"].mean()
 
 
-def residual_variance(observations: list[Observation]) -> float:
+def residual_variance(observations: pd.DataFrame) -> float:
     """The mean square of what prompts and cells leave, which REML's estimate is in a balanced design."""
-    by_cell = means(observations)
-    grand = sum(by_cell.values()) / len(by_cell)
-    by_prompt: dict[str, list[float]] = {}
-    for o in observations:
-        by_prompt.setdefault(o.prompt, []).append(o.value)
-    prompt = {p: sum(v) / len(v) - grand for p, v in by_prompt.items()}
-    left = [o.value - by_cell[o.algorithm, o.batch] - prompt[o.prompt] for o in observations]
-    freedom = (len(by_prompt) - 1) * (len(by_cell) - 1)
-    return sum(x * x for x in left) / freedom
+    value = observations["value"]
+    by_cell = value.groupby([observations["algorithm"], observations["batch"]]).transform("mean")
+    by_prompt = value.groupby(observations["prompt"]).transform("mean")
+    left = value - by_cell - by_prompt + value.mean()
+    freedom = (observations["prompt"].nunique() - 1) * (len(means(observations)) - 1)
+    return float((left**2).sum() / freedom)
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e-4, 1e4])
@@ -243,16 +239,12 @@ def test_a_balanced_design_has_the_differences_of_cell_means(scale: float) -> No
 
 
 def test_it_is_what_statsmodels_fits_of_the_formula() -> None:
-    """Unbalanced, so that nothing but the likelihood decides."""
-    import pandas
+    """Unbalanced, so that nothing but the likelihood decides; as it is, not scaled for the optimizer."""
     from statsmodels.formula.api import mixedlm
 
-    observations = balanced()[:-2]
-    frame = pandas.DataFrame([vars(o) for o in observations])
+    frame = balanced()[:-2]
     told = mixedlm("value ~ algorithm * batch", frame, groups=frame["prompt"]).fit(reml=True)
-    for effect, name in zip(
-        fit(observations).effects, ("algorithm", "batch", "algorithm:batch"), strict=True
-    ):
+    for effect, name in zip(fit(frame).effects, ("algorithm", "batch", "algorithm:batch"), strict=True):
         assert effect.coefficient == pytest.approx(told.params[name], rel=1e-4)
         assert effect.std_error == pytest.approx(told.bse[name], rel=1e-3)
         assert effect.p_value == pytest.approx(told.pvalues[name], rel=1e-2, abs=1e-12)
@@ -269,12 +261,12 @@ def test_with_one_batch_size_the_algorithm_alone(batch: int) -> None:
 
 def test_a_singular_fit_is_told() -> None:
     """Prompts that differ by less than chance would have it: their intercepts' variance is estimated as 0."""
-    observations = [
-        Observation(f"p{n}", a, 0, 2.0 * a + (1 if (n + r) % 2 else -1) * 0.5)
+    observations = observed(
+        (f"p{n}", a, 0, 2.0 * a + (1 if (n + r) % 2 else -1) * 0.5)
         for n in range(6)
         for a in (0, 1)
         for r in range(2)
-    ]
+    )
     result = fit(observations)
     assert result.effects[0].coefficient == pytest.approx(2)
     assert any("singular" in note for note in result.notes)
@@ -283,27 +275,27 @@ def test_a_singular_fit_is_told() -> None:
 
 
 def test_a_perfect_fit_is_told() -> None:
-    result = fit([Observation(f"p{n}", a, 0, n + 2.0 * a) for n in range(5) for a in (0, 1)])
+    result = fit(observed((f"p{n}", a, 0, n + 2.0 * a) for n in range(5) for a in (0, 1)))
     assert result.effects[0].coefficient == pytest.approx(2)
     assert any("errors and p mean nothing" in note for note in result.notes)
 
 
 def test_a_fit_that_fails_is_told() -> None:
     with pytest.raises(CannotFit, match="the fit failed"):
-        fit([Observation(f"p{n}", a, 0, 2.0 * a) for n in range(5) for a in (0, 1)])
+        fit(observed((f"p{n}", a, 0, 2.0 * a) for n in range(5) for a in (0, 1)))
 
 
 @pytest.mark.parametrize(
     ("observations", "told"),
     [
-        ([], "an arm has no run"),
+        (observed([]), "an arm has no run"),
         (balanced(cells=((0, 0),)), "an arm has no run"),
         (balanced(cells=((0, 0), (1, 0), (1, 1))), "at one of the batch sizes"),
-        ([o for o in balanced() if o.prompt == "p1"], "several prompts"),
-        ([Observation(o.prompt, o.algorithm, o.batch, 1.0) for o in balanced()], "the same in every run"),
+        (balanced().query("prompt == 'p1'"), "several prompts"),
+        (balanced().assign(value=1.0), "the same in every run"),
     ],
 )
-def test_what_cannot_be_fitted(observations: list[Observation], told: str) -> None:
+def test_what_cannot_be_fitted(observations: pd.DataFrame, told: str) -> None:
     with pytest.raises(CannotFit, match=told):
         fit(observations)
 
@@ -348,7 +340,7 @@ def test_report_on_two_batch_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(
         Comparison,
         "draw",
-        lambda comparison, window: quality.figures(comparison.shown(window), comparison.quality),
+        lambda comparison: quality.figures(comparison.shown, comparison.quality),
     )
     folders = two_sizes(tmp_path)
     out = tmp_path / "report"

@@ -7,6 +7,8 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import pytest
 import torch
@@ -21,7 +23,7 @@ from pcpo_overlay.session import Session
 from pcpo_overlay.steps import StepTable, dancegrpo_steps
 
 
-def test_alone():
+def test_alone() -> None:
     ranks = TorchRanks("cpu")
     assert (ranks.num_processes, ranks.process_index, ranks.is_main_process) == (1, 0, True)
     rows = torch.ones(2, 3)
@@ -31,7 +33,9 @@ def test_alone():
     assert (_named([1]), _named([0, 2])) == ("rank 1", "ranks 0, 2")
 
 
-def on_ranks(tmp_path, code, count=2, environ=None):
+def on_ranks(
+    tmp_path: Path, code: str, count: int = 2, environ: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     """Run a script on so many real processes over gloo; what rank 0 printed as JSON, or the exit code and stderr."""
     script = tmp_path / "script.py"
     script.write_text(code)
@@ -59,7 +63,7 @@ dist.destroy_process_group()
 """
 
 
-def test_two_processes(tmp_path):
+def test_two_processes(tmp_path: Path) -> None:
     done = on_ranks(tmp_path, TWO)
     assert done.returncode == 0, done.stderr[-2000:]
     assert json.loads(done.stdout) == [2, [[0], [0], [1], [1]]]
@@ -102,7 +106,7 @@ dist.destroy_process_group()
 
 
 @pytest.mark.parametrize("count", [2, 4], ids=["FULL_SHARD", "HYBRID_SHARD"])
-def test_gradients_under_fsdp(tmp_path, count):
+def test_gradients_under_fsdp(tmp_path: Path, count: int) -> None:
     """With replicas the norm is not sqrt(replicas) too large, and every rank names the same first layer."""
     done = on_ranks(tmp_path, SHARDED, count)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -141,7 +145,7 @@ dist.destroy_process_group()
 """
 
 
-def test_ranks_tell_each_other_their_modes(tmp_path):
+def test_ranks_tell_each_other_their_modes(tmp_path: Path) -> None:
     """An ``off`` rank too, which takes part in no collective of ours; a baseline does not stop for a silent one."""
     unlike = [["full", "observe"], ["full", "off"], ["off", "full"], ["match", "match,tape=cpu"]]
     alike = [["off", "off"], ["observe", "observe"], ["off", "unpatched"]]
@@ -169,7 +173,7 @@ print("started", flush=True)
 """
 
 
-def test_ranks_of_different_modes_do_not_start(tmp_path):
+def test_ranks_of_different_modes_do_not_start(tmp_path: Path) -> None:
     done = on_ranks(tmp_path, START, environ={"MODES": "full;off", "PCPO_RUN_DIR": str(tmp_path / "run")})
     assert done.returncode != 0 and "started" not in done.stdout
     errors = {line for line in done.stderr.splitlines() if line.startswith("[pcpo] error:")}
@@ -178,7 +182,7 @@ def test_ranks_of_different_modes_do_not_start(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_gradients_in_shards_add_up():
+def test_gradients_in_shards_add_up() -> None:
     whole, halves = torch.nn.Linear(4, 1, bias=False), [torch.nn.Linear(2, 1, bias=False) for _ in range(2)]
     gradient = torch.tensor([[1.0, -2.0, 3.0, -6.0]])
     whole.weight.grad = gradient
@@ -199,9 +203,9 @@ def test_gradients_in_shards_add_up():
     assert together.grad_abs_var == pytest.approx(alone.grad_abs_var)
 
 
-def test_a_parameter_in_no_module_is_a_layer_of_its_own():
+def test_a_parameter_in_no_module_is_a_layer_of_its_own() -> None:
     class Model(torch.nn.Module):
-        def __init__(self):
+        def __init__(self) -> None:
             super().__init__()
             self.table = torch.nn.Parameter(torch.zeros(2))
             self.linear = torch.nn.Linear(1, 1)
@@ -216,7 +220,7 @@ def test_a_parameter_in_no_module_is_a_layer_of_its_own():
 
 
 @pytest.mark.parametrize(("steps", "shift", "total"), [(12, 3.0, 11.484157), (16, 3.0, 13.343191)])
-def test_native_weights_of_dancegrpo(steps, shift, total):
+def test_native_weights_of_dancegrpo(steps: int, shift: float, total: float) -> None:
     table = StepTable(
         dancegrpo_steps(dancegrpo_sigmas(steps, shift), 0.3, parse("match"), steps - 1), torch.device("cpu")
     )
@@ -227,20 +231,20 @@ def test_native_weights_of_dancegrpo(steps, shift, total):
     assert ours.zeta == pytest.approx(total, abs=5e-7)
 
 
-def test_a_deterministic_sampler_is_refused():
+def test_a_deterministic_sampler_is_refused() -> None:
     with pytest.raises(PCPOError, match=r"eta is 0\.0"):
         dancegrpo_steps(dancegrpo_sigmas(4), 0.0, parse("full"))
 
 
 @pytest.fixture
-def session():
+def session() -> Iterator[Session]:
     made = Session(parse("match").on("dancegrpo_flux"))
     made.rollout = Rollout(made.config, made.tape, trained_steps=2)
     with hooks.using(made):
         yield made
 
 
-def test_samples_drawn_one_by_one_keep_their_places(session):
+def test_samples_drawn_one_by_one_keep_their_places(session: Session) -> None:
     """DanceGRPO samples one image after the other, and collects them at the end; the last step is never trained."""
     sigmas = dancegrpo_sigmas(3).float()
     hooks.begin_rollout()
@@ -255,10 +259,10 @@ def test_samples_drawn_one_by_one_keep_their_places(session):
         for index in range(2):
             found = session.tape.lookup(samples["pcpo_index"][sample : sample + 1], index)
             assert found.pred_old.unique().tolist() == [10 * sample + index]
-            assert found.z.unique().tolist() == [4.0]  # (sample - mean) / std
+            assert found.z is not None and found.z.unique().tolist() == [4.0]  # (sample - mean) / std
 
 
-def test_the_flag_on_an_argparse_parser():
+def test_the_flag_on_an_argparse_parser() -> None:
     parser = argparse.ArgumentParser()
     hooks.define_flag(parser)
     assert parser.parse_args(["--pcpo", "full,weights=uniform"]).pcpo == "full,weights=uniform"
@@ -266,6 +270,6 @@ def test_the_flag_on_an_argparse_parser():
 
 
 @pytest.mark.parametrize("option", ["unique_prompts=true", "variance=paper", "w_star=5"])
-def test_options_that_change_nothing_on_flux(option):
+def test_options_that_change_nothing_on_flux(option: str) -> None:
     with pytest.raises(PCPOError, match="changes nothing on dancegrpo_flux"):
         parse(f"full,{option}").on("dancegrpo_flux")

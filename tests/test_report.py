@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import socket
 import subprocess
@@ -21,7 +22,7 @@ from pcpo_overlay.tools import palette
 from pcpo_overlay.tools.report import build, speed, stats, validation
 from pcpo_overlay.tools.report.arms import ReportError
 from pcpo_overlay.tools.report.compare import Comparison, Document, compare
-from pcpo_overlay.tools.report.stats import Estimate, Interval
+from pcpo_overlay.tools.report.stats import Estimate
 from pcpo_overlay.tools.runs import labels
 from pcpo_overlay.tools.runs.arms import common
 from pcpo_overlay.tools.runs.files import RunError
@@ -40,12 +41,8 @@ def compared(*folders: Path, **options: Any) -> Document:
     return document
 
 
-def tables(comparison: Comparison, window: int = 5) -> dict[str, str]:
-    return dict(comparison.tables(window))
-
-
 def speedups(comparison: Comparison) -> str:
-    return speed.speedup_table(comparison.shown(5), comparison.thresholds)
+    return speed.speedup_table(comparison.shown, comparison.thresholds)
 
 
 def series(values: dict[int, float]) -> pd.Series:
@@ -190,8 +187,9 @@ def test_bootstrap_of_a_mean_by_hand() -> None:
 def test_too_few_seeds_have_no_interval() -> None:
     assert stats.estimate([1.0, 2.0]) == Estimate(1.5, None, None)
     assert stats.estimate([]) == Estimate(None, None, None)
-    assert stats.bootstrap(2, lambda chosen: 1.0) is None
-    assert stats.bootstrap(3, lambda chosen: None if 2 in chosen else 1.0) is None
+    assert stats.resamples(2) == [] and stats.bootstrap(1.0, 2, []) == Estimate(1.0)
+    never = [math.nan if 2 in chosen else 1.0 for chosen, _ in stats.resamples(3)]
+    assert stats.bootstrap(1.0, 3, never) == Estimate(1.0), "a resample has no such number"
 
 
 # --- the comparison ---------------------------------------------------------------------------------------------
@@ -211,12 +209,12 @@ def test_thresholds_on_the_smoothed_seed_mean_and_seed_by_seed(tmp_path: Path) -
     comparison = document.comparisons[0]
     # seed-mean observe: 1 1 3 5 7 9 -> smoothed 1 1 2 4 6 8; full: 0 4 8 8 8 8 -> 0 2 6 8 8 8
     first, second, third = comparison.thresholds.levels
-    assert [arm.epochs for arm in first.arms] == [3, 2]
-    assert [arm.epochs for arm in second.arms] == [5, 3]
-    assert [arm.epochs for arm in third.arms] == [6, 4]
-    assert first.arms[1].speedup_percent == pytest.approx(50.0)
-    assert second.arms[1].speedup_percent == pytest.approx(100 * (5 / 3 - 1))
-    assert first.arms[0].speedup_percent is None
+    assert [arm.epochs.mean for arm in first.arms] == [3, 2]
+    assert [arm.epochs.mean for arm in second.arms] == [5, 3]
+    assert [arm.epochs.mean for arm in third.arms] == [6, 4]
+    assert first.arms[1].speedup_percent.mean == pytest.approx(50.0)
+    assert second.arms[1].speedup_percent.mean == pytest.approx(100 * (5 / 3 - 1))
+    assert first.arms[0].speedup_percent == Estimate()
     # per seed: observe's smoothed are 0 0 1 3 5 7 and 2 2 3 5 7 9
     assert [s.epochs for s in third.arms[0].seeds] == [6, 5]
     assert [s.speedup_percent for s in third.arms[1].seeds] == [
@@ -236,7 +234,7 @@ def test_a_threshold_nobody_or_one_arm_reaches_says_never(tmp_path: Path) -> Non
         thresholds=[4.0, 100.0],
         window=1,
     ).comparisons[0]
-    assert [arm.epochs for arm in comparison.thresholds.levels[0].arms] == [None, 2]
+    assert [arm.epochs.mean for arm in comparison.thresholds.levels[0].arms] == [None, 2]
     rows = speedups(comparison).splitlines()[2:]
     assert [cell.strip() for cell in rows[0].split("|")[2:5]] == ["never", "2", "-"]
     assert [cell.strip() for cell in rows[1].split("|")[2:5]] == ["never", "never", "-"]
@@ -255,19 +253,19 @@ def test_epochs_to_a_threshold_have_an_interval_from_three_seeds_on(tmp_path: Pa
     comparison = compared(*folders, thresholds=[1.0], window=1).comparisons[0]
     observe, full = comparison.thresholds.levels[0].arms
     # 8/27 of the resamples lack the last seed, 1/27 (3.7%) hold the first alone
-    assert observe.epochs == 8 and observe.epochs_interval == Interval(4, 8)
-    assert full.epochs == 4 and full.epochs_interval == Interval(2, 4)
+    assert observe.epochs == Estimate(8, 4, 8)
+    assert full.epochs == Estimate(4, 2, 4)
     # every resample takes the same seeds of both: always twice as fast
-    assert full.speedup_percent == 100 and full.speedup_interval == Interval(100, 100)
+    assert full.speedup_percent == Estimate(100, 100, 100)
     assert "| 8 [4, 8] | 4 [2, 4] | 100.0% [100.0%, 100.0%] |" in speedups(comparison)
-    assert "bootstrap interval" in tables(comparison)["Epochs to reach a training reward"]
+    assert "bootstrap interval" in comparison.tables()["Epochs to reach a training reward"]
 
     two = compared(*folders[:2], *folders[3:5], thresholds=[1.0], window=1).comparisons[0]
-    assert two.thresholds.levels[0].arms[1].epochs_interval is None
-    assert "they take 3 seeds an arm" in tables(two)["Epochs to reach a training reward"]
+    assert two.thresholds.levels[0].arms[1].epochs == Estimate(3)
+    assert "they take 3 seeds an arm" in two.tables()["Epochs to reach a training reward"]
     mixed = compared(*folders[:5], thresholds=[1.0], window=1).comparisons[0]
-    assert mixed.thresholds.levels[0].arms[1].speedup_interval is None
-    assert "none for full, with fewer than 3 seeds" in tables(mixed)["Epochs to reach a training reward"]
+    assert mixed.thresholds.levels[0].arms[1].speedup_percent.low is None
+    assert "none for full, with fewer than 3 seeds" in mixed.tables()["Epochs to reach a training reward"]
 
 
 def test_a_seed_that_never_arrives_is_in_the_interval(tmp_path: Path) -> None:
@@ -279,8 +277,8 @@ def test_a_seed_that_never_arrives_is_in_the_interval(tmp_path: Path) -> None:
     ]
     comparison = compared(*folders, thresholds=[0.6], window=1).comparisons[0]
     observe, full = comparison.thresholds.levels[0].arms
-    assert observe.epochs == 3 and observe.epochs_interval == Interval(2, None)
-    assert full.speedup_percent == 0 and full.speedup_interval is None
+    assert observe.epochs == Estimate(3, 2, None)
+    assert full.speedup_percent == Estimate(0)
     assert "| 3 [2, never] | 3 [2, never] |     0.0% |" in speedups(comparison)
 
 
@@ -289,7 +287,7 @@ def test_default_thresholds_are_reached_by_every_arm(tmp_path: Path) -> None:
     folders, _ = find([tmp_path])
     thresholds = compared(*folders).comparisons[0].thresholds
     assert thresholds.chosen_from_data and len(thresholds.levels) == 4
-    assert all(arm.epochs is not None for level in thresholds.levels for arm in level.arms)
+    assert all(arm.epochs.mean is not None for level in thresholds.levels for arm in level.arms)
 
 
 def test_thresholds_close_together_are_printed_apart(tmp_path: Path) -> None:
@@ -382,16 +380,16 @@ def test_arms_that_draw_with_different_samplers_are_said_and_the_evaluated_rewar
     assert (
         "variance native in baseline, full; paper in full,variance=paper,w_star=5)" in comparison.warnings[0]
     )
-    told = tables(comparison)
+    told = comparison.tables()
     assert next(iter(told)) == "Epochs to reach an evaluated reward"
     assert "these rewards do not compare them" in told["Epochs to reach a training reward"]
-    assert comparison.main_table(5)[0] == "Epochs to reach an evaluated reward"
+    assert comparison.main_table()[0] == "Epochs to reach an evaluated reward"
 
 
 def test_runs_that_recorded_the_credit_as_the_ratio_are_named(tmp_path: Path) -> None:
     new = [write_run(tmp_path / f"new-{mode}", mode, rewards=[0, 1]) for mode in ("observe", "full")]
     assert not any("credit" in warning for warning in compared(*new).comparisons[0].warnings)
-    assert "std of the credit" in tables(compared(*new).comparisons[0])["Policy ratio"]
+    assert "std of the credit" in compared(*new).comparisons[0].tables()["Policy ratio"]
     for folder in new:
         lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         old = [{k: v for k, v in line.items() if k not in ("kl", "credit_std")} for line in lines]
@@ -400,7 +398,7 @@ def test_runs_that_recorded_the_credit_as_the_ratio_are_named(tmp_path: Path) ->
     assert comparison.warnings[-1].startswith(
         "full: recorded by a version that called the objective's credit"
     )
-    assert "credit" not in tables(comparison)["Policy ratio"]
+    assert "credit" not in comparison.tables()["Policy ratio"]
 
 
 def test_the_same_seed_twice_is_said(tmp_path: Path) -> None:
@@ -456,15 +454,16 @@ def test_validation_reward_at_the_last_common_evaluation(tmp_path: Path) -> None
     assert validated is not None and validated.last_common_evaluation == 4
     assert not any("evaluation" in warning for warning in comparison.warnings)
     base, full = validated.arms
-    assert base.at_last_common_evaluation == spread(3.5, 3.0, 4.0)
-    assert full.at_last_common_evaluation == full.best == spread(4.5, 4.0, 5.0)
-    assert base.curve.epoch == [0, 2, 4]
-    assert base.curve.smoothed == base.curve.mean == [1.0, 2.0, 3.5]
-    assert full.curve.high == [1.0, 3.0, 5.0]
+    assert base.numbers["at_last_common_evaluation"] == spread(3.5, 3.0, 4.0)
+    assert full.numbers["at_last_common_evaluation"] == full.numbers["best"] == spread(4.5, 4.0, 5.0)
+    of_base, of_full = validated.curves
+    assert of_base.epoch == [0, 2, 4]
+    assert of_base.smoothed == of_base.mean == [1.0, 2.0, 3.5]
+    assert of_full.high == [1.0, 3.0, 5.0]
     # the training reward is what it was
-    assert comparison.reward[0].curve.mean == [0.0, 1.0, 2.0, 3.0]
+    assert comparison.reward[0].curves["reward_mean"].mean == [0.0, 1.0, 2.0, 3.0]
 
-    table = tables(comparison)["Validation reward and KL"]
+    table = comparison.tables()["Validation reward and KL"]
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()[:4]]
     assert rows[0] == [
         "arm", "reward after epoch 4 (last common)", "best until then", "KL, running mean to epoch 4",
@@ -478,15 +477,15 @@ def test_kl_is_the_running_mean_and_the_epochs_own(tmp_path: Path) -> None:
     comparison = compared(*write_two_arms(tmp_path), window=2).comparisons[0]
     assert comparison.kl is not None and comparison.kl.last_common_epoch == 3
     base, full = comparison.kl.arms
-    assert base.running_mean == base.loss_mean == spread(0.35, 0.3, 0.4)
-    assert full.loss_late == spread(0.3, 0.25, 0.35)
+    assert base.numbers["running_mean"] == base.numbers["loss_mean"] == spread(0.35, 0.3, 0.4)
+    assert full.numbers["loss_late"] == spread(0.3, 0.25, 0.35)
     assert base.curves["kl_running_mean"].mean == pytest.approx([0.05, 0.15, 0.25, 0.35])
 
 
 def test_a_point_against_kl_is_the_policy_after_as_many_epochs(tmp_path: Path) -> None:
     comparison = compared(*write_two_arms(tmp_path)).comparisons[0]
     assert comparison.kl is not None
-    first, second = comparison.kl.arms[0].reward_against_kl
+    first, second = comparison.kl.reward_against_kl[0]
     assert (first.run, first.seed, first.source) == ("observe0", 0, "validation")
     # E = 2 stands at the running mean of the epochs 0 and 1, E = 0 before any
     assert first.epochs == [0, 2, 4]
@@ -508,7 +507,7 @@ def test_without_evaluations_the_training_reward_stands_in(
     )
     comparison = compared(folder, window=2).comparisons[0]
     assert comparison.kl is not None
-    (way,) = comparison.kl.arms[0].reward_against_kl
+    (way,) = comparison.kl.reward_against_kl[0]
     assert way.source == "training" and way.epochs == [0, 1, 2]
     # an epoch's samples were drawn before its own training
     assert way.kl == [0.0, pytest.approx(0.1), pytest.approx(0.2)]
@@ -529,17 +528,17 @@ def test_runs_without_an_end_are_compared_over_the_epochs_they_share(tmp_path: P
     comparison = document.comparisons[0]
     assert any("the first 5 epochs, which every run has" in w for w in comparison.warnings)
     assert not any("num_epochs" in w for w in comparison.warnings)
-    assert [arm.final_epoch for arm in comparison.reward] == [4, 4]
+    assert [arm.mean("final_epoch") for arm in comparison.reward] == [4, 4]
     # over five epochs, of which the late ones are the fourth and fifth
     assert comparison.gradients[0].mean("grad_norm_late") == pytest.approx(1 + 0.4 * 3.5 / 10)
     assert comparison.kl is not None and comparison.validation is not None
-    assert comparison.kl.arms[0].running_mean.mean == pytest.approx((0.2 + 3 * 0.9) / 5)
+    assert comparison.kl.arms[0].mean("running_mean") == pytest.approx((0.2 + 3 * 0.9) / 5)
     base = comparison.validation.arms[0]
-    assert base.at_last_common_evaluation.mean == 2.0
-    assert base.best.mean == 5.0
+    assert base.mean("at_last_common_evaluation") == 2.0
+    assert base.mean("best") == 5.0
     # what was recorded beyond is in the curves
-    assert len(comparison.reward[0].curve.epoch) == 6
-    assert base.curve.epoch == [0, 2, 4, 6]
+    assert len(comparison.reward[0].curves["reward_mean"].epoch) == 6
+    assert comparison.validation.curves[0].epoch == [0, 2, 4, 6]
     assert [run.epochs for arm in comparison.arms for run in arm.runs] == [6, 5]
     assert "6 |" in build.render(document)
 
@@ -560,8 +559,8 @@ def test_a_run_that_was_not_evaluated_is_named(tmp_path: Path) -> None:
     assert [w for w in comparison.warnings if "evaluation" in w] == [
         "full: no evaluation in `full1`, so the arm's validation reward is that of 1 of 2 runs"
     ]
-    assert comparison.validation.arms[1].at_last_common_evaluation == spread(4.0, 4.0, 4.0)
-    assert [way.source for way in comparison.kl.arms[1].reward_against_kl] == [
+    assert comparison.validation.arms[1].numbers["at_last_common_evaluation"] == spread(4.0, 4.0, 4.0)
+    assert [way.source for way in comparison.kl.reward_against_kl[1]] == [
         "validation",
         "training",
     ]
@@ -575,7 +574,7 @@ def test_evaluations_that_have_none_in_common(tmp_path: Path) -> None:
     assert comparison.validation is not None and comparison.validation.last_common_evaluation is None
     told = [w for w in comparison.warnings if "evaluation" in w]
     assert [w.partition(":")[0] for w in told] == ["baseline", "full"]
-    table = tables(comparison)["Validation reward"]
+    table = comparison.tables()["Validation reward"]
     assert "last common evaluation" in table and "| baseline |" in table
 
 
@@ -680,7 +679,7 @@ def test_a_resumed_run_of_ddpo_pytorch_says_that_its_epochs_are_too_early(tmp_pa
 def test_nulls_and_nans_are_left_out_of_every_number(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "a", rewards=[0.0, None, float("nan"), 3.0])
     comparison = compared(folder, window=2).comparisons[0]
-    curve = comparison.reward[0].curve
+    curve = comparison.reward[0].curves["reward_mean"]
     assert curve.epoch == [0, 3]
     assert curve.smoothed == [0.0, 3.0]
 
@@ -741,7 +740,7 @@ def test_report_of_flow_grpo_has_validation_and_kl(tmp_path: Path) -> None:
 def test_the_figure_against_kl_says_what_its_axes_are(tmp_path: Path) -> None:
     folders = write_two_arms(tmp_path)
     comparison = compared(*folders).comparisons[0]
-    drawn = validation.figures(comparison.shown(5), comparison.validation, comparison.kl)
+    drawn = validation.figures(comparison.shown, comparison.validation, comparison.kl)
     (axes,) = drawn["pareto"].axes
     assert axes.get_xlabel().startswith("KL to the reference policy")
     assert axes.get_ylabel() == "validation reward"
@@ -753,12 +752,10 @@ def test_the_figure_against_kl_says_what_its_axes_are(tmp_path: Path) -> None:
     assert names == ["baseline (2 seeds)", "full (2 seeds)", "start of a run", "its end"]
 
     assert comparison.kl is not None
-    first, *others = comparison.kl.arms
-    ways = [dataclasses.replace(way, source="training") for way in first.reward_against_kl]
-    mixed = dataclasses.replace(
-        comparison.kl, arms=[dataclasses.replace(first, reward_against_kl=ways), *others]
-    )
-    drawn = validation.figures(comparison.shown(5), comparison.validation, mixed)
+    first, *others = comparison.kl.reward_against_kl
+    ways = [dataclasses.replace(way, source="training") for way in first]
+    mixed = dataclasses.replace(comparison.kl, reward_against_kl=[ways, *others])
+    drawn = validation.figures(comparison.shown, comparison.validation, mixed)
     label = drawn["pareto"].axes[0].get_ylabel()
     assert label == "validation reward; where there is none,\ntraining reward, moving average of 5 epochs"
 
@@ -767,7 +764,7 @@ def test_the_figures_of_validation_and_kl_are_drawn_only_where_there_is_any(tmp_
     def drawn(name: str, **options: Any) -> set[str]:
         folder = write_run(tmp_path / name, rewards=[0.0, 1.0], upstream="flow_grpo", **options)
         comparison = compared(folder).comparisons[0]
-        return set(validation.figures(comparison.shown(5), comparison.validation, comparison.kl))
+        return set(validation.figures(comparison.shown, comparison.validation, comparison.kl))
 
     assert drawn("neither") == set()
     assert drawn("kl", kl=[0.1, 0.2]) == {"pareto"}
@@ -797,6 +794,47 @@ def test_an_unreadable_run_is_named_and_the_others_are_reported(
     assert command(tmp_path / "runs", "--out", tmp_path / "out") == 1
     assert str(bad) in capsys.readouterr().err
     assert (tmp_path / "out" / "report.json").exists()
+
+
+def test_a_report_takes_the_place_of_a_report_and_of_nothing_else(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build, "draw_all", lambda *args: {})
+    run, out, theirs = write_run(tmp_path / "a", rewards=[0, 1]), tmp_path / "out", tmp_path / "theirs"
+    theirs.mkdir()
+    (theirs / "report.md").write_text("dear")
+
+    def refused(folder: Path, name: str) -> None:
+        assert command(run, "--out", folder) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert f"{folder} is there already and holds what `pcpo report` did not make ({name})" in line
+
+    refused(theirs, "report.md")
+    assert [(path.name, path.read_text()) for path in theirs.iterdir()] == [("report.md", "dear")]
+    assert command(run, "--out", out) == command(run, "--out", out, "--window", "2") == 0
+    assert "Moving average: 2 epochs" in (out / "report.md").read_text()
+    (out / "notes.txt").write_text("dear")
+    refused(out, "notes.txt")
+    assert (out / "notes.txt").read_text() == "dear" and (out / "report.json").is_file()
+
+
+def test_a_report_that_cannot_be_finished_leaves_the_one_before(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, out = write_run(tmp_path / "a", rewards=[0, 1]), tmp_path / os.fsdecode(b"caf\xe9")
+    monkeypatch.setattr(build, "draw_all", lambda *args: {})
+    assert command(run, "--out", out) == 0
+    assert "caf\\udce9/report.md" in capsys.readouterr().out
+    before = (out / "report.md").read_bytes()
+
+    def full(*args: object) -> dict[str, str]:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(build, "draw_all", full)
+    assert command(run, "--out", out, "--window", "2") == 1
+    assert "cannot be written: No space left on device" in capsys.readouterr().err
+    assert (out / "report.md").read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", out.name]
 
 
 def test_nothing_to_report_exits_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

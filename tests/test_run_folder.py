@@ -14,6 +14,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -22,13 +23,14 @@ from pcpo_overlay.config import PCPOError
 from pcpo_overlay.record import run_folder
 from pcpo_overlay.record.provenance import clone_state
 from pcpo_overlay.record.run_folder import RunFolder, jsonable
+from pcpo_overlay.tools.runs.run import load
 
 
-def lines(path):
+def lines(path: Path) -> list[Any]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_life_of_a_run(tmp_path):
+def test_life_of_a_run(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "a" / "run", {"mode": "full", "lr": math.inf}, resume=False)
     run = json.loads((folder.path / "run.json").read_text())
     assert (run["mode"], run["lr"], run["status"], run["finished"]) == ("full", None, "running", None)
@@ -41,14 +43,14 @@ def test_life_of_a_run(tmp_path):
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", run["finished"])
 
 
-def test_an_earlier_run_is_not_written_over(tmp_path):
+def test_an_earlier_run_is_not_written_over(tmp_path: Path) -> None:
     RunFolder(tmp_path, {}, resume=False).append({"epoch": 0})
     with pytest.raises(PCPOError, match="already holds the metrics of a run"):
         RunFolder(tmp_path, {}, resume=False)
     assert lines(tmp_path / "metrics.jsonl") == [{"epoch": 0}]
 
 
-def test_resume_sets_repeated_epochs_aside(tmp_path):
+def test_resume_sets_repeated_epochs_aside(tmp_path: Path) -> None:
     first = RunFolder(tmp_path, {}, resume=False)
     for epoch in range(3):
         first.append({"epoch": epoch, "run": 1})
@@ -62,7 +64,7 @@ def test_resume_sets_repeated_epochs_aside(tmp_path):
     assert aside == ['{"epoch": 1, "run": 1}', '{"epoch": 2, "run": 1}', '{"epoch": 3, "ru']
 
 
-def test_a_folder_that_cannot_be_made(tmp_path):
+def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(PCPOError, match="cannot be written"):
         RunFolder(tmp_path / "file" / "run", {}, resume=False)
@@ -71,7 +73,7 @@ def test_a_folder_that_cannot_be_made(tmp_path):
 RUN = {"upstream": "ddpo", "mode": "full"}
 
 
-def test_default_path(tmp_path, monkeypatch):
+def test_default_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("PCPO_RUN_DIR", raising=False)
     monkeypatch.setattr(run_folder.datetime, "datetime", Frozen)
@@ -83,17 +85,17 @@ def test_default_path(tmp_path, monkeypatch):
 
 class Frozen(run_folder.datetime.datetime):
     @classmethod
-    def now(cls, tz=None):
+    def now(cls, tz: Any = None) -> Frozen:
         return cls(2026, 1, 2, 3, 4, 5, tzinfo=tz)
 
 
-def test_many_starts_in_one_second_get_a_folder_each(tmp_path, monkeypatch):
+def test_many_starts_in_one_second_get_a_folder_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("PCPO_RUN_DIR", raising=False)
     monkeypatch.setattr(run_folder.datetime, "datetime", Frozen)
     barrier = threading.Barrier(8)
 
-    def start(_):
+    def start(_: int) -> list[Path]:
         barrier.wait()
         return [RunFolder(None, RUN, resume=False).path for _ in range(15)]
 
@@ -106,7 +108,7 @@ def test_many_starts_in_one_second_get_a_folder_each(tmp_path, monkeypatch):
     ("name", "value"),
     [("upstream", "flow_grpo"), ("mode", "observe"), ("pcpo", {"weights": "uniform"}), ("clip_range", 0.1)],
 )
-def test_another_run_does_not_resume_into_the_folder(tmp_path, name, value):
+def test_another_run_does_not_resume_into_the_folder(tmp_path: Path, name: str, value: Any) -> None:
     run = {**RUN, "pcpo": {"weights": "native"}, "clip_range": 1e-4}
     RunFolder(tmp_path, run, resume=False).append({"epoch": 0})
     before = (tmp_path / "run.json").read_bytes()
@@ -115,12 +117,12 @@ def test_another_run_does_not_resume_into_the_folder(tmp_path, name, value):
     assert (tmp_path / "run.json").read_bytes() == before
 
 
-def test_a_clip_range_that_comes_with_the_loss_is_no_difference(tmp_path):
+def test_a_clip_range_that_comes_with_the_loss_is_no_difference(tmp_path: Path) -> None:
     RunFolder(tmp_path, {**RUN, "clip_range": None}, resume=False).write_run(clip_range=1e-4)
     assert RunFolder(tmp_path, {**RUN, "clip_range": None}, resume=True).run["status"] == "running"
 
 
-def test_every_start_is_kept(tmp_path, monkeypatch):
+def test_every_start_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     times = iter(f"2026-01-02T03:04:0{n}Z" for n in range(3))
     monkeypatch.setattr(run_folder, "utc_now", lambda: next(times))
     for n in range(3):
@@ -132,7 +134,7 @@ def test_every_start_is_kept(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("damage", ["{", "[]", None])
-def test_a_folder_whose_run_is_unreadable_is_not_resumed(tmp_path, damage):
+def test_a_folder_whose_run_is_unreadable_is_not_resumed(tmp_path: Path, damage: str | None) -> None:
     RunFolder(tmp_path, RUN, resume=False).append({"epoch": 0})
     path = tmp_path / "run.json"
     path.unlink() if damage is None else path.write_text(damage)
@@ -158,7 +160,7 @@ exec(sys.argv[2])
         ("os._exit(1)", "running", None),
     ],
 )
-def test_how_a_run_ended(tmp_path, last, status, error):
+def test_how_a_run_ended(tmp_path: Path, last: str, status: str, error: str | None) -> None:
     command = [sys.executable, "-c", END, str(tmp_path), last]
     done = subprocess.run(command, capture_output=True, check=False)
     assert done.returncode != 0
@@ -174,14 +176,16 @@ WRITES = ("write_run", "append", "rewind", "end")
 
 
 @pytest.mark.parametrize("fails", WRITES)
-def test_a_write_that_fails_is_said_once_and_ends_the_recording_alone(tmp_path, monkeypatch, capsys, fails):
+def test_a_write_that_fails_is_said_once_and_ends_the_recording_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], fails: str
+) -> None:
     folder = RunFolder(tmp_path, RUN, resume=False)
     folder.append({"epoch": 0})
 
-    def full(*args, **kwargs):
+    def full(*args: Any, **kwargs: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    def each(name):
+    def each(name: str) -> None:
         {
             "write_run": lambda: folder.write_run(clip_range=0.1),
             "append": lambda: folder.append({"epoch": 1}),
@@ -204,7 +208,7 @@ def test_a_write_that_fails_is_said_once_and_ends_the_recording_alone(tmp_path, 
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
-def test_a_full_disk_is_said_once_until_the_process_ends(tmp_path):
+def test_a_full_disk_is_said_once_until_the_process_ends(tmp_path: Path) -> None:
     """What could not be written is not tried anew when the file is closed at last, which Python reports."""
     code = (
         "import os\n"
@@ -224,7 +228,7 @@ def test_a_full_disk_is_said_once_until_the_process_ends(tmp_path):
 
 
 @pytest.mark.parametrize("worktree", [False, True], ids=["clone", "worktree"])
-def test_clone_state(tmp_path, worktree):
+def test_clone_state(tmp_path: Path, worktree: bool) -> None:
     root, script = tmp_path / "clone", tmp_path / "clone" / "scripts" / "train.py"
     script.parent.mkdir(parents=True)
     script.write_text("x = 1\n")
@@ -242,19 +246,32 @@ def test_clone_state(tmp_path, worktree):
     assert state is not None and state["modified"] is True
 
 
-def test_jsonable():
+def test_jsonable() -> None:
     given = {"a": (1, 2.5, math.nan), 3: {"b": True, "c": None, "d": pytest}}
     assert jsonable(given) == {"a": [1, 2.5, None], "3": {"b": True, "c": None, "d": str(pytest)}}
 
 
-def test_where_nothing_is_repeated_nothing_is_set_aside(tmp_path):
+def test_where_nothing_is_repeated_nothing_is_set_aside(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path, RUN, resume=False)
     folder.append({"epoch": 0})
     folder.rewind(1)
     assert not (tmp_path / "metrics.superseded.jsonl").exists()
 
 
-def test_peak_memory_is_in_bytes():
+def test_peak_memory_is_in_bytes() -> None:
     """Python with torch takes more than 50 million of them, and fewer than a terabyte's."""
     peak = run_folder.peak_memory(torch.device("cpu"))
     assert peak is not None and 5e7 < peak < 1e12
+
+
+def test_a_run_whose_path_is_not_utf8_can_be_read(tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"caf\xe9")
+    told = {"upstream": "ddpo", "mode": "observe", "argv": [str(path)], "trainer": {str(path): path}}
+    folder = RunFolder(path, told, resume=False)
+    folder.append({"kind": "epoch", "epoch": 0, "reward_mean": 1.0, "grad_layer": str(path)})
+    folder.end("failed", error=f"no such file: {path}")
+    run = load(path)
+    assert run.info["argv"] == [f"{tmp_path}/caf\\udce9"] and run.status == "failed"
+    assert run.info["trainer"] == {run.info["argv"][0]: run.info["argv"][0]} and len(run.epochs) == 1
+    RunFolder(path, told, resume=True).end("finished")
+    assert load(path).finished

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
@@ -100,13 +102,13 @@ def test_shift_keeps_the_ends_exactly() -> None:
 
 @pytest.mark.parametrize("steps", [0, -1, 1001])
 @pytest.mark.parametrize("schedule", [ddim_timesteps, dancegrpo_sigmas, sd3_sigmas])
-def test_steps_out_of_range(schedule, steps: int) -> None:
+def test_steps_out_of_range(schedule: Any, steps: int) -> None:
     with pytest.raises(ValueError, match=f"between 1 and 1000, got {steps}"):
         schedule(steps)
 
 
 @pytest.mark.parametrize("shift", [0.0, -1.0, float("nan")])
 @pytest.mark.parametrize("schedule", [dancegrpo_sigmas, sd3_sigmas])
-def test_shift_out_of_range(schedule, shift: float) -> None:
+def test_shift_out_of_range(schedule: Any, shift: float) -> None:
     with pytest.raises(ValueError, match="shift must be positive"):
         schedule(10, shift)

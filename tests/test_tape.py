@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
+from torch import Tensor
 
 from pcpo_overlay import hooks
 from pcpo_overlay.config import HookError
@@ -12,11 +15,11 @@ from pcpo_overlay.tape import INDEX, Tape
 BATCH, STEPS = 3, 4
 
 
-def value(rollout, sample, step):
+def value(rollout: int, sample: int, step: int) -> int:
     return 100 * rollout + 10 * sample + step
 
 
-def record_rollout(tape, rollout, dtype=torch.float32):
+def record_rollout(tape: Tape, rollout: int, dtype: torch.dtype = torch.float32) -> Tensor:
     for step in range(STEPS):
         values = torch.tensor([float(value(rollout, b, step)) for b in range(BATCH)])
         pred = values[:, None, None].expand(BATCH, 2, 2).to(dtype)
@@ -24,7 +27,7 @@ def record_rollout(tape, rollout, dtype=torch.float32):
     return tape.close_rollout()
 
 
-def test_lookup_after_shuffling_samples_and_steps():
+def test_lookup_after_shuffling_samples_and_steps() -> None:
     tape = Tape()
     index = torch.cat([record_rollout(tape, r) for r in range(2)])
     truth = torch.tensor([[value(r, b, s) for s in range(STEPS)] for r in range(2) for b in range(BATCH)])
@@ -44,7 +47,7 @@ def test_lookup_after_shuffling_samples_and_steps():
             assert torch.equal(matched.policy_weight, expected / 4)
 
 
-def test_a_tape_on_the_cpu_gives_the_same_back():
+def test_a_tape_on_the_cpu_gives_the_same_back() -> None:
     """On a machine without a GPU both lie in the same memory; what differs is that the device is asked for it."""
     here, there = Tape(), Tape(on_cpu=True)
     index = record_rollout(here, 0)
@@ -56,7 +59,7 @@ def test_a_tape_on_the_cpu_gives_the_same_back():
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_a_tape_on_the_cpu_leaves_the_device():
+def test_a_tape_on_the_cpu_leaves_the_device() -> None:
     tape = Tape(on_cpu=True)
     values = torch.ones(BATCH, 2, device="cuda")
     tape.record(values, -values, *torch.ones(2, BATCH, device="cuda"))
@@ -68,13 +71,13 @@ def test_a_tape_on_the_cpu_leaves_the_device():
     assert matched.pred_old.device.type == matched.z.device.type == "cuda"
 
 
-def test_a_subset_of_the_samples_keeps_its_records():
+def test_a_subset_of_the_samples_keeps_its_records() -> None:
     tape = Tape()
     index = record_rollout(tape, 0)[[2, 0]]
     assert tape.lookup(index, 1).pred_old[:, 0, 0].tolist() == [value(0, 2, 1), value(0, 0, 1)]
 
 
-def test_dtypes_are_kept_and_nothing_hangs_on_the_graph():
+def test_dtypes_are_kept_and_nothing_hangs_on_the_graph() -> None:
     tape = Tape()
     pred = torch.ones(BATCH, 2, dtype=torch.bfloat16, requires_grad=True)
     tape.record(pred, pred, *torch.ones(2, BATCH))
@@ -86,14 +89,14 @@ def test_dtypes_are_kept_and_nothing_hangs_on_the_graph():
     assert tape.nbytes == BATCH * (2 * 2 * 2 + 2 * 4)
 
 
-def test_an_empty_rollout_is_an_error():
+def test_an_empty_rollout_is_an_error() -> None:
     tape = Tape()
     record_rollout(tape, 0)
     with pytest.raises(HookError, match="recorded no step"):
         tape.close_rollout()
 
 
-def test_clear_forgets():
+def test_clear_forgets() -> None:
     tape = Tape()
     record_rollout(tape, 0)
     tape.clear()
@@ -101,7 +104,7 @@ def test_clear_forgets():
     assert record_rollout(tape, 1).min() == 0
 
 
-def test_room_for_as_much_as_the_last_epoch_had():
+def test_room_for_as_much_as_the_last_epoch_had() -> None:
     """The second epoch is written into one piece of memory, and read from it without a copy."""
     tape = Tape()
     for rollout in range(2):
@@ -117,7 +120,7 @@ def test_room_for_as_much_as_the_last_epoch_had():
 
 
 @pytest.mark.parametrize("changed", ["more", "fewer", "dtype"])
-def test_an_epoch_unlike_the_last_one(changed):
+def test_an_epoch_unlike_the_last_one(changed: Any) -> None:
     tape = Tape()
     for rollout in range(2):
         record_rollout(tape, rollout)
@@ -133,7 +136,7 @@ def test_an_epoch_unlike_the_last_one(changed):
         ]
 
 
-def test_an_epoch_that_outgrows_its_room_in_the_middle():
+def test_an_epoch_that_outgrows_its_room_in_the_middle() -> None:
     tape = Tape()
     record_rollout(tape, 0)
     tape.clear()
@@ -149,7 +152,7 @@ def test_an_epoch_that_outgrows_its_room_in_the_middle():
     assert tape._pred.joined()[:, 0].tolist() == joined
 
 
-def test_a_first_epoch_joined_as_on_an_accelerator():
+def test_a_first_epoch_joined_as_on_an_accelerator() -> None:
     tape = Tape()
     index = torch.cat([record_rollout(tape, r) for r in range(2)])
     before = [tape.lookup(index, step) for step in range(STEPS)]
@@ -160,13 +163,13 @@ def test_a_first_epoch_joined_as_on_an_accelerator():
         assert again[:, 0, 0].tolist() == [value(r, b, step) for r in range(2) for b in range(BATCH)]
 
 
-def test_without_noise_there_is_none():
+def test_without_noise_there_is_none() -> None:
     tape = Tape()
     tape.record(torch.ones(BATCH, 2), None, *torch.ones(2, BATCH))
     assert tape.lookup(tape.close_rollout(), 0).z is None
 
 
-def test_clearing_twice_keeps_what_is_known_of_the_last_epoch():
+def test_clearing_twice_keeps_what_is_known_of_the_last_epoch() -> None:
     """The training's end clears, and so does the next epoch's begin."""
     tape = Tape()
     record_rollout(tape, 0)

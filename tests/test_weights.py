@@ -15,7 +15,7 @@ from pcpo_overlay.schedules import (
     sd3_sigmas,
     sd_alphas_cumprod,
 )
-from pcpo_overlay.tools.weights.table import dancegrpo_table, ddim_table, flow_grpo_table
+from pcpo_overlay.tools.weights.table import WeightTable, dancegrpo_table, ddim_table, flow_grpo_table
 from pcpo_overlay.variance import (
     PAPER_W_STAR,
     ddim_noise_coefficient,
@@ -191,10 +191,10 @@ def test_prediction_type_names_its_choices() -> None:
 
 
 @pytest.mark.parametrize(
-    "table", [dancegrpo_table(), flow_grpo_table(), dancegrpo_table(steps=1), ddim_table()]
+    "made", [dancegrpo_table(), flow_grpo_table(), dancegrpo_table(steps=1), ddim_table()]
 )
-def test_proportional_and_uniform_weights_keep_the_mean(table) -> None:
-    table = table.steps
+def test_proportional_and_uniform_weights_keep_the_mean(made: WeightTable) -> None:
+    table = made.steps
     proportional, zeta = proportional_weights(table.weight_native, table.dt)
     assert torch.allclose(proportional / table.dt, torch.full_like(table.dt, zeta), rtol=1e-12)
     assert float(proportional.mean()) == pytest.approx(float(table.weight_native.mean()), rel=1e-12)

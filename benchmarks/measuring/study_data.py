@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from benchmarks.measuring.study import Study
 from pcpo_overlay.tools import palette
-from pcpo_overlay.tools.report import draw, quality
+from pcpo_overlay.tools.report import draw, levels, quality
 from pcpo_overlay.tools.report.arms import Shown, shown_arms
 from pcpo_overlay.tools.report.compare import Comparison
 from pcpo_overlay.tools.report.quality import Quality
@@ -124,7 +124,8 @@ def _speed(shown: Shown, held: Quality, title: str) -> Any:
     """Epochs to each level of evaluated reward, and the reward at the last checkpoint, with intervals."""
     figure = palette.new_figure(11, 1.7 + 0.2 * len(held.levels) * (len(shown.arms) + 1))
     left, right = figure.subplots(1, 2, width_ratios=[3, 2])
-    quality.epochs_panel(left, shown, held, "(a) epochs to reach an evaluated reward", legend=True)
+    title_a = "(a) epochs to reach an evaluated reward"
+    levels.panel(left, shown, held.levels, title_a, "evaluated reward", "epochs of training", legend=True)
     last = held.last
     ends = [
         [own.reward if n == row else None for row in range(len(last.arms))] for n, own in enumerate(last.arms)

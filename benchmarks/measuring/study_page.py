@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from benchmarks.measuring.study import Study, Sweep
 from pcpo_overlay.tools.report import mixed_model, quality, speed, stats
 from pcpo_overlay.tools.report.compare import Document
-from pcpo_overlay.tools.report.text import digits_apart, number, reward, table
+from pcpo_overlay.tools.report.text import digits_apart, number, reward, table, three
 from pcpo_overlay.tools.runs import policies
 from pcpo_overlay.tools.runs.labels import names
 from pcpo_overlay.tools.runs.run import Run
@@ -44,7 +44,7 @@ def page(
     for comparison in by_size:
         parts += [f"## {comparison.title}", ""]
         parts += [line for warning in comparison.warnings for line in (f"> {warning}", "")]
-        for title, text in comparison.tables(document.window):
+        for title, text in comparison.tables().items():
             if (comparison is by_size[0] and title not in LEFT_OUT) or title in FIRST:
                 parts += [f"### {title}", "", text, ""]
     for model in document.mixed_models:
@@ -104,8 +104,8 @@ def sweep_table(
             last = held.last.arms[n]
             cells = [
                 f"{reward(stats.mean(ends), digits)} [{reward(min(ends), digits)}, {reward(max(ends), digits)}]",
-                " / ".join(number(_mean(members, key), 3) for key in ("fraction_outside", "fraction_masked")),
-                number(last.accuracy.mean, 3),
+                " / ".join(three(_mean(members, key)) for key in ("fraction_outside", "fraction_masked")),
+                three(last.accuracy.mean),
                 number(last.diversity.mean),
                 number(last.frechet_prompt.mean),
                 *(_epochs(level.arms[n], len(members)) for level in held.levels),
@@ -139,4 +139,4 @@ def _epochs(arm: quality.ArmAtLevel, runs: int) -> str:
     if not arm.runs:
         return "never"
     some = "" if arm.runs == runs else f" ({arm.runs} of {runs} seeds)"
-    return number(arm.epochs.mean, 3) + some
+    return three(arm.epochs.mean) + some

@@ -216,13 +216,16 @@ def peak_memory(device: torch.device) -> int | None:
 
 
 def jsonable(value: Any) -> Any:
-    """``value`` as strict JSON takes it: non-finite numbers become null, unknown objects their ``str``."""
+    """``value`` as strict JSON takes it: non-finite numbers become null, unknown objects their ``str``.
+
+    A path need not be UTF-8. What of it is no character is escaped, as in ``\\udcff``: a reader may refuse it as it is.
+    """
     if isinstance(value, dict):
-        return {str(k): jsonable(v) for k, v in value.items()}
+        return {jsonable(str(k)): jsonable(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
         return [jsonable(v) for v in value]
-    if isinstance(value, bool) or value is None or isinstance(value, (int, str)):
+    if isinstance(value, bool) or value is None or isinstance(value, int):
         return value
     if isinstance(value, float):
         return value if math.isfinite(value) else None
-    return str(value)
+    return str(value).encode("utf-8", "backslashreplace").decode()

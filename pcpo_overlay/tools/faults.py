@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 import tempfile
@@ -31,6 +32,15 @@ class Stopped(Fault):
     """The user, or the machine, asked the command to stop; the message says what is left of it."""
 
     code = STOPPED
+
+
+def require(module: str, what: str, extra: str = "report") -> None:
+    """Raise an ImportError that says what needs a library and which extra has it, where it is missing."""
+    try:
+        importlib.import_module(module)
+    except ImportError:
+        library = module.partition(".")[0]
+        raise ImportError(f'{what} {library}; install it with: pip install "pcpo-overlay[{extra}]"') from None
 
 
 def printable(text: object) -> str:

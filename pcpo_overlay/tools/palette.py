@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from pcpo_overlay.tools.faults import require
 from pcpo_overlay.tools.runs.labels import BASELINE, names
 
 
@@ -67,12 +68,7 @@ def looks(labels: Iterable[str]) -> dict[str, Look]:
 
 def require_matplotlib() -> None:
     """Raise an ImportError that names the extra, where matplotlib is missing."""
-    try:
-        import matplotlib.figure  # noqa: F401
-    except ImportError:
-        raise ImportError(
-            'the figures need matplotlib; install it with: pip install "pcpo-overlay[report]"'
-        ) from None
+    require("matplotlib.figure", "the figures need")
 
 
 def new_figure(width: float, height: float) -> Any:

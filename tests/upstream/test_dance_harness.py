@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from dance.launch import TRAINERS
@@ -16,7 +18,7 @@ TRAINED_STEPS = {name: 3 if name == "sd" else 2 for name in TRAINERS}
 
 
 @pytest.mark.parametrize("name", TRAINERS)
-def test_trainer_runs_and_is_recorded(dance_run, name):
+def test_trainer_runs_and_is_recorded(dance_run: Any, name: str) -> None:
     record = dance_run(name).record
     iterations, samples = ITERATIONS[name], SAMPLES[name]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from bits import first_difference
@@ -25,32 +26,32 @@ ONE_ITERATION = {
 
 @pytest.mark.parametrize("name", TRAINERS)
 @pytest.mark.parametrize("mode", ["off", "observe"])
-def test_equals_unpatched_bit_for_bit(dance_run, name, mode):
+def test_equals_unpatched_bit_for_bit(dance_run: Any, name: str, mode: str) -> None:
     unpatched, patched = dance_run(name), dance_run(name, mode)
     assert unpatched.record["rollouts"] and unpatched.record["gradients"] and unpatched.record["logs"]
     assert first_difference(unpatched.ranks, patched.ranks) is None
     assert patched.pcpo.exists() == (mode == "observe")
 
 
-def on_two_ranks(dance_run, name, mode):
+def on_two_ranks(dance_run: Any, name: str, mode: str | None) -> Any:
     return dance_run(name, mode, 2, **ONE_ITERATION[name])
 
 
 @pytest.mark.parametrize("name", TRAINERS)
-def test_observe_on_two_ranks_equals_unpatched(dance_run, name):
+def test_observe_on_two_ranks_equals_unpatched(dance_run: Any, name: str) -> None:
     unpatched, patched = (on_two_ranks(dance_run, name, mode) for mode in (None, "observe"))
     assert len(unpatched.ranks) == 2 and all(rank["gradients"] for rank in unpatched.ranks)
     assert first_difference(unpatched.ranks, patched.ranks) is None
 
 
-def assert_on_policy(step):
+def assert_on_policy(step: dict[str, Any]) -> None:
     assert step["ratio_min"] == step["ratio_max"] == 1
     assert step["fraction_outside"] == step["fraction_masked"] == 0
     assert all(r == 1 for r in step["per_timestep"]["ratio_mean"])
 
 
 @pytest.mark.parametrize("name", TRAINERS)
-def test_full_is_exactly_one_on_policy_and_changes_the_gradient(dance_run, name):
+def test_full_is_exactly_one_on_policy_and_changes_the_gradient(dance_run: Any, name: str) -> None:
     unpatched, run = dance_run(name), dance_run(name, "full")
     assert_on_policy(run.metrics("step")[0])
     assert first_difference(unpatched.record["gradients"][0], run.record["gradients"][0]) is not None
@@ -59,7 +60,7 @@ def test_full_is_exactly_one_on_policy_and_changes_the_gradient(dance_run, name)
 
 
 @pytest.mark.parametrize("name", TRAINERS)
-def test_full_on_two_ranks(dance_run, name):
+def test_full_on_two_ranks(dance_run: Any, name: str) -> None:
     """Rank 0 alone writes, and of all samples; under FSDP the shards' statistics are put together."""
     run, alone = on_two_ranks(dance_run, name, "full"), dance_run(name, "full")
     step = run.metrics("step")[0]
@@ -76,7 +77,7 @@ def test_full_on_two_ranks(dance_run, name):
 
 
 @pytest.mark.parametrize("name", TRAINERS)
-def test_weights_of_the_run_are_the_schedules(dance_run, name):
+def test_weights_of_the_run_are_the_schedules(dance_run: Any, name: str) -> None:
     """Zeta is over the whole schedule, although its last step is never trained."""
     run = json.loads((dance_run(name, "full").pcpo / "run.json").read_text())
     assert run["status"] == "finished"
@@ -91,14 +92,14 @@ def test_weights_of_the_run_are_the_schedules(dance_run, name):
     assert resolved["weight"] == pytest.approx([resolved["zeta"] * dt for dt in resolved["dt"]])
 
 
-def test_the_flag_wins_over_the_variable(dance_run):
+def test_the_flag_wins_over_the_variable(dance_run: Any) -> None:
     run = dance_run("flux", "observe", args=["--pcpo=full"])
     assert json.loads((run.pcpo / "run.json").read_text())["mode"] == "full"
     assert first_difference(run.record["gradients"], dance_run("flux", "full").record["gradients"]) is None
 
 
 @pytest.mark.parametrize("name", TRAINERS)
-def test_every_inserted_line_runs(dance_run, name):
+def test_every_inserted_line_runs(dance_run: Any, name: str) -> None:
     """In full, each line of the trainer's patches is executed at least once."""
     called = {
         tuple(c) for c in json.loads((dance_run(name, "full").folder / "record.hooks.0.json").read_text())

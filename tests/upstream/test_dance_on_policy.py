@@ -6,6 +6,8 @@ Both arms are printed (``pytest -s``); the baseline's numbers are facts about up
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from first_ratios import assert_exactly_one, first_step, show
 
@@ -14,7 +16,7 @@ pytestmark = pytest.mark.upstream("DanceGRPO")
 SETTINGS = {"sample__num_steps": 20, "num_epochs": 0}
 
 
-def test_stable_diffusion_by_timestep(dance_run):
+def test_stable_diffusion_by_timestep(dance_run: Any) -> None:
     runs = {mode: dance_run("sd", mode, **SETTINGS) for mode in ("observe", "full")}
     base, ours = map(first_step, runs.values())
     show("bfloat16, Stable Diffusion, full", base, ours)

@@ -65,7 +65,7 @@ def calls(clone: Path, script: str, folder: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_script_calls_what_it_called_with_the_mode(upstream_clone, tmp_path, script):
+def test_script_calls_what_it_called_with_the_mode(upstream_clone: Any, tmp_path: Path, script: str) -> None:
     pristine, patched = (
         calls(upstream_clone("DanceGRPO", is_patched), script, tmp_path / str(is_patched))
         for is_patched in (False, True)
@@ -78,6 +78,6 @@ def test_script_calls_what_it_called_with_the_mode(upstream_clone, tmp_path, scr
     assert "pcpo.start(" in text, f"{trainer} is not patched"
 
 
-def test_the_list_is_complete(upstream_clone):
+def test_the_list_is_complete(upstream_clone: Any) -> None:
     there = (upstream_clone("DanceGRPO", False) / "scripts" / "finetune").glob("*.sh")
     assert sorted(path.name for path in there) == sorted(SCRIPTS)

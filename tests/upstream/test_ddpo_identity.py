@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from bits import first_difference
 
@@ -11,7 +13,7 @@ pytestmark = pytest.mark.upstream
 @pytest.mark.parametrize("procs", [1, 2])
 @pytest.mark.parametrize("use_lora", [True, False], ids=["lora", "full-finetuning"])
 @pytest.mark.parametrize("mode", ["off", "observe"])
-def test_equals_unpatched_bit_for_bit(ddpo_run, mode, use_lora, procs):
+def test_equals_unpatched_bit_for_bit(ddpo_run: Any, mode: str, use_lora: bool, procs: int) -> None:
     unpatched = ddpo_run(None, procs, use_lora=use_lora)
     patched = ddpo_run(mode, procs, use_lora=use_lora)
     for rank in range(procs):
@@ -25,16 +27,16 @@ def test_equals_unpatched_bit_for_bit(ddpo_run, mode, use_lora, procs):
             assert first_difference(base[part], ours[part], part) is None
 
 
-def test_off_writes_nothing(ddpo_run):
+def test_off_writes_nothing(ddpo_run: Any) -> None:
     assert not ddpo_run("off").folder.exists()
 
 
-def test_training_moves_the_weights(ddpo_run):
+def test_training_moves_the_weights(ddpo_run: Any) -> None:
     """The comparison above would also pass on runs that train nothing."""
     first, last = (ddpo_run(None, num_epochs=n).record["weights"] for n in (1, 2))
     assert first_difference(first, last) is not None
 
 
-def test_two_ranks_draw_different_samples(ddpo_run):
+def test_two_ranks_draw_different_samples(ddpo_run: Any) -> None:
     a, b = (r["rollouts"][0][0] for r in ddpo_run(None, 2).ranks)
     assert first_difference(a, b) is not None

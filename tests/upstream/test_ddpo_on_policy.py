@@ -29,20 +29,20 @@ FP16_ON_CPU = {"env": {"RECORD_ALLOW_FP16": "1"}}
     ],
     ids=["fp32-lora", "fp32-full", "bf16-full"],
 )
-def test_ratio_is_exactly_one(ddpo_run, mode, name, settings):
+def test_ratio_is_exactly_one(ddpo_run: Any, mode: str, name: str, settings: dict[str, Any]) -> None:
     base, ours = (first_step(ddpo_run(m, **settings)) for m in ("observe", mode))
     show(f"{name}, {mode}", base, ours)
     assert_exactly_one(ours, 5)
 
 
-def test_baseline_in_bfloat16_is_mostly_outside(ddpo_run):
+def test_baseline_in_bfloat16_is_mostly_outside(ddpo_run: Any) -> None:
     """What the tests above are for: with the same network output the baseline's ratio is off."""
     base = first_step(ddpo_run("observe", **BF16, **FULL_FINETUNING))
     assert base["fraction_outside"] > 0.5
 
 
 @pytest.mark.parametrize("mode", ["match", "full"])
-def test_lora_in_bfloat16_needs_precision_match(ddpo_run, mode):
+def test_lora_in_bfloat16_needs_precision_match(ddpo_run: Any, mode: str) -> None:
     base, plain, matched = (
         first_step(ddpo_run(m, **BF16)) for m in ("observe", mode, f"{mode},precision=match")
     )
@@ -53,7 +53,7 @@ def test_lora_in_bfloat16_needs_precision_match(ddpo_run, mode):
     assert_exactly_one(matched, 5)
 
 
-def test_what_is_not_exact_is_said_with_what_makes_it_so(ddpo_run):
+def test_what_is_not_exact_is_said_with_what_makes_it_so(ddpo_run: Any) -> None:
     plain = ddpo_run("full", **BF16)
     assert plain.stderr.count("precision=match makes them so") == 1  # there are two rollouts an epoch
     exact: list[tuple[str, dict[str, Any]]] = [
@@ -63,7 +63,7 @@ def test_what_is_not_exact_is_said_with_what_makes_it_so(ddpo_run):
         assert "precision=match makes them so" not in run.stderr
 
 
-def test_lora_in_float16_with_precision_match(ddpo_run):
+def test_lora_in_float16_with_precision_match(ddpo_run: Any) -> None:
     base, matched = (
         first_step(ddpo_run(m, **FP16_ON_CPU, **FP16)) for m in ("observe", "full,precision=match")
     )

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import filelock
 import pytest
@@ -31,7 +32,7 @@ def python_for_the_pins() -> str:
 
 
 @pytest.fixture(scope="module")
-def pinned_python(tmp_path_factory) -> Path:
+def pinned_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     base = tmp_path_factory.getbasetemp()
     shared = base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base
     venv = shared / "pinned-venv"
@@ -47,7 +48,7 @@ def pinned_python(tmp_path_factory) -> Path:
     return python
 
 
-def train(python: Path, clone: Path, folder: Path, mode: str | None, **overrides) -> dict:
+def train(python: Path, clone: Path, folder: Path, mode: str | None, **overrides: Any) -> dict:
     folder.mkdir()
     extra = {"PCPO_RUN_DIR": str(folder / "run"), **({"PCPO": mode} if mode else {})}
     result = subprocess.run(
@@ -69,7 +70,9 @@ def train(python: Path, clone: Path, folder: Path, mode: str | None, **overrides
     return torch.load(folder / "record.0.pt", weights_only=False)
 
 
-def test_pinned_environment(pinned_python, ddpo_pristine, ddpo_patched, tmp_path):
+def test_pinned_environment(
+    pinned_python: Path, ddpo_pristine: Path, ddpo_patched: Path, tmp_path: Path
+) -> None:
     version = subprocess.run(
         [str(pinned_python), "-c", "import diffusers; print(diffusers.__version__)"],
         capture_output=True,

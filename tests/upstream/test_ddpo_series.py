@@ -7,6 +7,8 @@ After a change that is meant to change them, write them anew and look at the dif
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from series import check
 
@@ -34,5 +36,5 @@ TOLERANCES = {
 
 
 @pytest.mark.parametrize("mode", ["observe", "full,variance=paper", "full"])
-def test_series(ddpo_run, mode):
+def test_series(ddpo_run: Any, mode: str) -> None:
     check("ddpo", mode, ddpo_run(mode, **SETTINGS).metrics("epoch"), TOLERANCES)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
+from typing import Any
 
 import pytest
 from bits import first_difference
@@ -20,7 +22,7 @@ BUSY = {
 }
 
 
-def test_inner_epochs_timestep_fraction_and_accumulation(ddpo_run):
+def test_inner_epochs_timestep_fraction_and_accumulation(ddpo_run: Any) -> None:
     base, run = ddpo_run(None, **BUSY), ddpo_run("full", **BUSY)
     assert first_difference(base.record, ddpo_run("observe", **BUSY).record) is None
     steps = run.metrics("step")
@@ -33,7 +35,7 @@ def test_inner_epochs_timestep_fraction_and_accumulation(ddpo_run):
     assert 0 < abs(steps[1]["ratio_mean"] - 1) + steps[1]["ratio_std"] < 0.05
 
 
-def test_two_ranks_report_all_samples_once(ddpo_run):
+def test_two_ranks_report_all_samples_once(ddpo_run: Any) -> None:
     run = ddpo_run("full", 2)
     steps, epochs = run.metrics("step"), run.metrics("epoch")
     assert len(steps) == 4
@@ -48,7 +50,7 @@ def test_two_ranks_report_all_samples_once(ddpo_run):
 
 
 @pytest.mark.parametrize("mode", ["observe", "log", "match", "full", "full,variance=paper"])
-def test_metrics_agree_with_what_upstream_logs(ddpo_run, mode):
+def test_metrics_agree_with_what_upstream_logs(ddpo_run: Any, mode: str) -> None:
     """In every mode upstream's names are of the policy: what it logs compares arms."""
     run = ddpo_run(mode)
     logged = [v for _, v in run.record["logs"] if "clipfrac" in v]
@@ -67,7 +69,7 @@ def test_metrics_agree_with_what_upstream_logs(ddpo_run, mode):
         assert ours["peak_memory_bytes"] > 2**20
 
 
-def test_gradient_metrics_agree_with_the_gradients(ddpo_run):
+def test_gradient_metrics_agree_with_the_gradients(ddpo_run: Any) -> None:
     run = ddpo_run("full", use_lora=False)
     for step, gradients in zip(run.metrics("step"), run.record["gradients"], strict=True):
         norm = math.sqrt(sum(float(g.double().pow(2).sum()) for g in gradients if g is not None))
@@ -81,7 +83,7 @@ def test_gradient_metrics_agree_with_the_gradients(ddpo_run):
 
 
 @pytest.mark.parametrize("use_lora", [True, False], ids=["lora", "full-finetuning"])
-def test_resume_appends_to_the_same_folder(ddpo_run, tmp_path, use_lora):
+def test_resume_appends_to_the_same_folder(ddpo_run: Any, tmp_path: Path, use_lora: bool) -> None:
     """Three epochs, a checkpoint after the second; then the third again from that checkpoint."""
     logs, folder = tmp_path / "logs", tmp_path / "run"
     settings = {
@@ -107,7 +109,7 @@ def test_resume_appends_to_the_same_folder(ddpo_run, tmp_path, use_lora):
     assert first_difference(whole_weights, resumed.record["weights"]) is not None
 
 
-def test_a_folder_with_a_run_in_it_is_not_written_over(ddpo_run, tmp_path):
+def test_a_folder_with_a_run_in_it_is_not_written_over(ddpo_run: Any, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     folder.mkdir()
     (folder / "metrics.jsonl").write_text('{"kind": "epoch", "epoch": 0}\n')
@@ -116,7 +118,7 @@ def test_a_folder_with_a_run_in_it_is_not_written_over(ddpo_run, tmp_path):
     assert (folder / "metrics.jsonl").read_text() == '{"kind": "epoch", "epoch": 0}\n'
 
 
-def test_non_finite_ratios_are_counted_and_warned_about_once(ddpo_run):
+def test_non_finite_ratios_are_counted_and_warned_about_once(ddpo_run: Any) -> None:
     """A learning rate that blows the weights up: the run goes on, and says once where it went wrong."""
     run = ddpo_run("full", train__learning_rate=1e30, num_epochs=2)
     steps = run.metrics("step")

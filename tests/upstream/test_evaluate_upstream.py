@@ -48,7 +48,7 @@ def trained_weights(record: dict[str, Any]) -> dict[str, torch.Tensor]:
 
 @pytest.mark.upstream("ddpo-pytorch")
 @pytest.mark.parametrize("use_lora", [True, False], ids=["lora", "full-finetuning"])
-def test_ddpo(ddpo_run, monkeypatch, use_lora):
+def test_ddpo(ddpo_run: Any, monkeypatch: pytest.MonkeyPatch, use_lora: bool) -> None:
     run = ddpo_run("observe", use_lora=use_lora, save_freq=1)
     lines, networks = evaluated(monkeypatch, run.folder)
     check(lines, "lora" if use_lora else "network", "checkpoint_0")
@@ -71,7 +71,9 @@ def test_ddpo(ddpo_run, monkeypatch, use_lora):
     [({}, "lora"), ({"use_lora": False, "train__beta": 0.0}, "network")],
     ids=["lora", "full-finetuning"],
 )
-def test_flow_grpo(flow_run, monkeypatch, settings, kind):
+def test_flow_grpo(
+    flow_run: Any, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], kind: str
+) -> None:
     run = flow_run("observe", **settings)
     lines, networks = evaluated(monkeypatch, run.folder)
     check(lines, kind, "checkpoint-4")

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +22,7 @@ NAME = "config/grpo.py:general_ocr_sd3_1gpu"
 
 
 @pytest.fixture
-def clone(upstream_clone, monkeypatch):
+def clone(upstream_clone: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The unpatched clone as working directory, its package importable, both undone afterwards."""
     path = upstream_clone("flow_grpo", False)
     monkeypatch.chdir(path)
@@ -30,19 +33,19 @@ def clone(upstream_clone, monkeypatch):
         del sys.modules[name]
 
 
-def test_a_wrapped_config_gains_a_number_of_epochs_alone(clone):
+def test_a_wrapped_config_gains_a_number_of_epochs_alone(clone: Path) -> None:
     theirs, ours = wrapper.load(NAME).to_dict(), wrapper.get_config(NAME).to_dict()
     assert ours.pop("num_epochs") == 0  # endless, as upstream has it
     assert ours == theirs
 
 
-def test_a_config_that_is_not_there_is_named(clone):
+def test_a_config_that_is_not_there_is_named(clone: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no config/nowhere.py under .*give the config file's path"):
         wrapper.get_config("config/nowhere.py:x")
 
 
 @pytest.mark.parametrize("reward", flow_grpo_config.REWARDS)
-def test_the_miniatures_config_has_what_the_trainer_asks_for(clone, reward):
+def test_the_miniatures_config_has_what_the_trainer_asks_for(clone: Path, reward: str) -> None:
     config = flow_grpo_config.get_config(reward)
     sample, train = config.sample, config.train
     assert sample.train_batch_size % sample.num_image_per_prompt == 0
@@ -52,12 +55,12 @@ def test_the_miniatures_config_has_what_the_trainer_asks_for(clone, reward):
     assert train.beta == 0 or config.use_lora  # without an adapter there is no reference
 
 
-def test_an_unknown_reward_lists_the_choices(clone):
+def test_an_unknown_reward_lists_the_choices(clone: Path) -> None:
     with pytest.raises(ValueError, match="digit_probability, jpeg_compressibility"):
         flow_grpo_config.get_config("aesthetic")
 
 
-def test_rewards_of_both_kinds_add_up(clone):
+def test_rewards_of_both_kinds_add_up(clone: Path) -> None:
     import flow_grpo.rewards
 
     plain = flow_grpo.rewards.multi_score

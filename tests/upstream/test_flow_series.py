@@ -7,6 +7,8 @@ After a change that is meant to change them, write them anew and look at the dif
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from series import check
 
@@ -38,5 +40,5 @@ TOLERANCES = {
 
 
 @pytest.mark.parametrize("mode", ["observe", "full"])
-def test_series(flow_run, mode):
+def test_series(flow_run: Any, mode: str) -> None:
     check("flow_grpo", mode, flow_run(mode, **SETTINGS).metrics("epoch"), TOLERANCES)

@@ -6,6 +6,8 @@ import math
 import os
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 from bits import first_difference
@@ -26,7 +28,7 @@ BUSY = {
 }
 
 
-def test_inner_epochs_ema_no_guidance_and_accumulation(flow_run):
+def test_inner_epochs_ema_no_guidance_and_accumulation(flow_run: Any) -> None:
     base, run = flow_run(None, **BUSY), flow_run("full", **BUSY)
     assert first_difference(base.record, flow_run("observe", **BUSY).record) is None
     steps = run.metrics("step")
@@ -40,7 +42,7 @@ def test_inner_epochs_ema_no_guidance_and_accumulation(flow_run):
     assert not any("kl_loss" in s for s in steps)
 
 
-def test_full_fine_tuning(flow_run):
+def test_full_fine_tuning(flow_run: Any) -> None:
     """Without LoRA the training runs under accelerate's autocast, and there is no reference, so no KL."""
     settings = {"use_lora": False, "train__beta": 0.0, "num_epochs": 1}
     base, observed, full = (flow_run(m, **settings) for m in (None, "observe", "full"))
@@ -48,14 +50,14 @@ def test_full_fine_tuning(flow_run):
     assert full.metrics("step")[0]["ratio_min"] == full.metrics("step")[0]["ratio_max"] == 1
 
 
-def test_tape_keeps_the_trained_steps_alone(flow_run):
+def test_tape_keeps_the_trained_steps_alone(flow_run: Any) -> None:
     run = flow_run("full")
     (bytes_,) = {e["tape_bytes"] for e in run.metrics("epoch")}
     trained_steps, samples, latent = 4, 8, 16 * 8 * 8
     assert bytes_ == samples * trained_steps * (2 * 4 * latent + 2 * 4)
 
 
-def test_kl_is_the_same_in_all_modes_before_the_first_update(flow_run):
+def test_kl_is_the_same_in_all_modes_before_the_first_update(flow_run: Any) -> None:
     """From a trained adapter, so that there is a KL to the base model to begin with."""
     trained = flow_run("off").folder.parent / "saved" / "checkpoints" / "checkpoint-4" / "lora"
     settings = {"num_epochs": 1, "train__lora_path": str(trained)}
@@ -68,7 +70,7 @@ def test_kl_is_the_same_in_all_modes_before_the_first_update(flow_run):
 
 
 @pytest.mark.parametrize("mode", ["observe", "log", "match", "full"])
-def test_metrics_agree_with_what_upstream_logs(flow_run, mode):
+def test_metrics_agree_with_what_upstream_logs(flow_run: Any, mode: str) -> None:
     """In every mode upstream's names are of the policy: what it logs compares arms."""
     run = flow_run(mode)
     logged = [v for _, v in run.record["logs"] if "clipfrac" in v]
@@ -94,7 +96,7 @@ def test_metrics_agree_with_what_upstream_logs(flow_run, mode):
     assert [e["epoch"] for e in run.metrics("eval")] == [0, 2]
 
 
-def test_gradient_metrics_agree_with_the_gradients(flow_run):
+def test_gradient_metrics_agree_with_the_gradients(flow_run: Any) -> None:
     run = flow_run("full")
     for step, gradients in zip(run.metrics("step"), run.record["gradients"], strict=True):
         norm = math.sqrt(sum(float(g.double().pow(2).sum()) for g in gradients if g is not None))
@@ -102,7 +104,7 @@ def test_gradient_metrics_agree_with_the_gradients(flow_run):
         assert "lora" not in step["grad_layer"]
 
 
-def test_two_ranks_report_all_samples_once(flow_run):
+def test_two_ranks_report_all_samples_once(flow_run: Any) -> None:
     run = flow_run("full", 2)
     steps, epochs = run.metrics("step"), run.metrics("epoch")
     assert len(steps) == 4
@@ -117,7 +119,7 @@ def test_two_ranks_report_all_samples_once(flow_run):
     assert first_difference(one, other) is None
 
 
-def test_samples_that_upstream_drops(flow_run):
+def test_samples_that_upstream_drops(flow_run: Any) -> None:
     """Prompts whose images are all worth the same have no advantage, and upstream drops them before training: other
     numbers of samples on the two ranks."""
     settings = {"config": HERE / "dropping_config.py", "num_epochs": 1, "sample__num_batches_per_epoch": 4}
@@ -131,7 +133,7 @@ def test_samples_that_upstream_drops(flow_run):
     assert steps[0]["fraction_outside"] == steps[0]["fraction_masked"] == 0
 
 
-def test_what_an_accumulation_leaves_over(flow_run):
+def test_what_an_accumulation_leaves_over(flow_run: Any) -> None:
     """The samples of the first epoch are too few for an optimizer step, and are part of the second's."""
     run = flow_run("full", train__gradient_accumulation_steps=3)
     assert run.record["passes"] == [3 * 4]  # what upstream took: 3 batches, 4 timesteps of each
@@ -141,7 +143,7 @@ def test_what_an_accumulation_leaves_over(flow_run):
     assert [epoch.get("samples") for epoch in run.metrics("epoch")] == [None, 3 * 4 * 4]
 
 
-def launch_environment(clone, tmp_path, body):
+def launch_environment(clone: Path, tmp_path: Path, body: str) -> dict[str, str]:
     """An environment whose ``accelerate`` is a script of ours."""
     shim = tmp_path / "bin" / "accelerate"
     shim.parent.mkdir()
@@ -151,7 +153,7 @@ def launch_environment(clone, tmp_path, body):
     return {**env, "PATH": os.pathsep.join([str(shim.parent), env["PATH"]])}
 
 
-def test_the_original_launch_script_trains_with_the_variable(upstream_clone, tmp_path):
+def test_the_original_launch_script_trains_with_the_variable(upstream_clone: Any, tmp_path: Path) -> None:
     """``PCPO=full bash scripts/single_node/grpo.sh``; only the configuration is the miniature's."""
     clone = upstream_clone("flow_grpo", True)
     arguments = [
@@ -179,7 +181,7 @@ def test_the_original_launch_script_trains_with_the_variable(upstream_clone, tmp
 @pytest.mark.parametrize(
     "script", ["single_node/grpo.sh", *(f"multi_node/main{i}.sh" for i in ("", 1, 2, 3))]
 )
-def test_every_launch_script_hands_the_variable_on(upstream_clone, tmp_path, script):
+def test_every_launch_script_hands_the_variable_on(upstream_clone: Any, tmp_path: Path, script: str) -> None:
     clone = upstream_clone("flow_grpo", True)
     body = f"json.dump([sys.argv, os.environ['PCPO']], open({str(tmp_path / 'called')!r}, 'w'))"
     subprocess.run(
@@ -196,7 +198,7 @@ def test_every_launch_script_hands_the_variable_on(upstream_clone, tmp_path, scr
 
 
 @pytest.mark.parametrize("mode", [None, "full"])
-def test_the_digit_reward_in_a_real_run(flow_run, mode):
+def test_the_digit_reward_in_a_real_run(flow_run: Any, mode: str) -> None:
     """Named in the config's reward_fn, it is what upstream logs, trains on and evaluates; on an unpatched clone too."""
     run = flow_run(
         mode, config=f"{MINIATURE / 'flow_grpo_config.py'}:digit_probability", num_epochs=1, train__beta=0.0

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import dance.launch
 import dance.runs
@@ -31,14 +32,14 @@ def assert_as_by_torchrun(
 
 
 @pytest.mark.upstream
-def test_ddpo(ddpo_run, ddpo_patched, tmp_path):
+def test_ddpo(ddpo_run: Any, ddpo_patched: Path, tmp_path: Path) -> None:
     words = launch.recorded(DDPO, tmp_path)
     environment = launch.environment(ddpo_patched, PCPO="full", PCPO_RUN_DIR=str(tmp_path / "run"))
     assert_as_by_torchrun(words, ddpo_patched, environment, tmp_path, ddpo_run("full", procs=2).ranks)
 
 
 @pytest.mark.upstream("flow_grpo")
-def test_flow_grpo(flow_run, upstream_clone, tmp_path):
+def test_flow_grpo(flow_run: Any, upstream_clone: Any, tmp_path: Path) -> None:
     clone = upstream_clone("flow_grpo", True)
     environment = launch.environment(clone, PCPO="full", PCPO_RUN_DIR=str(tmp_path / "run"))
     assert_as_by_torchrun(
@@ -47,7 +48,7 @@ def test_flow_grpo(flow_run, upstream_clone, tmp_path):
 
 
 @pytest.mark.upstream("DanceGRPO")
-def test_dancegrpo(dance_run, upstream_clone, tmp_path):
+def test_dancegrpo(dance_run: Any, upstream_clone: Any, tmp_path: Path) -> None:
     trainer, clone = dance.launch.FLUX, upstream_clone("DanceGRPO", True)
     run = dance_run("flux", "full", procs=2)
     folder = tmp_path / "run"
@@ -58,7 +59,7 @@ def test_dancegrpo(dance_run, upstream_clone, tmp_path):
 
 
 @pytest.fixture
-def run_code(tmp_path):
+def run_code(tmp_path: Path) -> Any:
     """``run_code(CODE, *ENVIRONMENTS)``: exit code, stdout and stderr of a file with that code."""
 
     def run(code: str, *environments: dict[str, str], timeout: float = 300) -> tuple[int, str, str]:
@@ -71,7 +72,7 @@ def run_code(tmp_path):
     return run
 
 
-def test_a_process_has_what_it_was_given_and_leaves_nothing_behind(run_code, tmp_path):
+def test_a_process_has_what_it_was_given_and_leaves_nothing_behind(run_code: Any, tmp_path: Path) -> None:
     code = """
 import os, random, sys
 import numpy, torch
@@ -100,14 +101,14 @@ print(torch.marked, torch.initial_seed(), numpy.random.rand(), random.random())
         ("os.kill(os.getpid(), 9)", -9, ""),
     ],
 )
-def test_the_first_failure_ends_the_others(run_code, end, exit_code, said):
+def test_the_first_failure_ends_the_others(run_code: Any, end: str, exit_code: int, said: str) -> None:
     code = f"import os, time\nif os.environ['RANK'] == '1':\n    {end}\ntime.sleep(600)"
     ended, _, err = run_code(code, {"RANK": "0"}, {"RANK": "1"})
     assert ended == exit_code
     assert said in err
 
 
-def test_a_process_that_hangs_is_killed_and_the_next_runs(run_code, tmp_path):
+def test_a_process_that_hangs_is_killed_and_the_next_runs(run_code: Any, tmp_path: Path) -> None:
     hanging = "import os, pathlib, time\npathlib.Path('pid').write_text(str(os.getpid()))\ntime.sleep(600)"
     assert run_code("", {})[0] == 0  # the server is there, so that what follows is no matter of its imports
     with pytest.raises(subprocess.TimeoutExpired):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 from pathlib import Path
 from typing import Any
 
 from pcpo_overlay.files import write_atomically
-from pcpo_overlay.record.run_folder import utc_now
+from pcpo_overlay.record.run_folder import jsonable, utc_now
 from pcpo_overlay.tools.ab import ABError
 from pcpo_overlay.tools.ab.plan import Planned
 from pcpo_overlay.tools.faults import printable
@@ -71,7 +72,7 @@ def _changed(old: dict[str, Any], new: dict[str, Any]) -> str:
 def _is_ours(pid: int, folder: Path) -> bool:
     """Whether the process with this id is a run into this folder: ids are used again, so its arguments must tell."""
     try:
-        arguments = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
+        arguments = os.fsdecode(Path(f"/proc/{pid}/cmdline").read_bytes())
     except OSError:
         try:
             done = subprocess.run(
@@ -113,7 +114,7 @@ def write_record(planned: Planned, **updates: Any) -> None:
         "written": utc_now(),
         **updates,
     }
-    write_atomically(planned.folder / RECORD, json.dumps(record, indent=1) + "\n")
+    write_atomically(planned.folder / RECORD, json.dumps(jsonable(record), indent=1) + "\n")
 
 
 def tail(path: Path, lines: int = 20) -> list[str]:

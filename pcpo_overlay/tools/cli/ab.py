@@ -16,7 +16,7 @@ from pcpo_overlay.tools.ab.upstreams import DANCEGRPO, NAMES, PACKAGE, PORT, UPS
 from pcpo_overlay.tools.cli.arguments import at_least, seeds, thresholds
 from pcpo_overlay.tools.cli.report import tell
 from pcpo_overlay.tools.faults import Stopped, WrongArgument, told
-from pcpo_overlay.tools.folders import absolute
+from pcpo_overlay.tools.folders import absolute, check_writable
 from pcpo_overlay.tools.locks import held
 
 if TYPE_CHECKING:
@@ -313,9 +313,12 @@ def _run(args: argparse.Namespace, request: Request, plan: list[Planned]) -> int
     from pcpo_overlay.tools.ab.runner import LOCK, Interrupted, run_all
     from pcpo_overlay.tools.cli.report import write
     from pcpo_overlay.tools.progress import make_display
+    from pcpo_overlay.tools.report.build import COMMAND
 
     require_libraries()
+    report = request.out / "report"
     with held(request.out / LOCK, f"another A/B command is at work in {request.out}"):
+        check_writable(report, COMMAND)  # before the hours that lead to it
         if request.prepared is not None:
             from pcpo_overlay.tools.miniature.dancegrpo.data import prepare
 
@@ -326,9 +329,7 @@ def _run(args: argparse.Namespace, request: Request, plan: list[Planned]) -> int
         except Interrupted:
             raise Stopped("stopped; finished runs are kept, type the same command again to go on") from None
         folders = [planned.folder for planned in plan if (planned.folder / "run.json").exists()]
-        code = write(
-            folders, request.out / "report", command="ab", tell=args.tell, thresholds=args.thresholds
-        )
+        code = write(folders, report, command="ab", tell=args.tell, thresholds=args.thresholds)
     if failed:
         which = "; ".join(planned.name for planned in failed)
         raise ABError(

@@ -123,7 +123,7 @@ def tell(document: Document) -> None:
     for note in (*document.notes, *comparison.warnings):
         print(f"note: {note}")
     names = [arm.name for arm in comparison.arms]
-    rewards = [arm.curve.mean for arm in comparison.reward]
+    rewards = [arm.curves["reward_mean"].mean for arm in comparison.reward]
     reached = _reached(comparison.thresholds.levels)
     last = min(_LAST, *map(len, rewards))
     print(f"\n{'reward':10}{'first epoch':>14}{f'last {last}':>10}{reached.title:>20}".rstrip())
@@ -152,9 +152,11 @@ class _Reached:
 
 def _reached(levels: Sequence[Level]) -> _Reached:
     """Of the highest reward that every arm reached; where there is none, of the lowest that was looked for."""
-    by_all = [level for level in levels if all(arm.epochs is not None for arm in level.arms)]
+    from pcpo_overlay.tools.report.text import epochs
+
+    by_all = [level for level in levels if all(arm.epochs.mean is not None for arm in level.arms)]
     level = by_all[-1] if by_all else next(iter(levels), None)
     if level is None:
         return _Reached()
-    cells = tuple("never" if arm.epochs is None else str(arm.epochs) for arm in level.arms)
+    cells = tuple(epochs(arm.epochs.mean) for arm in level.arms)
     return _Reached(f"epochs to {level.reward:.3f}", cells)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pcpo_overlay.tools.cli.arguments import at_least, thresholds
-from pcpo_overlay.tools.faults import complain, told
+from pcpo_overlay.tools.faults import complain, printable, told
 
 if TYPE_CHECKING:
     from pcpo_overlay.tools.report.compare import Document
@@ -46,7 +46,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
         type=Path,
         default=Path("pcpo_report"),
         metavar="DIR",
-        help="where to write (default: %(default)s)",
+        help="where to write; a report that is there is replaced, anything else is refused (default: %(default)s)",
     )
     parser.add_argument(
         "--thresholds",
@@ -94,7 +94,7 @@ def tell(document: Document) -> None:
     for comparison in document.comparisons:
         for warning in comparison.warnings:
             print(f"WARNING: {warning}")
-        title, text = comparison.main_table(document.window)
+        title, text = comparison.main_table()
         print(f"\n{comparison.title}: {title[0].lower()}{title[1:]}\n\n{text}")
 
 
@@ -120,6 +120,7 @@ def write(
 
     Raises:
         ReportError: nothing could be read, compared or written.
+        FolderError: ``out`` holds what no report left there.
     """
     from pcpo_overlay.tools.report.arms import ReportError
     from pcpo_overlay.tools.report.build import MARKDOWN, build
@@ -140,5 +141,5 @@ def write(
     except OSError as error:
         raise ReportError(f"{out} cannot be written: {told(error)}") from None
     tell(document)
-    print(f"\nreport: {out / MARKDOWN}")
+    print(f"\nreport: {printable(out / MARKDOWN)}")
     return code

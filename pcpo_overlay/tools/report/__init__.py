@@ -5,7 +5,8 @@
 ``validation``  validation reward and KL             ``clipping``    what is outside the clip range and masked
 ``gradients``   gradient statistics                  ``ratio``       the policy ratio
 ``cost``        time and memory                      ``settings``    the runs, and what each resolved to
-``overview``    four of them in one picture          ``measures``    what clipping to cost are made with
+``overview``    four of them in one picture          ``chapter``     what those of a number an epoch are made with
+                                                    ``levels``      what ``speed`` and ``quality`` have in common
 
 ``compare`` makes the document of all chapters, ``build`` writes it as Markdown, JSON (format 2: numbers by chapter) and
 figures. Below the chapters lie ``arms`` (how arms are told), ``stats``, ``text`` and ``draw``. Runs are read by

@@ -37,6 +37,11 @@ class Material:
         """Those of all arms."""
         return [run for arm in self.arms for run in arm.runs]
 
+    @property
+    def reference(self) -> list[Run]:
+        """The baseline's, as far as they are measured."""
+        return self.measured[self.baseline].runs
+
 
 @dataclass(frozen=True)
 class ShownArm:

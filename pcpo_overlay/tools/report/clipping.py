@@ -9,8 +9,8 @@ from typing import Any
 
 from pcpo_overlay.tools import palette
 from pcpo_overlay.tools.report import draw, stats
-from pcpo_overlay.tools.report.arms import Shown
-from pcpo_overlay.tools.report.measures import Chapter, Column, Measures, on_policy, over_all
+from pcpo_overlay.tools.report.arms import Material, Shown
+from pcpo_overlay.tools.report.chapter import Chapter, Column, Measures, on_policy, over_all
 from pcpo_overlay.tools.runs.run import Run
 
 DEFINITIONS = {
@@ -55,9 +55,9 @@ class EarlyLate:
     late: Timesteps
 
 
-def by_timestep(runs: Sequence[Run]) -> EarlyLate:
-    """The clip statistics of an arm's runs by timestep."""
-    return EarlyLate(_timesteps(runs, 0), _timesteps(runs, 1))
+def by_timestep(material: Material) -> list[EarlyLate]:
+    """The clip statistics of each arm by timestep."""
+    return [EarlyLate(_timesteps(arm.runs, 0), _timesteps(arm.runs, 1)) for arm in material.measured]
 
 
 def _timesteps(runs: Sequence[Run], when: int) -> Timesteps:

@@ -21,14 +21,8 @@ from pcpo_overlay.tools.report import (
     stats,
     validation,
 )
-from pcpo_overlay.tools.report.arms import (
-    Material,
-    ReportError,
-    Shown,
-    choose_baseline,
-    shown_arms,
-)
-from pcpo_overlay.tools.report.measures import Measures
+from pcpo_overlay.tools.report.arms import Material, ReportError, Shown, choose_baseline, shown_arms
+from pcpo_overlay.tools.report.chapter import Measures
 from pcpo_overlay.tools.report.text import digits_apart
 from pcpo_overlay.tools.runs import differences, policies
 from pcpo_overlay.tools.runs.arms import (
@@ -50,12 +44,14 @@ class Comparison:
     """The arms of one upstream, or of one batch size of it, against their baseline: a field a chapter, lists by arm.
 
     Attributes:
+        shown: what tables and figures share; not in the JSON.
         batch_size: samples an epoch, where arms have runs of several.
         samplers_differ: whether the arms draw with different samplers, so that training rewards do not compare them.
         last_common_epoch: the last, counted from 0, that every arm has.
         figures: file by name, once they are drawn.
     """
 
+    shown: Shown
     upstream: str
     baseline: str
     baseline_is_observe: bool
@@ -68,7 +64,7 @@ class Comparison:
     kl: validation.KLs | None
     validation: validation.Validation | None
     thresholds: speed.Speed
-    reward: list[reward.Reward]
+    reward: list[Measures]
     timesteps: list[clipping.EarlyLate]
     clipping: list[Measures]
     gradients: list[Measures]
@@ -82,48 +78,34 @@ class Comparison:
         """The upstream, with the batch size where there are several."""
         return self.upstream + ("" if self.batch_size is None else f", {self.batch_size} samples an epoch")
 
-    def shown(self, window: int) -> Shown:
-        """What its tables and figures share."""
-        labels = [arm.label for arm in self.arms]
-        return Shown(
-            self.upstream,
-            shown_arms({arm.label: len(arm.runs) for arm in self.arms}),
-            labels.index(self.baseline),
-            window,
-            digits_apart(level.reward for level in self.thresholds.levels),
-            self.samplers_differ,
-            any(len({run.epochs for run in arm.runs}) > 1 for arm in self.arms),
-        )
-
-    def tables(self, window: int) -> list[tuple[str, str]]:
-        """All of them, what the arms are evaluated with first: title and Markdown."""
-        shown = self.shown(window)
+    def tables(self) -> dict[str, str]:
+        """Markdown by title, what the arms are evaluated with first."""
+        shown = self.shown
         layers = f" First layer: `{'`, `'.join(self.gradient_layers)}`." if self.gradient_layers else ""
-        return [
-            *(quality.tables(shown, self.quality) if self.quality else []),
-            *validation.tables(shown, self.validation, self.kl),
-            *speed.tables(shown, self.thresholds),
-            *reward.tables(shown, self.reward, self.last_common_epoch),
-            clipping.CHAPTER.table(shown, self.clipping),
-            gradients.CHAPTER.table(shown, self.gradients, layers),
-            ratio.CHAPTER.table(shown, self.ratio),
-            cost.CHAPTER.table(shown, self.cost),
-            *settings.tables(self.arms),
-        ]
+        return {
+            **(quality.tables(shown, self.quality) if self.quality else {}),
+            **validation.tables(shown, self.validation, self.kl),
+            **speed.tables(shown, self.thresholds),
+            **reward.tables(shown, self.reward, self.last_common_epoch),
+            **clipping.CHAPTER.table(shown, self.clipping),
+            **gradients.CHAPTER.table(shown, self.gradients, layers),
+            **ratio.CHAPTER.table(shown, self.ratio),
+            **cost.CHAPTER.table(shown, self.cost),
+            **settings.tables(self.arms),
+        }
 
-    def main_table(self, window: int) -> tuple[str, str]:
-        """The table that says which arm is faster: of evaluated rewards where there are any."""
-        told = dict(self.tables(window))
+    def main_table(self) -> tuple[str, str]:
+        """The table that says which arm is faster, with its title: of evaluated rewards where there are any."""
         title = quality.TITLE if self.quality is not None else speed.TITLE
-        return title, told[title]
+        return title, self.tables()[title]
 
-    def draw(self, window: int) -> dict[str, Any]:
+    def draw(self) -> dict[str, Any]:
         """The figures by name; those that nothing was recorded for are absent or None.
 
         Raises:
             ImportError: matplotlib is missing; the message names the extra to install.
         """
-        shown = self.shown(window)
+        shown = self.shown
         return {
             **overview.figures(shown, self),
             **(quality.figures(shown, self.quality) if self.quality else {}),
@@ -134,6 +116,14 @@ class Comparison:
             "ratio": ratio.CHAPTER.figure(shown, self.ratio),
             **cost.figures(shown, self.cost),
         }
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON: a chapter that it has not is left out."""
+        kept = dataclasses.asdict(self)
+        return {k: v for k, v in kept.items() if k != "shown" and (v is not None or k in _NULLABLE)}
+
+
+_NULLABLE = {"batch_size", "last_common_epoch"}
 
 
 @dataclass
@@ -148,16 +138,8 @@ class Document:
     format: int = FORMAT
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON: a chapter that a comparison has not is left out."""
-        plain = dataclasses.asdict(self)
-        plain["comparisons"] = [
-            {k: v for k, v in held.items() if v is not None or k in _NULLABLE}
-            for held in plain["comparisons"]
-        ]
-        return plain
-
-
-_NULLABLE = {"batch_size", "last_common_epoch"}
+        """For JSON."""
+        return dataclasses.asdict(self) | {"comparisons": [held.as_dict() for held in self.comparisons]}
 
 
 def compare(
@@ -211,7 +193,8 @@ def _compare(
     arms: list[Arm], baseline: Arm, size: int | None, thresholds: Sequence[float] | None, window: int
 ) -> Comparison:
     last = last_common([arm.mean("reward_mean") for arm in arms])
-    names = [arm.name for arm in shown_arms({arm.label: len(arm.runs) for arm in arms})]
+    looks = shown_arms({arm.label: len(arm.runs) for arm in arms})
+    names = [arm.name for arm in looks]
     samplers = differences.of_samplers(arms, names)
     warnings = samplers + differences.of_settings(arms, names) + differences.of_seeds(arms, names)
     cut = last if stopped_apart(arms) else None
@@ -221,24 +204,21 @@ def _compare(
             f"thresholds are over the first {cut + 1} epochs, which every run has"
         )
     measured = [arm if cut is None else arm.until(cut) for arm in arms]
-    material = Material(arms, measured, arms.index(baseline), thresholds, window, last)
-    drawn, further = quality.describe(material)
-    validated = validation.describe_validation(material)
-    warnings += further + (validation.warnings(arms, names, validated) if validated else [])
-    pairs = list(zip(arms, measured, strict=True))
-
-    def by_arm(chapter: Any) -> list[Measures]:
-        return [chapter.CHAPTER.describe(*pair, measured[arms.index(baseline)], window) for pair in pairs]
-
-    comparison = Comparison(
-        arms[0].upstream, baseline.label, baseline.mode == "observe", size, bool(samplers), warnings, last,
-        settings.describe(arms, names), drawn, validation.describe_kl(material), validated, speed.describe(material),
-        [reward.describe(*pair, material) for pair in pairs],
-        [clipping.by_timestep(arm.runs) for arm in measured], by_arm(clipping),
-        by_arm(gradients), gradient_layers(measured), by_arm(ratio), by_arm(cost),
-    )  # fmt: skip
+    warnings += policies.evaluated(arms)[1] + differences.of_validations(arms, names)
     warnings += differences.of_versions(measured, names)
-    return comparison
+    place = arms.index(baseline)
+    material = Material(arms, measured, place, thresholds, window, last)
+    reached = speed.describe(material)
+    digits = digits_apart(level.reward for level in reached.levels)
+    lengths_differ = any(len({len(run.epochs) for run in arm.runs}) > 1 for arm in arms)
+    return Comparison(
+        Shown(arms[0].upstream, looks, place, window, digits, bool(samplers), lengths_differ),
+        arms[0].upstream, baseline.label, baseline.mode == "observe", size, bool(samplers), warnings, last,
+        settings.describe(arms, names), quality.describe(material), validation.describe_kl(material),
+        validation.describe_validation(material), reached, reward.CHAPTER.describe(material),
+        clipping.by_timestep(material), clipping.CHAPTER.describe(material), gradients.CHAPTER.describe(material),
+        gradient_layers(measured), ratio.CHAPTER.describe(material), cost.CHAPTER.describe(material),
+    )  # fmt: skip
 
 
 def _definitions(

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import statistics
+from collections.abc import Sequence
 from typing import Any
 
 from pcpo_overlay.tools import palette
-from pcpo_overlay.tools.report import draw, stats
+from pcpo_overlay.tools.report import draw
 from pcpo_overlay.tools.report.arms import Shown
-from pcpo_overlay.tools.report.measures import Chapter, Column, Measures, against, over_all
-from pcpo_overlay.tools.report.text import number
+from pcpo_overlay.tools.report.chapter import Chapter, Column, Measures, against_baseline, over_all
+from pcpo_overlay.tools.report.text import spelled, three
 
 DEFINITIONS = {
     "seconds": "Median over all epochs of all seeds of an arm, by the clock, so other load on the machine counts; "
@@ -17,10 +18,6 @@ DEFINITIONS = {
     "peak memory": "Highest of an arm's runs: the allocator's peak on a GPU, the process's resident peak on a CPU. "
     "tape: the largest part of it that PCPO's record of a rollout took.",
 }
-
-
-def _mebibytes(digits: int) -> Callable[[float | None], str]:
-    return lambda value: "-" if value is None else f"{value / 2**20:.{digits}f}"[:24]
 
 
 _PARTS = {"sampling": "sampling", "training": "training", "total": "epoch"}
@@ -31,15 +28,15 @@ CHAPTER = Chapter(
         name: column
         for part, told in _PARTS.items()
         for name, column in (
-            (f"{part}_median_s", Column(f"{told}, s", over_all(f"seconds_{part}", stats.median))),
-            (f"{part}_ratio", Column("ratio", against(f"seconds_{part}"), lambda value: number(value, 3))),
+            (f"{part}_median_s", Column(f"{told}, s", over_all(f"seconds_{part}", statistics.median))),
+            (f"{part}_ratio", Column("ratio", against_baseline(f"seconds_{part}"), three)),
         )
     }
     | {
         "peak_memory_bytes": Column(
-            "peak memory, MiB", over_all("peak_memory_bytes", stats.highest), _mebibytes(0)
+            "peak memory, MiB", over_all("peak_memory_bytes", max), spelled("{:.0f}", 2**20)
         ),
-        "tape_bytes": Column("tape, MiB", over_all("tape_bytes", stats.highest), _mebibytes(1)),
+        "tape_bytes": Column("tape, MiB", over_all("tape_bytes", max), spelled("{:.1f}", 2**20)),
     },
 )
 
@@ -59,12 +56,8 @@ def figures(shown: Shown, measured: Sequence[Measures]) -> dict[str, Any]:
             axes.barh(y, seconds, left=left, color=colour, edgecolor="white", height=0.6, label=told)
             left += seconds
         ratio = None if arm is shown.arms[shown.baseline] else own.mean("total_ratio")
-        axes.text(
-            max(left, total),
-            y,
-            f" {total:.3g} s" + ("" if ratio is None else f" ({ratio:.2f}x)"[:14]),
-            va="center",
-        )
+        told = f" {total:.3g} s" + ("" if ratio is None else f" ({ratio:.2f}x)"[:14])
+        axes.text(max(left, total), y, told, va="center")
     axes.set_yticks(range(len(arms)), [arm.legend for arm, *_ in arms])
     axes.invert_yaxis()
     # Room for the text: set by hand, since text beyond the axes would squeeze them.

@@ -136,17 +136,3 @@ def dots(
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)
     axes.xaxis.get_major_locator().set_params(nbins=5)
-
-
-def epochs_to(
-    axes: Any, shown: Shown, rows: Sequence[str], held: Sequence[Sequence[Estimate]], title: str, reward: str,
-    unit: str = "epochs", *, legend: bool = False,
-) -> None:  # fmt: skip
-    """Epochs to levels of a reward, ``rows``: :func:`dots` by arm, then by level."""
-    if rows:
-        dots(axes, shown, rows, held, legend=legend)
-    else:
-        axes.text(0.5, 0.5, "no threshold: see the table", ha="center", transform=axes.transAxes)
-    never = any(e.mean is None for own in held for e in own)
-    palette.plain(axes, title, f"{unit} (x: never)" if never else unit, reward, grid="x")
-    axes.xaxis.get_major_locator().set_params(integer=True)

@@ -8,7 +8,7 @@ from typing import Any
 from pcpo_overlay.tools import palette
 from pcpo_overlay.tools.report import draw
 from pcpo_overlay.tools.report.arms import Shown
-from pcpo_overlay.tools.report.measures import Chapter, Column, Measures, end
+from pcpo_overlay.tools.report.chapter import Chapter, Column, Measures, end
 
 DEFINITIONS = {
     "gradient norm": "2-norm of the gradient over all trained parameters, before clipping; mean over the optimizer "

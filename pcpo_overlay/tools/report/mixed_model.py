@@ -12,15 +12,18 @@ import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pcpo_overlay.tools.faults import printable
+from pcpo_overlay.tools.faults import printable, require
 from pcpo_overlay.tools.report import quality
-from pcpo_overlay.tools.report.text import number, reward, signed, table
+from pcpo_overlay.tools.report.text import reward, signed, table, three
 from pcpo_overlay.tools.runs import policies
 from pcpo_overlay.tools.runs.arms import Arm
 from pcpo_overlay.tools.runs.labels import names
 from pcpo_overlay.tools.runs.run import Run
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 DEFINITIONS = {
     "mixed model": "As in Tables 3 and 4 of the paper: a metric of one prompt's images ~ algorithm * batch size "
@@ -90,46 +93,37 @@ class MixedModel:
         return f"{self.upstream}: mixed model of `{named[self.arm]}` against `{named[self.baseline]}`"
 
 
-@dataclass(frozen=True)
-class Observation:
-    """A metric of one prompt's images of one run; ``algorithm`` and ``batch`` are 0 or 1."""
-
-    prompt: str
-    algorithm: int
-    batch: int
-    value: float
-
-
-def fit(observations: Sequence[Observation]) -> Fit:
+def fit(observations: pd.DataFrame) -> Fit:
     """Fit the model.
 
     Args:
-        observations: of both algorithms; of both batch sizes, each with both algorithms, or of one.
+        observations: a row for the images of a prompt of a run: ``prompt``, ``algorithm`` and ``batch``, which are 0 or
+            1, and ``value``. Of both algorithms; of both batch sizes, each with both algorithms, or of one.
 
     Raises:
         CannotFit: there is nothing to fit, or the fit failed.
         ImportError: statsmodels is missing; the message names the extra to install.
     """
-    batches = sorted({o.batch for o in observations})
-    cells = {(o.algorithm, o.batch) for o in observations}
-    if not cells or cells != {(a, b) for b in batches for a in (0, 1)}:
-        raise CannotFit("an arm has no run" + (" at one of the batch sizes" if len(batches) > 1 else ""))
-    if len({o.prompt for o in observations}) < 2:
+    batches = observations["batch"].nunique()
+    if not batches or len(observations.groupby(["algorithm", "batch"])) != 2 * batches:
+        raise CannotFit("an arm has no run" + (" at one of the batch sizes" if batches > 1 else ""))
+    if observations["prompt"].nunique() < 2:
         raise CannotFit("a random intercept per prompt takes several prompts")
-    values = [o.value for o in observations]
     # statsmodels' optimizer works to a fixed precision, and a reward may be of the order of 1e-3
+    values = observations["value"]
     mean = math.fsum(values) / len(values)
-    scale = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / len(values))
+    scale = math.sqrt(math.fsum((values - mean) ** 2) / len(values))
     if scale <= 1e-12 * max(1.0, abs(mean)):
         raise CannotFit("the same in every run and prompt")
 
-    result, complaints = _fit([(v - mean) / scale for v in values], observations, len(batches) > 1)
-    names = EFFECTS if len(batches) > 1 else EFFECTS[:1]
-    fitted = zip(
-        names, result.fe_params[1:] * scale, result.bse_fe[1:] * scale, result.pvalues[1:], strict=False
-    )
-    effects = [Effect(name, *map(_finite, held)) for name, *held in fitted]
-    intercepts = float(result.cov_re[0, 0])
+    formula = "value ~ algorithm * batch" if batches > 1 else "value ~ algorithm"
+    result, complaints = _fit(formula, observations.assign(value=(values - mean) / scale))
+    numbers = (result.fe_params * scale, result.bse_fe * scale, result.pvalues)
+    effects = [
+        Effect(name, *map(_finite, held))
+        for name, *held in zip(EFFECTS, *(held[1:] for held in numbers), strict=False)
+    ]
+    intercepts = float(result.cov_re.iloc[0, 0])
     notes = [] if result.converged else ["did not converge"]
     if intercepts < 1e-6 or any("boundary" in complaint for complaint in complaints):
         notes.append("singular: the prompts' intercepts are estimated to have no variance")
@@ -139,26 +133,17 @@ def fit(observations: Sequence[Observation]) -> Fit:
     return Fit(effects, _finite(intercepts * scale**2), _finite(result.scale * scale**2), notes)
 
 
-def _fit(
-    values: Sequence[float], observations: Sequence[Observation], batches: bool
-) -> tuple[Any, list[str]]:
+def _fit(formula: str, observations: pd.DataFrame) -> tuple[Any, list[str]]:
     """statsmodels' result and what it warned of."""
-    try:
-        from statsmodels.regression.mixed_linear_model import MixedLM
-    except ImportError:
-        raise ImportError(
-            'the mixed model needs statsmodels; install it with: pip install "pcpo-overlay[report]"'
-        ) from None
+    require("statsmodels.regression.mixed_linear_model", "the mixed model needs")
     import numpy as np
+    from statsmodels.regression.mixed_linear_model import MixedLM
 
-    columns = [[1.0, o.algorithm, o.batch, o.algorithm * o.batch] for o in observations]
-    design = np.array(columns, dtype=float)[:, : 4 if batches else 2]
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            result: Any = MixedLM(np.array(values), design, groups=[o.prompt for o in observations]).fit(
-                reml=True, method=_OPTIMIZERS
-            )
+            model = MixedLM.from_formula(formula, observations, groups="prompt")
+            result: Any = model.fit(reml=True, method=_OPTIMIZERS)
             _ = result.pvalues, result.bse_fe
         except (np.linalg.LinAlgError, ValueError) as error:
             raise CannotFit(f"the fit failed ({error})") from None
@@ -175,8 +160,8 @@ def describe_all(
 ) -> list[MixedModel]:
     """One model for each arm but the baseline, over the evaluated runs of both, of all batch sizes.
 
-    They are taken at the highest level of reward that every run passes: of those given, or that :func:`quality.levels`
-    chooses from the runs of both.
+    They are taken at the highest level of reward that every run passes: of those given, or that
+    :func:`quality.matched_levels` chooses from the runs of both.
     """
     kept, _ = policies.evaluated(arms)
     models = []
@@ -192,39 +177,47 @@ def _describe(
     model: MixedModel, arms: tuple[Sequence[Run], Sequence[Run]], thresholds: Sequence[float] | None
 ) -> None:
     """Fill in the model of two arms' runs; those of a batch size that only one has are left out, which is noted."""
-    of_arm = [{size for run in runs if (size := run.samples_per_epoch) is not None} for runs in arms]
-    shared = of_arm[0] & of_arm[1]
-    alone = of_arm[0] ^ of_arm[1] if shared else set()
+    first, second = ({n for run in runs if (n := run.samples_per_epoch) is not None} for runs in arms)
+    alone = first ^ second if first & second else set()
     runs = [(a, run) for a in (0, 1) for run in arms[a] if run.samples_per_epoch not in alone]
-    model.batch_sizes, model.runs = sorted((of_arm[0] | of_arm[1]) - alone), len(runs)
-    sizes = model.batch_sizes
+    model.batch_sizes, model.runs = sorted((first | second) - alone), len(runs)
     if alone:
-        told, kept = (" and ".join(map(str, sorted(held))) for held in (alone, shared))
+        told, kept = (" and ".join(map(str, sorted(held))) for held in (alone, first & second))
         model.notes.append(f"of {kept} samples an epoch alone: of {told} there are runs of one arm only")
-    if len(sizes) > 2:
-        told = ", ".join(map(str, sizes))
+    if len(model.batch_sizes) > 2:
+        told = ", ".join(map(str, model.batch_sizes))
         model.notes.append(f"the model is of two batch sizes, and these runs are of {told}; leave some out")
         return
-    ways = [policies.points(run) for _, run in runs]
-    choice = quality.levels([run for _, run in runs], thresholds)
-    passed = [level for level in choice if all(policies.at_reward(way, level) is not None for way in ways)]
+    choice = quality.matched_levels([run for _, run in runs], thresholds)
+    by_level = {
+        level: [policies.at_reward(policies.points(run), level) for _, run in runs] for level in choice
+    }
+    passed = {level: points for level, points in by_level.items() if None not in points}
     if not passed:
-        flat = [f"`{printable(r.path.parent.name)}/{r.name}`" for _, r in runs if not quality.levels([r])]
+        flat = [
+            f"`{printable(r.path.parent.name)}/{r.name}`" for _, r in runs if not quality.matched_levels([r])
+        ]
         told = f"; never above the model it began as: {', '.join(flat)}" if flat else ""
         model.notes.append(f"no level of reward that every one of these runs passes{told}")
         return
+    import pandas as pd
+
     model.reward = max(passed)
-    rows = [
-        (prompt, algorithm, int(run.samples_per_epoch != sizes[0]) if sizes else 0, values)
-        for (algorithm, run), way in zip(runs, ways, strict=True)
-        if (point := policies.at_reward(way, model.reward)) is not None
+    observed = pd.DataFrame(
+        {
+            "prompt": prompt,
+            "algorithm": a,
+            "batch": int([run.samples_per_epoch] != model.batch_sizes[:1]),
+            **values,
+        }
+        for (a, run), point in zip(runs, passed[model.reward], strict=True)
+        if point is not None
         for prompt, values in point.prompts.items()
-    ]
-    model.prompts = len({prompt for prompt, *_ in rows})
+    )
+    model.prompts = observed["prompt"].nunique()
     for metric in policies.PER_PROMPT:
-        observations = [Observation(prompt, a, b, values[metric]) for prompt, a, b, values in rows]
         try:
-            model.metrics[metric] = fit(observations)
+            model.metrics[metric] = fit(observed.assign(value=observed[metric]))
         except CannotFit as why:
             model.metrics[metric] = Fit([], None, None, [f"not fitted: {why}"])
         except ImportError as missing:
@@ -247,6 +240,6 @@ def model_table(model: MixedModel) -> str:
             held = next((e for e in fitted.effects if e.effect == effect), Effect(effect, None, None, None))
             p = "-" if held.p_value is None else f"{held.p_value:.3f}" if held.p_value >= 0.001 else "< 0.001"
             name = "Fréchet distance" if metric == "frechet" else metric
-            cells = [signed(held.coefficient), number(held.std_error, 3), p, "; ".join(fitted.notes)]
+            cells = [signed(held.coefficient), three(held.std_error), p, "; ".join(fitted.notes)]
             rows.append([effect, name, *cells])
     return told + "\n\n" + table(["effect", "metric", "coefficient", "std. error", "p", "fit"], rows, left=2)

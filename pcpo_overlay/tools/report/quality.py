@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pcpo_overlay.tools import palette
 from pcpo_overlay.tools.faults import printable
-from pcpo_overlay.tools.report import draw, stats, text
+from pcpo_overlay.tools.report import draw, levels, stats, text
 from pcpo_overlay.tools.report.arms import Material, Shown, ShownArm
 from pcpo_overlay.tools.report.stats import Curve, Estimate
-from pcpo_overlay.tools.report.text import estimated, number, signed, table
+from pcpo_overlay.tools.report.text import Told, estimated, number, signed, table
 from pcpo_overlay.tools.runs import policies
 from pcpo_overlay.tools.runs.run import Run
 
@@ -52,7 +52,7 @@ NO_MATCH = (
 )
 
 
-def levels(runs: Sequence[Run], given: Sequence[float] | None = None) -> list[float]:
+def matched_levels(runs: Sequence[Run], given: Sequence[float] | None = None) -> list[float]:
     """Those given, or levels that every one of these evaluated runs passes, by the rule of :func:`stats.levels`."""
     ways = [policies.points(run) for run in runs]
     chosen = stats.levels([way[0].reward for way in ways], [max(p.reward for p in way) for way in ways])
@@ -71,11 +71,9 @@ class Metrics:
 
 
 @dataclass(frozen=True)
-class ArmAtLevel(Metrics):
+class ArmAtLevel(levels.Reached, Metrics):
     """An arm where its evaluated reward reaches a level; ``difference`` is to the baseline, seed by seed."""
 
-    label: str
-    epochs: Estimate
     difference: Metrics | None
 
 
@@ -126,12 +124,10 @@ class Quality:
     ways: list[list[Way]]
 
 
-def describe(material: Material) -> tuple[Quality | None, list[str]]:
-    """The quality of the evaluated runs, and warnings; None where no run was evaluated."""
-    arms, warnings = policies.evaluated(material.arms)
-    if not arms:
-        return None, warnings
-    return describe_arms(arms, material.arms[material.baseline].label, material.thresholds), warnings
+def describe(material: Material) -> Quality | None:
+    """The quality of the evaluated runs; None where no run was evaluated, or some were with other settings."""
+    arms, _ = policies.evaluated(material.arms)
+    return describe_arms(arms, material.arms[material.baseline].label, material.thresholds) if arms else None
 
 
 def describe_arms(
@@ -142,14 +138,14 @@ def describe_arms(
     Args:
         arms: runs by label, all evaluated with the same settings, and some at all; an arm may have none.
         baseline: the label of the arm that the others are held against.
-        thresholds: levels of reward; None lets :func:`levels` choose them.
+        thresholds: levels of reward; None lets :func:`matched_levels` choose them.
     """
     runs = [run for members in arms.values() for run in members]
     settings = runs[0].quality[0].get("settings", {})
     return Quality(
         {key: settings.get(key) for key in ("samples", "seed", "sampler", "reward")},
         [len(run.quality) for run in runs],
-        [_level(arms, baseline, level) for level in levels(runs, thresholds)],
+        [_level(arms, baseline, level) for level in matched_levels(runs, thresholds)],
         _last({label: [policies.way(run) for run in members] for label, members in arms.items()}),
         [stats.curve(members, lambda run: policies.way(run)["reward"], 1) for members in arms.values()],
         [[_way(run) for run in members] for members in arms.values()],
@@ -162,148 +158,120 @@ def _way(run: Run) -> Way:
     return Way(run.name, run.seed, [point.epoch for point in held], values)
 
 
-def _metrics(held: Sequence[Mapping[str, float]]) -> dict[str, Any]:
-    return {"runs": len(held), **{key: stats.estimate([values[key] for values in held]) for key in METRICS}}
+def _metrics(held: pd.DataFrame) -> dict[str, Any]:
+    return {"runs": len(held), **{key: stats.estimate(held[key].tolist()) for key in METRICS}}
 
 
 def _level(arms: Mapping[str, Sequence[Run]], baseline: str, level: float) -> QualityLevel:
     reached = {label: policies.matched(members, level) for label, members in arms.items()}
-    reference, described = reached.get(baseline, {}), []
+    described = []
     for label, own in reached.items():
-        differences = [
-            {key: point.values[key] - reference[seed].values[key] for key in METRICS}
-            for seed, point in own.items()
-            if seed in reference
-        ]
-        described.append(
-            ArmAtLevel(
-                label=label,
-                epochs=stats.estimate([point.epoch for point in own.values()]),
-                difference=None if label == baseline else Metrics(**_metrics(differences)),
-                **_metrics([point.values for point in own.values()]),
-            )
-        )
+        shared = own - reached.get(baseline, own[:0])  # NaN where the baseline has no such seed
+        difference = None if label == baseline else Metrics(**_metrics(shared.dropna()))
+        epochs = stats.estimate(own["epoch"].tolist())
+        described.append(ArmAtLevel(label=label, epochs=epochs, difference=difference, **_metrics(own)))
     return QualityLevel(level, described)
 
 
 def _last(arms: Mapping[str, Sequence[pd.DataFrame]]) -> LastCheckpoint:
     """The numbers at the last checkpoint that every run has, and of the base model."""
+    import pandas as pd
+
     every = [way for ways in arms.values() for way in ways]
     last = max(set.intersection(*(set(way.index[way.index > 0].tolist()) for way in every)), default=None)
-    base = next(
-        (
-            dict(zip(_MEASURED, way.loc[0, [*_MEASURED]].tolist(), strict=True))
-            for way in every
-            if 0 in way.index
-        ),
-        None,
-    )
+    base = next((way.loc[0, [*_MEASURED]].to_dict() for way in every if 0 in way.index), None)
     described = []
     for label, ways in arms.items():
-        ends = [] if last is None else [way.loc[last].to_dict() for way in ways]
-        reward = stats.estimate([values["reward"] for values in ends])
-        described.append(ArmAtEnd(label=label, reward=reward, **_metrics(ends) | {"runs": len(ways)}))
+        held = pd.DataFrame([way.loc[last] for way in ways if last is not None], columns=[*_MEASURED])
+        reward = stats.estimate(held["reward"].tolist())
+        described.append(ArmAtEnd(label=label, reward=reward, **_metrics(held) | {"runs": len(ways)}))
     return LastCheckpoint(last, base, described)
 
 
-def tables(shown: Shown, quality: Quality) -> list[tuple[str, str]]:
-    """Titles and Markdown."""
+def tables(shown: Shown, quality: Quality) -> dict[str, str]:
+    """Markdown by title."""
     at_levels = {
         TITLE: _epochs_table,
         "Quality at matched reward": _quality_table,
         "Quality at matched reward, difference to the baseline": _difference_table,
     }
-    made = [(title, of(shown, quality) if quality.levels else NO_MATCH) for title, of in at_levels.items()]
-    return [*made, ("Quality at the last checkpoint", _last_table(shown, quality))]
-
-
-def level_names(quality: Quality) -> list[str]:
-    """The levels of reward with as many digits as it takes to tell them apart."""
-    held = [level.reward for level in quality.levels]
-    return [text.reward(level, text.digits_apart(held)) for level in held]
+    made = {title: of(shown, quality) if quality.levels else NO_MATCH for title, of in at_levels.items()}
+    return {**made, "Quality at the last checkpoint": _last_table(shown, quality.last)}
 
 
 def _epochs_table(shown: Shown, quality: Quality) -> str:
     """Levels down, arms across: epochs to reach an evaluated reward, and the speed-up against the baseline."""
-    some, rows = "", []
-    for name, level in zip(level_names(quality), quality.levels, strict=True):
-        reference, cells = level.arms[shown.baseline], []
+    some, cells = False, []
+    for level in quality.levels:
+        reference, row = level.arms[shown.baseline], []
         for arm, own in zip(shown.arms, level.arms, strict=True):
             few = f" ({own.runs} of {arm.seeds})" if 0 < own.runs < arm.seeds else ""
-            some = some or few
+            some = some or bool(few)
             speedup = stats.speedup_percent(reference.epochs.mean, own.epochs.mean)
-            comparable = own.runs == reference.runs
-            cells.append(
-                (estimated(own.epochs, text.epochs) + few, text.percent(speedup) if comparable else "-")
-            )
-        rows.append((name, cells))
+            told = text.percent(speedup if own.runs == reference.runs else None)
+            row.append((estimated(own.epochs, text.epochs) + few, told))
+        cells.append(row)
     note = "Mean over seeds, in brackets the bootstrap interval of 95%; speed-up: of the means."
     note += " In parentheses: how many seeds reach it, of which the mean is." if some else ""
-    made = text.speedups("evaluated reward", shown.names, shown.baseline, rows)
+    made = levels.table("evaluated reward", shown, quality.levels, cells)
     return f"{made}\n\n{note} {_drawn(quality)}"
 
 
 def _arms(shown: Shown, quality: Quality) -> Iterator[tuple[str, ShownArm, ArmAtLevel]]:
     """Every level, and every arm there."""
-    for name, level in zip(level_names(quality), quality.levels, strict=True):
+    for name, level in zip(levels.names(quality.levels), quality.levels, strict=True):
         for arm, own in zip(shown.arms, level.arms, strict=True):
             yield name, arm, own
 
 
+def _table(
+    head: Sequence[str], rows: Iterable[tuple[list[str], Metrics]], left: int, told: Told = number
+) -> str:
+    """Cases down, :data:`METRICS` across."""
+    cells = [[*case, *(estimated(getattr(held, key), told) for key in METRICS)] for case, held in rows]
+    return table([*head, *METRICS.values()], cells, left)
+
+
 def _quality_table(shown: Shown, quality: Quality) -> str:
-    """Levels of reward and arms down, what was measured across."""
-    rows = [
-        [name, arm.name, f"{own.runs} of {arm.seeds}", *map(estimated, (own.epochs, *_of(own)))]
+    rows = (
+        ([name, arm.name, f"{own.runs} of {arm.seeds}", estimated(own.epochs)], own)
         for name, arm, own in _arms(shown, quality)
-    ]
-    made = table(["reward", "arm", "seeds", "epochs", *METRICS.values()], rows, left=2)
-    return f"{made}\n\n{_drawn(quality)}"
-
-
-def _of(held: Metrics) -> list[Estimate]:
-    return [getattr(held, key) for key in METRICS]
+    )
+    return f"{_table(['reward', 'arm', 'seeds', 'epochs'], rows, left=2)}\n\n{_drawn(quality)}"
 
 
 def _difference_table(shown: Shown, quality: Quality) -> str:
-    differences = [
-        (name, arm.name, own.difference)
-        for name, arm, own in _arms(shown, quality)
-        if own.difference is not None
-    ]
-    if not differences:
-        return "There is no other arm than the baseline."
     rows = [
-        [name, arm, str(held.runs), *(estimated(e, signed) for e in _of(held))]
-        for name, arm, held in differences
+        ([name, arm.name, str(held.runs)], held)
+        for name, arm, own in _arms(shown, quality)
+        if (held := own.difference) is not None
     ]
-    few = all(held.runs < stats.LEAST_SEEDS for *_, held in differences)
-    note = (
-        f"\n\nNo bootstrap intervals: they take {stats.LEAST_SEEDS} seeds that both arms have." if few else ""
-    )
-    return table(["reward", "arm", "seeds", *METRICS.values()], rows, left=2) + note
+    if not rows:
+        return "There is no other arm than the baseline."
+    made = _table(["reward", "arm", "seeds"], rows, 2, signed)
+    few = all(held.runs < stats.LEAST_SEEDS for _, held in rows)
+    told = f"\n\nNo bootstrap intervals: they take {stats.LEAST_SEEDS} seeds that both arms have."
+    return made + (told if few else "")
 
 
-def _last_table(shown: Shown, quality: Quality) -> str:
-    last, base = quality.last, quality.last.base
+def _last_table(shown: Shown, last: LastCheckpoint) -> str:
     if last.epoch is None:
         return "The runs have no checkpoint of the same epoch."
-    rows = [
-        [arm.name, str(own.runs), estimated(own.reward, shown.reward), *map(estimated, _of(own))]
+    rows: list[tuple[list[str], Metrics]] = [
+        ([arm.name, str(own.runs), estimated(own.reward, shown.reward)], own)
         for arm, own in zip(shown.arms, last.arms, strict=True)
     ]
-    if base is not None:
-        measured = [number(base[key]) for key in METRICS]
-        rows.insert(0, ["(base model)", "", shown.reward(base["reward"]), *measured])
-    made = table(["arm", "seeds", "reward", *METRICS.values()], rows, left=1)
+    if last.base is not None:
+        base = Metrics(1, **{key: Estimate(last.base[key]) for key in METRICS})
+        rows.insert(0, (["(base model)", "", shown.reward(last.base["reward"])], base))
+    made = _table(["arm", "seeds", "reward"], rows, left=1)
     return f"{made}\n\nAfter {last.epoch} epochs of training, the last that every evaluated run has a checkpoint of."
 
 
 def _drawn(quality: Quality) -> str:
     """How the images were drawn, and how densely checkpoints lie."""
     settings, counts = quality.settings, sorted(set(quality.policies))
-    sampler = ", ".join(
-        f"{key.replace('_', ' ')} {value}" for key, value in (settings["sampler"] or {}).items()
-    )
+    sampler = ", ".join(f"{key.replace('_', ' ')} {v}" for key, v in (settings["sampler"] or {}).items())
     several = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else str(counts[0])
     few = any(arm.runs < stats.LEAST_SEEDS for level in quality.levels for arm in level.arms)
     told = (
@@ -325,7 +293,7 @@ def figures(shown: Shown, quality: Quality) -> dict[str, Any]:
     if not quality.levels:
         return {}
     others = [n for n in range(len(shown.arms)) if n != shown.baseline]
-    arms, rows = others or [shown.baseline], level_names(quality)
+    arms, rows = others or [shown.baseline], levels.names(quality.levels)
     at_level = [[level.arms[n] for level in quality.levels] for n in arms]
     held = [[own.difference if others else own for own in by_level] for by_level in at_level]
     figure = palette.new_figure(12, 1.7 + 0.2 * len(rows) * (len(arms) + 1))
@@ -343,18 +311,3 @@ def figures(shown: Shown, quality: Quality) -> dict[str, Any]:
     small += f"; grey line: {shown.names[shown.baseline]}" if others else ""
     title = "What the policies draw when they have the same evaluated reward"
     return {"quality": draw.finished(figure, panels[0], title, f"dot: mean over seeds; {small}")}
-
-
-def epochs_panel(axes: Any, shown: Shown, quality: Quality, title: str, *, legend: bool = False) -> None:
-    """Epochs to each level of evaluated reward, with their intervals."""
-    held = [[level.arms[n].epochs for level in quality.levels] for n in range(len(shown.arms))]
-    draw.epochs_to(
-        axes,
-        shown,
-        level_names(quality),
-        held,
-        title,
-        "evaluated reward",
-        "epochs of training",
-        legend=legend,
-    )

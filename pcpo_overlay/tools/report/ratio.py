@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from pcpo_overlay.tools.report import stats
-from pcpo_overlay.tools.report.measures import Chapter, Column, on_policy, over_all
+from pcpo_overlay.tools.report.chapter import Chapter, Column, on_policy, over_all
+from pcpo_overlay.tools.report.text import spelled
 
 DEFINITIONS = {
     "policy ratio": "rho, the probability of a drawn step under the trained policy over that under the policy that "
@@ -18,16 +18,14 @@ CHAPTER = Chapter(
     "Policy ratio",
     "",
     {
-        "ratio_mean": Column(
-            "mean of rho", over_all("ratio_mean"), lambda v: "-" if v is None else f"{v:.6f}"[:24]
-        ),
+        "ratio_mean": Column("mean of rho", over_all("ratio_mean"), spelled("{:.6f}")),
         "ratio_std": Column("std of rho", over_all("ratio_std")),
         "on_policy_ratio_mean_minus_1": Column(
             "mean of rho - 1, on-policy", on_policy("ratio_mean", minus=1)
         ),
         "on_policy_ratio_std": Column("std, on-policy", on_policy("ratio_std")),
         "log_ratio_error_mean": Column("error of log rho, mean", over_all("log_ratio_error_mean")),
-        "log_ratio_error_max": Column("max", over_all("log_ratio_error_max", stats.highest)),
+        "log_ratio_error_max": Column("max", over_all("log_ratio_error_max", max)),
         "kl": Column("kl per step", over_all("kl"), optional=True),
         "credit_std": Column("std of the credit", over_all("credit_std"), optional=True),
     },

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pcpo_overlay.tools import palette
 from pcpo_overlay.tools.report import draw, stats
 from pcpo_overlay.tools.report.arms import Material, Shown
-from pcpo_overlay.tools.report.stats import Curve, Estimate
-from pcpo_overlay.tools.report.text import of_arms, over_seeds
-from pcpo_overlay.tools.runs.arms import Arm
+from pcpo_overlay.tools.report.chapter import Chapter, Column, Measures
+from pcpo_overlay.tools.report.stats import Estimate
+from pcpo_overlay.tools.runs.arms import common
+from pcpo_overlay.tools.runs.run import Run
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 DEFINITIONS = {
     "epoch": "One round of sampling and the training on its samples, counted from 1 in tables and figures and from 0 "
@@ -25,53 +28,53 @@ DEFINITIONS = {
 }
 
 
-@dataclass(frozen=True)
-class Reward:
-    """An arm's training reward, on the moving average: at its end with the extremes over seeds, and where all are."""
-
-    final_epoch: int | None
-    final: float | None
-    final_low: float | None
-    final_high: float | None
-    at_last_common_epoch: float | None
-    best: float | None
-    curve: Curve
-
-
-def describe(arm: Arm, measured: Arm, material: Material) -> Reward:
-    """The training reward of an arm."""
-    curve = stats.curve(arm.runs, "reward_mean", material.window)
-    smoothed = stats.moving_average(measured.mean("reward_mean"), material.window)
-    if not len(smoothed):
-        return Reward(None, None, None, None, None, None, curve)
-    last = int(smoothed.index[-1])
-    ends = [stats.moving_average(run.series("reward_mean"), material.window)[last] for run in measured.runs]
-    shared = smoothed.get(material.last_common)
-    final, low, high, best = map(float, (smoothed[last], min(ends), max(ends), smoothed.max()))
-    return Reward(last, final, low, high, None if shared is None else float(shared), best, curve)
-
-
-def tables(shown: Shown, reward: Sequence[Reward], last_common: int | None) -> list[tuple[str, str]]:
-    """Title and Markdown."""
-    shared = (
-        "at the last common epoch" if last_common is None else f"at epoch {last_common + 1} (last common)"
+def _smoothed(runs: Sequence[Run], material: Material) -> pd.Series:
+    """The moving average of the mean over seeds."""
+    return stats.moving_average(
+        common([run.series("reward_mean") for run in runs]).mean(axis=1), material.window
     )
-    ends = [Estimate(held.final, held.final_low, held.final_high) for held in reward]
-    columns = {
-        "final": [over_seeds(e, arm.seeds, shown.reward) for e, arm in zip(ends, shown.arms, strict=True)],
-        shared: [shown.reward(held.at_last_common_epoch) for held in reward],
-        "best": [shown.reward(held.best) for held in reward],
-    }
-    return [("Training reward", f"{of_arms(shown.names, columns)}\n\nAll on the moving average.")]
 
 
-def figures(shown: Shown, reward: Sequence[Reward], levels: list[float]) -> dict[str, Any]:
+def _final(runs: Sequence[Run], material: Material) -> Estimate:
+    """At the last epoch that every seed has, with the extremes of the seeds' own."""
+    smoothed = _smoothed(runs, material)
+    if smoothed.empty:
+        return Estimate()
+    last = smoothed.index[-1]
+    ends = [_smoothed([run], material)[last] for run in runs]
+    return Estimate(smoothed[last], min(ends), max(ends))
+
+
+CHAPTER = Chapter(
+    "Training reward",
+    "All on the moving average.",
+    {
+        "final_epoch": Column("", lambda *of: Estimate(max(_smoothed(*of).index.tolist(), default=None))),
+        "final": Column("final", _final, None, ends=True),
+        "at_last_common_epoch": Column(
+            "at the last common epoch", lambda runs, m: Estimate(_smoothed(runs, m).get(m.last_common)), None
+        ),
+        "best": Column("best", lambda *of: Estimate(max(_smoothed(*of), default=None)), None),
+    },
+    curves={"reward_mean": "reward"},
+)
+
+
+def tables(shown: Shown, arms: Sequence[Measures], last_common: int | None) -> dict[str, str]:
+    """Markdown by title."""
+    heads = (
+        {} if last_common is None else {"at_last_common_epoch": f"at epoch {last_common + 1} (last common)"}
+    )
+    return CHAPTER.table(shown, arms, heads=heads)
+
+
+def figures(shown: Shown, arms: Sequence[Measures], levels: Sequence[float]) -> dict[str, Any]:
     """Reward by epoch, with the thresholds of the speed-up table."""
-    if not any(arm.curve.epoch for arm in reward):
+    if not CHAPTER.recorded(arms):
         return {}
     figure = palette.new_figure(7, 4.6)
     axes = figure.subplots()
-    draw.curves(axes, shown, [arm.curve for arm in reward], "", raw=True)
+    draw.curves(axes, shown, [arm.curves["reward_mean"] for arm in arms], "", raw=True)
     for level in levels:
         axes.axhline(level, color=palette.NEUTRAL, linewidth=0.6, linestyle=":")
     axes.set_ylabel("training reward")

@@ -56,8 +56,8 @@ def _run(run: Run) -> RunTold:
     return RunTold(run.name, run.seed, status, epochs, planned, run.notes, commit, tree, device, resolved)
 
 
-def tables(arms: Sequence[ArmTold]) -> list[tuple[str, str]]:
-    """Title and Markdown."""
+def tables(arms: Sequence[ArmTold]) -> dict[str, str]:
+    """Markdown by title."""
     head = ["run", "arm", "seed", "status", "epochs", "upstream commit", "patched tree", "device"]
     rows = []
     for arm in arms:
@@ -66,4 +66,4 @@ def tables(arms: Sequence[ArmTold]) -> list[tuple[str, str]]:
             hashes = [or_dash(text)[:12] for text in (run.upstream_commit, run.patched_tree)]
             seed, status, device = map(or_dash, (run.seed, run.status, run.device))
             rows.append([run.name, arm.name, seed, status, epochs, *hashes, device])
-    return [("Runs", table(head, rows, left=2))]
+    return {"Runs": table(head, rows, left=2)}

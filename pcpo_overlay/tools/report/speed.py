@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from pcpo_overlay.tools.report import draw, stats
+from pcpo_overlay.tools.report import levels, stats
 from pcpo_overlay.tools.report.arms import Material, Shown
-from pcpo_overlay.tools.report.stats import Estimate, Interval
-from pcpo_overlay.tools.report.text import bracketed, epochs, or_dash, percent, speedups, table
+from pcpo_overlay.tools.report.stats import Estimate
+from pcpo_overlay.tools.report.text import epochs, estimated, or_dash, percent, table
 from pcpo_overlay.tools.runs.arms import common
 
 if TYPE_CHECKING:
@@ -44,14 +44,10 @@ class SeedReached:
 
 
 @dataclass(frozen=True)
-class ArmReached:
+class ArmReached(levels.Reached):
     """One arm at one level; the baseline has no speed-up."""
 
-    label: str
-    epochs: int | None
-    epochs_interval: Interval | None
-    speedup_percent: float | None
-    speedup_interval: Interval | None
+    speedup_percent: Estimate
     seeds: list[SeedReached]
 
 
@@ -75,15 +71,15 @@ def describe(material: Material) -> Speed:
     """Epochs to each level: on the moving average of the seed-mean curve, and on each seed's own."""
     rewards = [arm.mean("reward_mean") for arm in material.arms]
     smoothed = [stats.moving_average(curve, material.window) for curve in rewards]
-    levels = material.thresholds
-    if levels is None:
+    chosen = material.thresholds
+    if chosen is None:
         starts = [reward.iloc[0] for reward in rewards if len(reward)]
-        levels = stats.levels(starts, [curve.max() for curve in smoothed if len(curve)])
+        chosen = stats.levels(starts, [curve.max() for curve in smoothed if len(curve)])
     own = [
         [stats.moving_average(run.series("reward_mean"), material.window) for run in arm.runs]
         for arm in material.arms
     ]
-    held = [Level(float(level), _arms(float(level), material, smoothed, own)) for level in levels]
+    held = [Level(float(level), _arms(float(level), material, smoothed, own)) for level in chosen]
     return Speed(material.thresholds is None, held)
 
 
@@ -97,56 +93,46 @@ def _arms(
     twins = {s: e for s, e in zip(seeds[place], by_seed[place], strict=True) if seeds[place].count(s) == 1}
     arms = []
     for n, arm in enumerate(material.arms):
-        interval = stats.bootstrap(len(arm.runs), resampled[n].__getitem__)
-        speedup, speedup_interval, against = None, None, {}
+        interval = stats.bootstrap(reached[n], len(arm.runs), resampled[n].fillna(math.inf))
+        speedup, against = Estimate(), {}
         if n != place:
-            speedup, against = stats.speedup_percent(reached[place], reached[n]), twins
-            if seeds[n] == seeds[place]:
-                speedup_interval = _speedup_interval(len(arm.runs), resampled[place], resampled[n])
+            against = twins
+            speedup = Estimate(stats.speedup_percent(reached[place], reached[n]))
+            if seeds[n] == seeds[place]:  # each resample takes the same seeds of both arms
+                both = 100 * (resampled[place] / resampled[n] - 1)
+                speedup = stats.bootstrap(speedup.mean, len(arm.runs), both)
         of_seeds = [
             SeedReached(run.name, run.seed, e, stats.speedup_percent(against.get(run.seed), e))
             for run, e in zip(arm.runs, by_seed[n], strict=True)
         ]
-        arms.append(ArmReached(arm.label, reached[n], interval, speedup, speedup_interval, of_seeds))
+        arms.append(ArmReached(arm.label, interval, speedup, of_seeds))
     return arms
 
 
-def _resampled(smoothed: Sequence[pd.Series], level: float) -> dict[tuple[int, ...], float]:
-    """Epochs to reach a level by resample of an arm's seeds, infinite for never; empty with too few seeds.
+def _resampled(smoothed: Sequence[pd.Series], level: float) -> pd.Series:
+    """Epochs to reach a level by resample of an arm's seeds, NaN for never.
 
     As of the arm itself: of the moving average of the mean over a resample's seeds. Both are linear, so the seeds are
     smoothed first and once.
     """
-    if len(smoothed) < stats.LEAST_SEEDS:
-        return {}
-    held = common(smoothed)
-    values, numbers = held.to_numpy(), held.index.to_numpy()
-    reached = {}
-    for chosen, _ in stats.resamples(len(smoothed)):
-        there = (values[:, list(chosen)].sum(axis=1) >= level * len(smoothed)).nonzero()[0]
-        reached[chosen] = float(numbers[there[0]] + 1) if len(there) else math.inf
-    return reached
+    import pandas as pd
+
+    drawn, held = [chosen for chosen, _ in stats.resamples(len(smoothed))], common(smoothed)
+    if not drawn or held.empty:
+        return pd.Series(math.nan, range(len(drawn)))
+    values = held.to_numpy()
+    sums = sum(values[:, list(seeds)] for seeds in zip(*drawn, strict=True))
+    there = pd.DataFrame(sums >= level * len(smoothed), index=held.index + 1)
+    return there.idxmax().where(there.any())
 
 
-def _speedup_interval(
-    seeds: int, reference: Mapping[tuple[int, ...], float], own: Mapping[tuple[int, ...], float]
-) -> Interval | None:
-    """That of the speed-up, each resample taking the same seeds of both arms."""
-
-    def speedup(chosen: tuple[int, ...]) -> float | None:
-        ends = (reference[chosen], own[chosen])
-        return stats.speedup_percent(*ends) if all(map(math.isfinite, ends)) else None
-
-    return stats.bootstrap(seeds, speedup)
-
-
-def tables(shown: Shown, speed: Speed) -> list[tuple[str, str]]:
-    """Titles and Markdown."""
+def tables(shown: Shown, speed: Speed) -> dict[str, str]:
+    """Markdown by title."""
     own_sampler = "\n\nThe arms draw with different samplers: these rewards do not compare them."
     note = _interval_note(shown, speed) + (own_sampler if shown.samplers_differ else "")
-    made = [(TITLE, speedup_table(shown, speed) + note)]
+    made = {TITLE: speedup_table(shown, speed) + note}
     if any(arm.seeds > 1 for arm in shown.arms):
-        made.append((BY_SEED, _seed_table(shown, speed)))
+        made[BY_SEED] = _seed_table(shown, speed)
     return made
 
 
@@ -154,17 +140,11 @@ def speedup_table(shown: Shown, speed: Speed) -> str:
     """Thresholds down, arms across: epochs, and the speed-up against the baseline."""
     if not speed.levels:
         return NO_LEVELS
-
-    def cells(arm: ArmReached) -> tuple[str, str]:
-        reached = epochs(arm.epochs) + bracketed(arm.epochs_interval, _whole)
-        return reached, percent(arm.speedup_percent) + bracketed(arm.speedup_interval, percent)
-
-    rows = [(shown.reward(level.reward), list(map(cells, level.arms))) for level in speed.levels]
-    return speedups("reward", shown.names, shown.baseline, rows)
-
-
-def _whole(value: float | None) -> str:
-    return epochs(None if value is None else int(value))
+    cells = (
+        [(estimated(arm.epochs, epochs), estimated(arm.speedup_percent, percent)) for arm in level.arms]
+        for level in speed.levels
+    )
+    return levels.table("reward", shown, speed.levels, cells)
 
 
 def _interval_note(shown: Shown, speed: Speed) -> str:
@@ -190,17 +170,5 @@ def _seed_table(shown: Shown, speed: Speed) -> str:
     for n, arm in enumerate(shown.arms):
         for by_level in zip(*(level.arms[n].seeds for level in speed.levels), strict=True):
             rows.append([arm.name, or_dash(by_level[0].seed), *map(cell, by_level)])
-    made = table(["arm", "seed", *(shown.reward(level.reward) for level in speed.levels)], rows, left=1)
+    made = table(["arm", "seed", *levels.names(speed.levels)], rows, left=1)
     return f"{made}\n\nIn brackets: the speed-up against the baseline's run of the same seed."
-
-
-def epochs_panel(axes: Any, shown: Shown, speed: Speed, title: str) -> None:
-    """Epochs to each threshold, with their intervals."""
-
-    def estimate(arm: ArmReached) -> Estimate:
-        ends = arm.epochs_interval or Interval(None, None)
-        return Estimate(arm.epochs, ends.low, ends.high)
-
-    held = [[estimate(level.arms[n]) for level in speed.levels] for n in range(len(shown.arms))]
-    rows = [shown.reward(level.reward) for level in speed.levels]
-    draw.epochs_to(axes, shown, rows, held, title, "training reward")

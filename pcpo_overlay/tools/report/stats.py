@@ -6,7 +6,6 @@ import bisect
 import itertools
 import math
 import random
-import statistics
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -29,16 +28,11 @@ _DRAWS = 2000
 
 
 @dataclass(frozen=True)
-class Interval:
-    """Two ends; one that is never reached is None."""
-
-    low: float | None
-    high: float | None
-
-
-@dataclass(frozen=True)
 class Estimate:
-    """A mean over seeds with two ends: lowest and highest seed, or a bootstrap interval. None where there is none."""
+    """A mean over seeds with two ends: lowest and highest seed, or a bootstrap interval.
+
+    None where there is none; an end of an interval is also None where it is never reached.
+    """
 
     mean: float | None = None
     low: float | None = None
@@ -72,31 +66,10 @@ class SeedCurve:
     value: list[float]
 
 
-def require_pandas() -> None:
-    """Raise an ImportError that names the extra, where pandas is missing."""
-    try:
-        import pandas  # noqa: F401
-    except ImportError:
-        raise ImportError(
-            'the report needs pandas; install it with: pip install "pcpo-overlay[report]"'
-        ) from None
-
-
 def mean(values: Iterable[float]) -> float | None:
     """Arithmetic mean; None of nothing."""
     held = list(values)
     return math.fsum(held) / len(held) if held else None
-
-
-def median(values: Iterable[float]) -> float | None:
-    """Median; None of nothing."""
-    held = list(values)
-    return statistics.median(held) if held else None
-
-
-def highest(values: Iterable[float]) -> float | None:
-    """The highest; None of nothing."""
-    return max(values, default=None)
 
 
 def ratio(value: float | None, other: float | None) -> float | None:
@@ -137,13 +110,10 @@ def curve(runs: Sequence[Run], of: str | Callable[[Run], pd.Series], window: int
         SeedCurve(run.name, run.seed, held.index.tolist(), held.tolist())
         for run, held in zip(runs, many, strict=True)
     ]
-    if not any(seed.epoch for seed in seeds):
-        return Curve([], [], [], [], [], seeds)
-    held = common(many).mean(axis=1)
-    smoothed = common([moving_average(series, window) for series in many]).to_numpy()
-    low, high = smoothed.min(axis=1), smoothed.max(axis=1)
-    epochs, smooth = held.index.tolist(), moving_average(held, window)
-    return Curve(epochs, held.tolist(), smooth.tolist(), low.tolist(), high.tolist(), seeds)
+    held, smoothed = common(many).mean(axis=1), common([moving_average(series, window) for series in many])
+    columns = (held, moving_average(held, window), smoothed.min(axis=1), smoothed.max(axis=1))
+    means, smooth, low, high = (column.tolist() for column in columns)
+    return Curve(held.index.tolist(), means, smooth, low, high, seeds)
 
 
 def epochs_to_reach(series: pd.Series, threshold: float) -> int | None:
@@ -183,11 +153,19 @@ def early_late(epochs: Iterable[int], window: int = WINDOW) -> tuple[list[int], 
     return ordered[: max(size, 1)], ordered[len(ordered) - size :]
 
 
+def at_end(series: pd.Series, which: int, window: int = WINDOW) -> float | None:
+    """The mean over the first (0) or the last (1) ``window`` epochs, as :func:`early_late` has them."""
+    return mean(series[early_late(series.index, window)[which]])
+
+
 def resamples(n: int) -> list[tuple[tuple[int, ...], float]]:
     """Ways to draw ``n`` of ``n`` things with replacement, order aside, each with its probability.
 
     All of them up to 6 things (462 ways), so that nothing is left to chance; beyond, 2,000 drawn ones, always the same.
+    None of fewer than 3, which are too few for an interval.
     """
+    if n < LEAST_SEEDS:
+        return []
     if n > _EXACT_UP_TO:
         draw = random.Random(0)
         return [(tuple(draw.choices(range(n), k=n)), 1 / _DRAWS) for _ in range(_DRAWS)]
@@ -198,32 +176,25 @@ def resamples(n: int) -> list[tuple[tuple[int, ...], float]]:
     ]
 
 
-def bootstrap(seeds: int, statistic: Callable[[tuple[int, ...]], float | None]) -> Interval | None:
-    """Percentile bootstrap over seeds: the interval that holds the statistic of 95% of all resamples.
+def bootstrap(mean: float | None, seeds: int, by_resample: Sequence[float]) -> Estimate:
+    """``mean`` with its percentile bootstrap over seeds: the interval that holds the number of 95% of all resamples.
 
     Args:
         seeds: how many there are.
-        statistic: of a resample, given as the places of its seeds; may be infinite, which makes an end None.
-
-    Returns:
-        None with fewer than 3 seeds, or where a resample has no statistic.
+        by_resample: the number of each of their :func:`resamples`. Infinite makes an end None, NaN leaves no interval.
     """
-    if seeds < LEAST_SEEDS:
-        return None
-    weighted = []
-    for chosen, probability in resamples(seeds):
-        value = statistic(chosen)
-        if value is None:
-            return None
-        weighted.append((value, probability))
-    values, probabilities = zip(*sorted(weighted), strict=True)
+    probability = [p for _, p in resamples(seeds)]
+    if not probability or any(map(math.isnan, by_resample)):
+        return Estimate(mean)
+    values, probabilities = zip(*sorted(zip(by_resample, probability, strict=True)), strict=True)
     reached = list(itertools.accumulate(probabilities))
     # an end is the lowest value at or below which its share lies; the probabilities sum to 1 only up to rounding
-    ends = (values[bisect.bisect_left(reached, share - 1e-12)] for share in (TAIL, 1 - TAIL))
-    return Interval(*(end if math.isfinite(end) else None for end in ends))
+    ends = (float(values[bisect.bisect_left(reached, share - 1e-12)]) for share in (TAIL, 1 - TAIL))
+    return Estimate(mean, *(end if math.isfinite(end) else None for end in ends))
 
 
 def estimate(values: Sequence[float]) -> Estimate:
     """Mean over seeds, and the bootstrap interval: None of nothing, and with too few seeds."""
-    held = bootstrap(len(values), lambda chosen: math.fsum(values[i] for i in chosen) / len(chosen))
-    return Estimate(mean(values), *((held.low, held.high) if held else (None, None)))
+    drawn = resamples(len(values))
+    means = [math.fsum(values[i] for i in chosen) / len(chosen) for chosen, _ in drawn]
+    return bootstrap(mean(values), len(values), means)

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
 
-from pcpo_overlay.tools.report.stats import Estimate, Interval
+from pcpo_overlay.tools.report.stats import Estimate
 
-
-def number(value: float | None, digits: int = 4) -> str:
-    """Significant digits, a dash for nothing."""
-    return "-" if value is None else f"{value:.{digits}g}"
+#: How a number is printed.
+Told = Callable[[float | None], str]
 
 
-def signed(value: float | None) -> str:
-    """With its sign, a dash for nothing."""
-    return "-" if value is None else f"{value:+.4g}"
+def spelled(form: str, unit: float = 1) -> Told:
+    """Prints a number as ``str.format`` does, in a unit, a dash for nothing; of an absurd one not every digit."""
+    return lambda value: "-" if value is None else form.format(value / unit)[:24]
 
 
-def percent(value: float | None) -> str:
-    """One decimal, as in the paper's tables; a dash for nothing."""
-    return "-" if value is None else f"{value:.1f}%"
+#: With four significant digits, with three, with its sign, and with one decimal, as in the paper's tables.
+number, three, signed, percent = map(spelled, ("{:.4g}", "{:.3g}", "{:+.4g}", "{:.1f}%"))
 
 
 def reward(value: float | None, digits: int = 4) -> str:
@@ -30,7 +26,7 @@ def reward(value: float | None, digits: int = 4) -> str:
 
 def epochs(value: float | None) -> str:
     """A count of epochs, whole or interpolated."""
-    return "never" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+    return "never" if value is None else f"{value:.4g}" if value % 1 else f"{value:.0f}"
 
 
 def or_dash(value: object) -> str:
@@ -38,19 +34,9 @@ def or_dash(value: object) -> str:
     return "-" if value is None else str(value)
 
 
-def bracketed(held: Interval | None, shown: Callable[[Any], str]) -> str:
-    """An interval as the tables print it; nothing for none."""
-    return "" if held is None else f" [{shown(held.low)}, {shown(held.high)}]"
-
-
-def estimated(held: Estimate, shown: Callable[[Any], str] = number) -> str:
+def estimated(held: Estimate, shown: Told = number) -> str:
     """A mean and its ends, where it has any."""
     return shown(held.mean) + ("" if held.low is None else f" [{shown(held.low)}, {shown(held.high)}]")
-
-
-def over_seeds(held: Estimate, seeds: int, shown: Callable[[Any], str]) -> str:
-    """:func:`estimated`, without the ends where there is one seed."""
-    return estimated(held if seeds > 1 else Estimate(held.mean), shown)
 
 
 def digits_apart(levels: Iterable[float]) -> int:
@@ -75,25 +61,10 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 0) -> 
     return "\n".join(map(padded, [cells[0], ruler, *cells[1:]]))
 
 
-def of_arms(names: Sequence[str], columns: Mapping[str, Sequence[str]]) -> str:
-    """A table of arms down, by the heads of the columns."""
-    rows = zip(names, *columns.values(), strict=True)
-    return table(["arm", *columns], list(rows), left=1)
-
-
-def speedups(
-    first: str, names: Sequence[str], baseline: int, rows: Iterable[tuple[str, Sequence[tuple[str, str]]]]
-) -> str:
-    """Levels of reward down, under ``first``, arms across: of each its epochs, and its speed-up but for the baseline's.
-
-    ``rows`` are a level, and each arm's epochs and speed-up there; ``baseline`` is its place among the arms.
-    """
-
-    def across(pairs: Iterable[tuple[str, str]]) -> list[str]:
-        return [cell for n, pair in enumerate(pairs) for cell in (pair[:1] if n == baseline else pair)]
-
-    head = [first, *across((name, "speed-up") for name in names)]
-    return table(head, [[level, *across(pairs)] for level, pairs in rows])
+def of_arms(names: Sequence[str], columns: Iterable[Sequence[str]]) -> str:
+    """A table of arms down; a column is its head and a cell an arm. Heads may repeat."""
+    head, *rows = zip(["arm", *names], *columns, strict=True)
+    return table(head, rows, left=1)
 
 
 def quoted(kind: str, texts: Sequence[str]) -> list[str]:

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from pcpo_overlay.tools import palette
 from pcpo_overlay.tools.report import draw, stats
 from pcpo_overlay.tools.report.arms import Material, Shown
-from pcpo_overlay.tools.report.stats import Curve, Estimate
-from pcpo_overlay.tools.report.text import number, of_arms, over_seeds
-from pcpo_overlay.tools.runs.arms import Arm, last_common
+from pcpo_overlay.tools.report.chapter import Chapter, Column, Measures, by_run
+from pcpo_overlay.tools.report.stats import Curve
+from pcpo_overlay.tools.report.text import of_arms, three
+from pcpo_overlay.tools.runs.arms import last_common
 from pcpo_overlay.tools.runs.run import Run
 
 if TYPE_CHECKING:
-    pass
+    import pandas as pd
 
 VALIDATION_DEFINITIONS = {
     "validation reward": "Mean reward on the test prompts, with upstream's own evaluation, after so many epochs of "
@@ -32,26 +32,58 @@ KL_DEFINITIONS = {
     "is of the policy before its training. Up and to the left is better: more reward for less departure from the "
     "reference.",
 }
-#: What an epoch holds of the KL: its own mean, and the mean over all epochs from the first to it.
-_KL = ("kl_loss", "kl_running_mean")
+_NOTE = "Mean over seeds, in brackets the lowest and the highest; not smoothed."
+_AT = "at_last_common_evaluation"
 
 
-@dataclass(frozen=True)
-class ArmValidation:
-    """An arm's validation reward, mean and extremes over its evaluated runs, each up to the same evaluation."""
+def _losses(run: Run, material: Material) -> pd.Series:
+    return run.series("kl_loss").loc[: material.last_common]
 
-    runs: int
-    at_last_common_evaluation: Estimate
-    best: Estimate
-    curve: Curve
+
+VALIDATION = Chapter(
+    "Validation reward",
+    _NOTE,
+    {
+        _AT: Column(
+            "reward at the last common evaluation",
+            by_run(lambda run, m: run.validation().get(m.last_common)), None, ends=True,
+        ),
+        "best": Column(
+            "best until then",
+            by_run(lambda run, m: max(run.validation().loc[: m.last_common], default=None)), None, ends=True,
+        ),
+    },
+)  # fmt: skip
+KL = Chapter(
+    "KL",
+    _NOTE,
+    {
+        "running_mean": Column(
+            "KL, running mean",
+            by_run(lambda run, m: run.series("kl_running_mean").get(m.last_common)), three, ends=True,
+        ),
+        "loss_mean": Column(
+            "KL, mean of epochs", by_run(lambda run, m: stats.mean(_losses(run, m))), three, ends=True
+        ),
+        "loss_late": Column(
+            "KL, late", by_run(lambda run, m: stats.at_end(_losses(run, m), 1, m.window)), three, ends=True
+        ),
+    },
+    curves={"kl_loss": "KL", "kl_running_mean": "KL, running mean"},
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Validation:
-    """Validation rewards; ``last_common_evaluation`` is the last that every evaluated run has, in epochs before it."""
+    """Validation rewards, each arm's over its evaluated runs, with its curve.
+
+    ``last_common_evaluation`` is the last that every evaluated run has, in epochs of training before it; numbers go as
+    far as that, curves beyond.
+    """
 
     last_common_evaluation: int | None
-    arms: list[ArmValidation]
+    arms: list[Measures]
+    curves: list[Curve]
 
 
 @dataclass(frozen=True)
@@ -67,73 +99,37 @@ class Way:
 
 
 @dataclass(frozen=True)
-class ArmKL:
-    """An arm's KL, mean and extremes over its runs, each up to the same epoch."""
-
-    running_mean: Estimate
-    loss_mean: Estimate
-    loss_late: Estimate
-    curves: dict[str, Curve]
-    reward_against_kl: list[Way]
-
-
-@dataclass(frozen=True)
 class KLs:
     """KLs; ``last_common_epoch``, counted from 0, is the last that every run has which recorded any."""
 
     last_common_epoch: int | None
-    arms: list[ArmKL]
+    arms: list[Measures]
+    reward_against_kl: list[list[Way]]
 
 
 def describe_validation(material: Material) -> Validation | None:
     """The validation rewards, where any run was evaluated."""
-    held = [s for run in material.runs if len(s := run.validation())]
-    at = last_common(held)
-    return Validation(at, [_arm_validation(arm, at) for arm in material.arms]) if held else None
-
-
-def _arm_validation(arm: Arm, at: int | None) -> ArmValidation:
-    runs = [run for run in arm.runs if len(run.validation())]
-    held = [run.validation() if at is None else run.validation().loc[:at] for run in runs]
-    return ArmValidation(
-        len(runs),
-        stats.spread(s.get(at) for s in held),
-        stats.spread(stats.highest(s) for s in held),
-        stats.curve(runs, Run.validation, 1),
+    evaluated = [[run for run in arm.runs if len(run.validation())] for arm in material.arms]
+    if not any(evaluated):
+        return None
+    at = last_common([run.validation() for runs in evaluated for run in runs])
+    return Validation(
+        at,
+        VALIDATION.describe(replace(material, measured=material.arms, last_common=at)),
+        [stats.curve(runs, Run.validation, 1) for runs in evaluated],
     )
-
-
-def warnings(arms: Sequence[Arm], named: Sequence[str], validation: Validation) -> list[str]:
-    """What a reader has to know about an arm in a comparison where some run was evaluated."""
-    at = validation.last_common_evaluation
-    if at is None:
-        told = "its validation reward is not compared, since the runs have no evaluation in common"
-        return [f"{name}: {told}" for name in named]
-    missing = [[f"`{run.name}`" for run in arm.runs if at not in run.validation().index] for arm in arms]
-    return [
-        f"{name}: no evaluation in {', '.join(lacking)}, so the arm's validation reward is that of "
-        f"{len(arm.runs) - len(lacking)} of {len(arm.runs)} runs"
-        for arm, name, lacking in zip(arms, named, missing, strict=True)
-        if lacking
-    ]
 
 
 def describe_kl(material: Material) -> KLs | None:
     """The KLs, where any run recorded one."""
-    if not any(len(run.series(key)) for run in material.runs for key in _KL):
+    if not any(len(run.series(key)) for run in material.runs for key in KL.curves):
         return None
     last = last_common([s for run in material.runs if len(s := run.series("kl_running_mean"))])
-    return KLs(last, [_arm_kl(arm, last, material.window) for arm in material.arms])
-
-
-def _arm_kl(arm: Arm, last: int | None, window: int) -> ArmKL:
-    losses = [run.series("kl_loss").loc[:last] for run in arm.runs]
-    return ArmKL(
-        stats.spread(run.series("kl_running_mean").get(last) for run in arm.runs),
-        stats.spread(map(stats.mean, losses)),
-        stats.spread(stats.mean(loss[stats.early_late(loss.index, window)[1]]) for loss in losses),
-        {key: stats.curve(arm.runs, key, window) for key in _KL},
-        [way for run in arm.runs if (way := _way(run, window)) is not None],
+    ways = [[_way(run, material.window) for run in arm.runs] for arm in material.arms]
+    return KLs(
+        last,
+        KL.describe(replace(material, measured=material.arms, last_common=last)),
+        [[way for way in held if way is not None] for held in ways],
     )
 
 
@@ -156,31 +152,21 @@ def _way(run: Run, window: int) -> Way | None:
     return Way(run.name, run.seed, source, after, departed, rewards.tolist())
 
 
-def tables(shown: Shown, validation: Validation | None, kl: KLs | None) -> list[tuple[str, str]]:
-    """Title and Markdown of what there is."""
-    columns: dict[str, list[str]] = {}
-
-    def column(head: str, held: Iterable[Estimate], told: Callable[[float | None], str]) -> None:
-        columns[head] = [over_seeds(e, arm.seeds, told) for arm, e in zip(shown.arms, held, strict=True)]
-
+def tables(shown: Shown, validation: Validation | None, kl: KLs | None) -> dict[str, str]:
+    """Markdown of what there is, by title: one table."""
+    heads: Mapping[str, str]
+    titles, columns = [], []
     if validation is not None:
         at = validation.last_common_evaluation
-        told = (
-            "reward at the last common evaluation" if at is None else f"reward after epoch {at} (last common)"
-        )
-        column(told, (arm.at_last_common_evaluation for arm in validation.arms), shown.reward)
-        column("best until then", (arm.best for arm in validation.arms), shown.reward)
+        heads = {} if at is None else {_AT: f"reward after epoch {at} (last common)"}
+        titles.append(VALIDATION.title)
+        columns += VALIDATION.cells(shown, validation.arms, heads)
     if kl is not None:
-        three = functools.partial(number, digits=3)
-        until = "" if kl.last_common_epoch is None else f" to epoch {kl.last_common_epoch + 1}"
-        column(f"KL, running mean{until}", (arm.running_mean for arm in kl.arms), three)
-        column("KL, mean of epochs", (arm.loss_mean for arm in kl.arms), three)
-        column("KL, late", (arm.loss_late for arm in kl.arms), three)
-    if not columns:
-        return []
-    title = " and ".join(["Validation reward"] * (validation is not None) + ["KL"] * (kl is not None))
-    note = "Mean over seeds, in brackets the lowest and the highest; not smoothed."
-    return [(title, f"{of_arms(shown.names, columns)}\n\n{note}")]
+        last = kl.last_common_epoch
+        heads = {} if last is None else {"running_mean": f"KL, running mean to epoch {last + 1}"}
+        titles.append(KL.title)
+        columns += KL.cells(shown, kl.arms, heads)
+    return {" and ".join(titles): f"{of_arms(shown.names, columns)}\n\n{_NOTE}"} if columns else {}
 
 
 def figures(shown: Shown, validation: Validation | None, kl: KLs | None) -> dict[str, Any]:
@@ -189,12 +175,11 @@ def figures(shown: Shown, validation: Validation | None, kl: KLs | None) -> dict
     if validation is not None:
         figure = palette.new_figure(7, 4.4)
         axes = figure.subplots()
-        held = [arm.curve for arm in validation.arms]
-        draw.curves(axes, shown, held, "", first=0, xlabel="epochs of training", window=1)
+        draw.curves(axes, shown, validation.curves, "", first=0, xlabel="epochs of training", window=1)
         axes.set_ylabel("validation reward")
         small = draw.caption(shown, "each evaluation, not smoothed")
         drawn["validation"] = draw.finished(figure, axes, "Reward on the test prompts", small)
-    if kl is not None and any(way.kl for arm in kl.arms for way in arm.reward_against_kl):
+    if kl is not None and any(way.kl for ways in kl.reward_against_kl for way in ways):
         drawn["pareto"] = _pareto(shown, kl)
     return drawn
 
@@ -208,9 +193,9 @@ def _pareto(shown: Shown, kl: KLs) -> Any:
     def end(x: Any, y: Any, shape: str, **options: Any) -> None:
         axes.scatter(x, y, s=64, marker=shape, linewidths=1.3, zorder=3, **options)
 
-    for arm, held in zip(shown.arms, kl.arms, strict=True):
+    for arm, ways in zip(shown.arms, kl.reward_against_kl, strict=True):
         look = arm.look
-        for n, way in enumerate(way for way in held.reward_against_kl if way.kl):
+        for n, way in enumerate(way for way in ways if way.kl):
             sources.add(way.source)
             axes.plot(
                 way.kl, way.reward, color=look.colour, linestyle=look.line, linewidth=1.5, marker=look.marker,

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pcpo_overlay.tools.faults import printable
-from pcpo_overlay.tools.runs.arms import Arm
+from pcpo_overlay.tools.runs.arms import Arm, last_common
 from pcpo_overlay.tools.runs.run import Run
 
 #: Keys of a trainer's config in which runs may differ without the comparison suffering.
@@ -98,6 +98,24 @@ def of_samplers(arms: Sequence[Arm], names: Sequence[str]) -> list[str]:
     return [
         f"the arms draw with different samplers (variance {told}), and a training reward is that of an arm's own "
         "sampler: it does not compare them; go by the evaluated reward, which one sampler draws for all"
+    ]
+
+
+def of_validations(arms: Sequence[Arm], names: Sequence[str]) -> list[str]:
+    """Where some run was evaluated in training, and others lack the evaluation that is compared."""
+    evaluated = [run.validation() for arm in arms for run in arm.runs if len(run.validation())]
+    if not evaluated:
+        return []
+    at = last_common(evaluated)
+    if at is None:
+        told = "its validation reward is not compared, since the runs have no evaluation in common"
+        return [f"{name}: {told}" for name in names]
+    missing = [[f"`{run.name}`" for run in arm.runs if at not in run.validation().index] for arm in arms]
+    return [
+        f"{name}: no evaluation in {', '.join(lacking)}, so the arm's validation reward is that of "
+        f"{len(arm.runs) - len(lacking)} of {len(arm.runs)} runs"
+        for arm, name, lacking in zip(arms, names, missing, strict=True)
+        if lacking
     ]
 
 

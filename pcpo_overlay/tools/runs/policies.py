@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 #: What is measured by prompt.
 PER_PROMPT = ("accuracy", "diversity", "frechet", "reward")
+#: What is known of all of a policy's images: besides that the mean of the prompts' own distances.
+OVERALL = (*PER_PROMPT, "frechet_prompt")
 
 
 @dataclass(frozen=True)
@@ -83,13 +85,19 @@ def at_reward(way: Sequence[Point], level: float) -> Point | None:
     )
 
 
-def matched(runs: Sequence[Run], level: float) -> dict[tuple[int | None, int], Point]:
-    """The policies of those runs that reached a level, by seed and which of that seed's runs: it may be there twice."""
+def matched(runs: Sequence[Run], level: float) -> pd.DataFrame:
+    """What was measured of those runs that reached a level when they did, and their epoch then.
+
+    A row is a run, named by its seed and which of that seed's runs it is, since a seed may be there twice.
+    """
+    import pandas as pd
+
     seeds = [run.seed for run in runs]
     held = {
-        (run.seed, seeds[:n].count(run.seed)): at_reward(points(run), level) for n, run in enumerate(runs)
+        f"{run.seed}.{seeds[:n].count(run.seed)}": at_reward(points(run), level) for n, run in enumerate(runs)
     }
-    return {seed: point for seed, point in held.items() if point is not None}
+    rows = {name: {**point.values, "epoch": point.epoch} for name, point in held.items() if point is not None}
+    return pd.DataFrame(list(rows.values()), list(rows), ["epoch", *OVERALL], dtype="float64")
 
 
 def way(run: Run) -> pd.DataFrame:
