@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pcpo_overlay.tools.cli.parser import OneLineParser
 from pcpo_overlay.tools.faults import guarded
 
-COMMANDS = ("demo", "weights", "ab", "evaluate", "report", "experiments", "embed", "miniature")
+COMMANDS = ("demo", "doctor", "weights", "ab", "evaluate", "report", "experiments", "embed", "miniature")
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -146,7 +146,7 @@ class Rollout:
         """What the network's prediction, and the latents and log probabilities of a rollout's samples, are kept in; and
         whether the network is sampled as it is trained.
         """
-        kept = {
+        kept: dict[str, torch.dtype] = {
             name: sample[name].dtype for name in ("latents", "next_latents", "log_probs") if name in sample
         }
         kept |= {} if self._predicted_in is None else {"prediction": self._predicted_in}

@@ -128,7 +128,7 @@ class Recorder:
         for name, words in alarms.items():
             say(f"warning: {words}")
             if self.folder:
-                where = {key: record[key] for key in ("epoch", "step") if key in record}
+                where: dict[str, Any] = {key: record[key] for key in ("epoch", "step") if key in record}
                 self.folder.append({"kind": "alarm", **where, "alarm": name, "message": words})
 
     def _epoch_summary(self) -> dict[str, Any]:

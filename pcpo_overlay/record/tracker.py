@@ -97,17 +97,18 @@ class Tracker:
         wandb = sys.modules.get("wandb")
         run = getattr(wandb, "run", None)
         if run is not None:
-            self._send("wandb", lambda: (self._configure(run), to_wandb(wandb, run)))
+            self._send("wandb", lambda: self._to_wandb(wandb, run, to_wandb))
         for tracker in getattr(self._ranks, "trackers", ()):
             name = getattr(tracker, "name", type(tracker).__name__)
             if name != "wandb":
                 self._send(name, lambda tracker=tracker: to_tracker(tracker))  # type: ignore[misc]
 
-    def _configure(self, run: Any) -> None:
-        """The mode as a column of wandb's table of runs; once."""
+    def _to_wandb(self, wandb: Any, run: Any, send: Callable[[Any, Any], None]) -> None:
+        """Send, and once before it the mode, as a column of wandb's table of runs."""
         if self._configured is not run:
             self._configured = run
             run.config.update({"pcpo": self._mode}, allow_val_change=True)
+        send(wandb, run)
 
     def _send(self, name: str, send: Callable[[], Any]) -> None:
         if name in self._failed:

@@ -22,6 +22,6 @@ def get_config(inner: str) -> Any:
         if self.is_main_process:
             init_trackers(self, "events")
 
-    accelerate.Accelerator.__init__ = init  # type: ignore[method-assign]
-    accelerate.Accelerator.init_trackers = lambda *_, **__: None  # type: ignore[method-assign]
+    accelerate.Accelerator.__init__ = init
+    accelerate.Accelerator.init_trackers = lambda *_, **__: None
     return load(inner)
