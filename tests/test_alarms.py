@@ -35,6 +35,13 @@ def test_a_gradient_norm_explodes_against_what_it_was() -> None:
     assert alarms.count == 1
 
 
+def test_steps_without_any_advantage_are_no_measure() -> None:
+    alarms = Alarms()
+    for _ in range(2 * LEAST_NORMS):
+        assert not alarms.of_step(step(0.0))
+    assert not alarms.of_step(step(1.0))
+
+
 def test_the_first_steps_of_a_run_may_be_what_they_are() -> None:
     alarms = Alarms()
     assert not any(alarms.of_step(step(10.0**n)) for n in range(LEAST_NORMS))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Mapping
-from statistics import fmean, median
 from typing import Any
 
 #: A gradient norm explodes at this many times the median of the last optimizer steps, of at least so many.
@@ -41,13 +40,13 @@ class Alarms:
             )
         norm = record.get("grad_norm")
         if norm is not None and math.isfinite(norm):
-            usual = median(self._norms) if len(self._norms) >= LEAST_NORMS else math.inf
-            if norm > EXPLODES * usual:
+            known = len(self._norms)
+            usual = sorted(self._norms)[known // 2] if known >= LEAST_NORMS else math.inf
+            # Steps without any advantage have a norm of 0, and are no measure.
+            if norm > EXPLODES * usual > 0:
                 found["gradient"] = (
                     f"the gradient norm is {norm:.3g} in {at}, {norm / usual:.0f} times its median of {usual:.3g}; a "
                     "smaller learning rate, or a smaller max_grad_norm, holds it back"
-                    if usual
-                    else f"the gradient norm is {norm:.3g} in {at}, and it was 0 before"
                 )
             self._norms.append(norm)
         return self._new(found)
@@ -64,7 +63,7 @@ class Alarms:
         if mean is not None and spread is not None and math.isfinite(mean) and math.isfinite(spread):
             self._rewards.append((mean, spread))
         if len(self._rewards) == WINDOW:
-            now, spread = (fmean(column) for column in zip(*self._rewards, strict=True))
+            now, spread = (sum(column) / WINDOW for column in zip(*self._rewards, strict=True))
             if self._best is None or now > self._best[0]:
                 self._best = (now, spread)
             best, usual = self._best[0], max(spread, self._best[1])

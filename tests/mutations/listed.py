@@ -1741,12 +1741,17 @@ FAULTS: dict[str, tuple[Fault, ...]] = {
         ('f"{name}_max": float(x.max())', 'f"{name}_max": float(x.min())', "min for max"),
     ),
     "record/alarms.py": (
-        ("if norm > EXPLODES * usual:", "if norm > usual:", "any larger norm is an explosion"),
-        ("if norm > EXPLODES * usual:", "if False:", "no explosion"),
+        ("if norm > EXPLODES * usual > 0:", "if norm > usual > 0:", "any larger norm is an explosion"),
+        ("if norm > EXPLODES * usual > 0:", "if False:", "no explosion"),
+        (
+            "if norm > EXPLODES * usual > 0:",
+            "if norm > EXPLODES * usual:",
+            "an explosion after steps of nothing",
+        ),
         ("norm is not None and math.isfinite(norm)", "norm is not None", "a norm that is not finite"),
         (
-            "if len(self._norms) >= LEAST_NORMS else",
-            "if self._norms else",
+            "if known >= LEAST_NORMS else",
+            "if known else",
             "the first norms measure the next",
         ),
         ("            self._norms.append(norm)\n", "            pass\n", "no norm is remembered"),
