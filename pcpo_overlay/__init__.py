@@ -8,14 +8,14 @@ What runs in a trainer, and is what a reviewer audits (``tests/test_walls.py`` h
 - ``steps``: a sampler's schedule in use, resolved once
 - ``tape``, ``rollout``, ``objective``, ``session``: what a rollout records, what a step is trained on, what ties them
 - ``flow_grpo``: what that upstream alone needs; ``ranks``, ``files``, ``messages``: processes, files, words
-- ``record/``: metrics, gradients and the run folder
+- ``record/``: metrics, alarms, gradients, the run folder, and the trainer's own tracker
 - ``compat/``: what an upstream's pinned libraries had and today's no longer have, one file an upstream
 
 What never does:
 
-- ``tools/``: ``runs`` (the reader of run folders), ``checkpoints`` (and the policies in them), ``ab``, ``report``,
-  ``evaluate``, ``sample`` (pictures, and guidance), ``paper``, ``weights``,
-  ``miniature``, ``launch``, ``cli``
+- ``tools/``: ``runs`` (the reader of run folders), ``checkpoints`` (and the policies in them), ``ab``, ``doctor``,
+  ``report``, ``evaluate``, ``sample`` (pictures, and guidance), ``paper``, ``weights``, ``miniature``, ``launch``,
+  ``cli``
 - ``vendoring/``: ``apply.py``
 
 Importing this package needs torch alone. See ``python -m pcpo_overlay --help`` for the commands.

@@ -17,6 +17,7 @@ from pcpo_overlay.tools.faults import guarded
 
 COMMANDS = (
     "demo",
+    "doctor",
     "weights",
     "ab",
     "evaluate",

@@ -27,6 +27,8 @@ _CHOICES = {
     "precision": PRECISIONS,
     "unique_prompts": ("true", "false"),
     "tape": TAPES,
+    "track": ("true", "false"),
+    "alarms": ("true", "false"),
 }
 # Which modes an option changes anything in: elsewhere it would be a silent no-op, so it is refused.
 _ACTS_IN = {
@@ -37,7 +39,11 @@ _ACTS_IN = {
     "precision": ("log", "match", "full"),
     "unique_prompts": ("observe", "log", "match", "full"),
     "tape": ("observe", "log", "match", "full"),
+    "track": ("observe", "log", "match", "full"),
+    "alarms": ("observe", "log", "match", "full"),
 }
+#: Fields that decide what is told of a run, and nothing of what it computes.
+TELLING = ("track", "alarms")
 
 
 class PCPOError(ValueError):
@@ -65,6 +71,8 @@ class PCPOConfig:
         tape: where the rollout's predictions, and the noise that matching needs, are kept until they are trained: on
             the ``device`` they were drawn on, or in the ``cpu``'s memory. ``off``, for ``observe`` and ``log``, keeps
             none, and there is no exact KL divergence then.
+        track: whether the metrics go to the trainer's own tracker too, where it has one open.
+        alarms: whether what looks wrong in the metrics is said, once each.
         given: names of the options that were spelled out.
     """
 
@@ -76,6 +84,8 @@ class PCPOConfig:
     precision: str = "upstream"
     unique_prompts: bool = False
     tape: str = "device"
+    track: bool = True
+    alarms: bool = True
     given: frozenset[str] = field(default=frozenset(), compare=False, repr=False)
 
     @property
@@ -131,11 +141,11 @@ class PCPOConfig:
         return {name: value for name, value in asdict(self).items() if name != "given"}
 
     def __str__(self) -> str:
-        options = self.as_dict()
+        defaults = PCPOConfig()
         told = [
-            f"{k}={'true' if v is True else v}"
-            for k, v in options.items()
-            if k != "mode" and v not in (None, False)
+            f"{k}={str(v).lower() if isinstance(v, bool) else v}"
+            for k, v in self.as_dict().items()
+            if k != "mode" and v is not None and not (isinstance(v, bool) and v is getattr(defaults, k))
         ]
         return ",".join([self.mode, *told])
 
@@ -211,6 +221,8 @@ def parse(text: str, source: str = VARIABLE) -> PCPOConfig:
         precision=options.get("precision", "upstream"),
         unique_prompts=options.get("unique_prompts") == "true",
         tape=options.get("tape", "device"),
+        track=options.get("track") != "false",
+        alarms=options.get("alarms") != "false",
         given=frozenset(options),
     )
 

@@ -52,16 +52,20 @@ class Rollout:
         self._indices: list[Tensor] = []  # places on the tape, until the trainer collects its samples
         self._guidance: UnroundedGuidance | None = None
         self._restore_sampler: Callable[[], None] | None = None
+        self._predicted_in: torch.dtype | None = None
+        #: Whether the network is sampled under the autocast it is trained under; None before the first rollout.
+        self.samples_as_trained: bool | None = None
 
     def begin(self, accelerator: Any, network: torch.nn.Module | None) -> None:
         """The sampler is about to draw what will be trained on."""
         self.is_open = True
         if self._tape.open_steps:  # the trainer samples in batches and collects them at the end
             self._indices.append(self._tape.close_rollout())
+        self.samples_as_trained = self._config.precision == "match" or bool(_why_alike(accelerator, network))
         if self._config.precision == "match":
             if self._restore_sampler is None:
                 self._sample_in_training_precision(accelerator, network)
-        elif self._config.matching and not _why_alike(accelerator, network):
+        elif self._config.matching and not self.samples_as_trained:
             self._say_once(
                 "this trainer samples outside the autocast that it trains under, so on-policy ratios are not exactly "
                 "1; precision=match makes them so"
@@ -102,7 +106,7 @@ class Rollout:
         timestep, batch = timestep.to(pred.device), pred.shape[0]
         if self._guidance:
             pred, z = self._guidance.as_trained(pred, z, table.policy_weight(timestep, batch))
-        self._record(pred, z, table, timestep)
+        self._record(pred, z, z.dtype, table, timestep)
 
     def record_drawn(
         self, pred: Tensor, sample: Tensor, mean: Tensor, std: float, sigmas: Tensor, index: int, eta: float
@@ -120,17 +124,34 @@ class Rollout:
             return
         if index == 0 and self._tape.open_steps:  # the trainer samples one by one
             self._indices.append(self._tape.close_rollout())
-        self._record(pred, (sample - mean) / std if self._config.matching else None, table, index)
+        z = (sample - mean) / std if self._config.matching else None
+        self._record(pred, z, torch.promote_types(sample.dtype, mean.dtype), table, index)
 
-    def _record(self, pred: Tensor, z: Tensor | None, table: StepTable, step: Tensor | int) -> None:
-        """Put a step on the tape; the noise only where the objective needs it."""
+    def _record(
+        self, pred: Tensor, z: Tensor | None, drawn_in: torch.dtype, table: StepTable, step: Tensor | int
+    ) -> None:
+        """Put a step on the tape; the noise, drawn in some dtype, only where the objective needs it."""
         batch = pred.shape[0]
+        self._predicted_in = pred.dtype
+        if not self._config.matching:
+            self._tape.left_out += pred.numel() * drawn_in.itemsize
         self._tape.record(
             pred if self._dtype is None else pred.to(self._dtype),
             z if self._config.matching else None,
             table.weight(step, batch),
             table.policy_weight(step, batch),
         )
+
+    def precision(self, sample: dict[str, Any]) -> dict[str, Any]:
+        """What the network's prediction, and the latents and log probabilities of a rollout's samples, are kept in; and
+        whether the network is sampled as it is trained.
+        """
+        kept: dict[str, torch.dtype] = {
+            name: sample[name].dtype for name in ("latents", "next_latents", "log_probs") if name in sample
+        }
+        kept |= {} if self._predicted_in is None else {"prediction": self._predicted_in}
+        names = {name: str(dtype).removeprefix("torch.") for name, dtype in kept.items()}
+        return names | {"samples_as_trained": self.samples_as_trained}
 
     @property
     def steps(self) -> Steps | None:

@@ -15,8 +15,11 @@ from pcpo_overlay.flow_grpo import UniquePrompts
 from pcpo_overlay.messages import say
 from pcpo_overlay.objective import Objective
 from pcpo_overlay.record import provenance
+from pcpo_overlay.record.alarms import Alarms
 from pcpo_overlay.record.recorder import Recorder
+from pcpo_overlay.record.rewards import Rewards
 from pcpo_overlay.record.run_folder import RunFolder
+from pcpo_overlay.record.tracker import Tracker
 from pcpo_overlay.rollout import Rollout
 from pcpo_overlay.tape import Tape
 from pcpo_overlay.trainers import TRAINERS, setting
@@ -127,7 +130,16 @@ class Session:
             if config.tape == "cpu" and ranks.device.type == "cpu":
                 say("tape=cpu changes nothing here: this run is on the CPU")
             say(f"run folder {folder.path}")
-        self.recorder = Recorder(ranks, config.active, folder, entry.carries_over)
+        self.recorder = Recorder(
+            ranks,
+            config.active,
+            folder,
+            entry.carries_over,
+            rewards=Rewards(entry, settings),
+            tracker=Tracker(ranks, str(config)) if folder and config.track else None,
+            alarms=Alarms() if folder and config.alarms else None,
+            first_iteration=entry.first_iteration,
+        )
 
     def _say_that_nothing_is_trained(self) -> None:
         """Once: a patched sampler in a script that PCPO is not patched into, as flow_grpo's DPO and SFT trainers."""
@@ -178,7 +190,7 @@ class Session:
                 f"mode {self.config.mode} was set, but the loss hook never ran: this is a baseline run; "
                 "check with `python apply.py check` that the clone is patched"
             )
-        self._noted.end_epoch(epoch, self.tape.nbytes)
+        self._noted.end_epoch(epoch, self.tape.nbytes, self.tape.nbytes + self.tape.left_out)
         self.tape.clear()  # before the trainer evaluates and saves
 
     # -------------------------------------------------------------- rollout
@@ -187,11 +199,14 @@ class Session:
         self.rollout.begin(accelerator, network)
 
     def end_rollout(self, sample: dict[str, Any]) -> None:
+        if self.recorder:
+            self.recorder.note_samples(sample)
+        precision = self.rollout.precision(sample)
         self.rollout.end(sample)
         steps = self.rollout.steps
         if steps is not None and self.recorder and not self._resolved:
             self._resolved = True
-            self.recorder.resolved(steps.as_dict())
+            self.recorder.resolved(steps.as_dict(), precision)
             if self.recorder.folder:
                 say(steps.describe(self.config))
 

@@ -126,13 +126,15 @@ class Tape:
         self._open_from = 0  # first row of the rollout being sampled
         self._open_steps = 0
         self._host_index: tuple[Tensor, Tensor] | None = None
+        #: Bytes of the noise that the epoch's rollouts drew and that was not to be kept.
+        self.left_out = 0
 
     def clear(self) -> None:
         """Forget everything, before the first rollout of an epoch or when its training is done."""
         if self._weights.rows:
             for column in (self._pred, self._z, self._weights):
                 column.clear()
-        self._open_from = self._open_steps = 0
+        self._open_from = self._open_steps = self.left_out = 0
 
     def record(self, pred: Tensor, z: Tensor | None, weight: Tensor, policy_weight: Tensor) -> None:
         """Append one step of the rollout: (B, ...) prediction and noise (or none), (B,) float32 weights."""

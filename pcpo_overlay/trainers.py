@@ -40,6 +40,11 @@ class Trainer:
         resumes_early: whether after a resume its epochs go on from the checkpoint's number, which is less than its
             epoch's.
         flags: its command line's flags for ``seed``, ``epochs`` and ``save_freq``.
+        groups: setting that says whether a reward is compared within its prompt's group, and not in the whole epoch;
+            None where it always is.
+        group_size: setting with the number of images of a group, which lie side by side; None where the samples'
+            prompts tell the groups.
+        first_iteration: what its tracker calls its first iteration; None where the tracker's steps are optimizer steps.
         draws_prompts: whether an epoch's prompts can be drawn without repetition (``unique_prompts``).
         rounds_sampling: whether in half precision its sampler rounds guidance, and its training does not.
     """
@@ -69,6 +74,9 @@ class Trainer:
             "save_freq": "--config.save_freq",
         }
     )
+    groups: str | None = "per_prompt_stat_tracking"
+    group_size: str | None = None
+    first_iteration: int | None = None
     draws_prompts: bool = False
     rounds_sampling: bool = False
 
@@ -128,6 +136,8 @@ _DANCE_SD = replace(
     more_epochs=1,
     resumes_early=False,
     batch=("sample.batch_size", "num_generations"),
+    groups=None,
+    group_size="num_generations",
 )
 _DANCE_FLUX = Trainer(
     "dancegrpo_flux",
@@ -141,6 +151,9 @@ _DANCE_FLUX = Trainer(
     batch=("train_batch_size", "num_generations"),
     clip_range="clip_range",
     carries_over=False,
+    groups="use_group",
+    group_size="num_generations",
+    first_iteration=1,
     resume=None,
     flags={"seed": "--seed", "epochs": "--max_train_steps", "save_freq": "--checkpointing_steps"},
 )
@@ -166,10 +179,12 @@ TRAINERS: Mapping[str, Trainer] = {
         _DANCE_FLUX,
         _dance("flux_lora", "FLUX with LoRA", resume="resume_from_lora_checkpoint"),
         _dance("hunyuan", "HunyuanVideo", clip_range=None, loss_weights=("vq_coef", "mq_coef")),
-        _dance("qwenimage", "Qwen-Image", more_epochs=2, carries_over=True),
-        _dance("qwenimage_edit", "Qwen-Image-Edit", passes=3, more_epochs=2, carries_over=True),
+        _dance("qwenimage", "Qwen-Image", more_epochs=2, carries_over=True, first_iteration=0),
+        _dance(
+            "qwenimage_edit", "Qwen-Image-Edit", passes=3, more_epochs=2, carries_over=True, first_iteration=0
+        ),
         _dance("skyreels_i2v", "SkyReels-I2V", clip_range=None),
-        _dance("wan_2_1", "Wan 2.1", more_epochs=1),
+        _dance("wan_2_1", "Wan 2.1", more_epochs=1, first_iteration=0),
     )
 }
 

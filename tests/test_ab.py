@@ -101,7 +101,7 @@ def make_clone(tmp_path: Path, name: str) -> Path:
 def direct(monkeypatch: pytest.MonkeyPatch) -> None:
     """Start the script without accelerate, and draw nothing: both take seconds."""
     monkeypatch.setattr(build, "draw_all", lambda *args: {})
-    monkeypatch.setattr(plan, "launch_command", lambda upstream, user: [])
+    monkeypatch.setattr(plan, "launch_command", lambda *_: [])
     monkeypatch.setattr(runner, "POLL_S", 0.02)
 
 
@@ -425,7 +425,7 @@ def test_jobs_run_side_by_side(clone: Path, capsys: pytest.CaptureFixture[str]) 
 
 
 def test_jobs_share_the_cores(clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan, "_cores", lambda: 4)
+    monkeypatch.setattr(plan, "cores", lambda: 4)
     threads = [
         plan.make_plan(request(clone, jobs=n), {})[0].environment["OMP_NUM_THREADS"] for n in (1, 2, 3, 9)
     ]
@@ -559,7 +559,7 @@ def test_ctrl_c_ends_the_run_and_says_how_to_go_on(
     at: Path = request.getfixturevalue(name)
     code = "import sys; from pcpo_overlay.tools.ab import plan; plan._has_cuda = lambda: False;"
     if launcher == "none":
-        code += "plan.launch_command = lambda upstream, user: [];"
+        code += "plan.launch_command = lambda *_: [];"
     code += "from pcpo_overlay.__main__ import main; sys.exit(main(sys.argv[1:]))"
     words: list[object] = ["ab", upstream_of(at).name, "--clone", at, "--config", "config/ours.py"]
     words += ["--out", out_of(at), "--modes", "observe", "--epochs", "2", "--", "--hang=all"]
@@ -710,6 +710,138 @@ def test_flow_grpo_through_accelerate_itself(
     assert "    a fault made on purpose" in printed and "ChildFailedError" not in printed
     log = (out_of(flow) / "match-seed0" / "output.log").read_text()
     assert "ChildFailedError" in log and f"cwd {flow}" in log
+
+
+# --- GPUs of its own for each run --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def four_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine with four GPUs and twelve cores, as far as the command can tell."""
+    monkeypatch.setattr(plan, "visible_gpus", lambda environ: ("0", "1", "2", "GPU-d"))
+    monkeypatch.setattr(plan, "cores", lambda: 12)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+
+
+def seen_by(clone: Path) -> None:
+    """Let the stand-in write down what each of its processes sees; the first goes on as ever."""
+    script = clone / upstream_of(clone).script
+    told = (
+        "import os, sys\nfrom pathlib import Path\n"
+        "names = ('CUDA_VISIBLE_DEVICES', 'OMP_NUM_THREADS', 'WORLD_SIZE', 'MASTER_PORT')\n"
+        "rank = os.environ.get('RANK', '0')\n"
+        "row = ' '.join(os.environ.get(name, '-') for name in names)\n"
+        "(Path(os.environ['PCPO_RUN_DIR']) / f'seen.{rank}').write_text(row)\n"
+        "if rank != '0':\n    sys.exit(0)\n"
+    )
+    script.write_text("# pcpo_overlay\n" + told + SCRIPT)
+
+
+def seen(clone: Path) -> dict[str, list[str]]:
+    """What each process of each run saw: GPUs, threads, processes, port."""
+    return {
+        f"{path.parent.name}/{path.suffix[1:]}": path.read_text().split()
+        for path in out_of(clone).glob("*/seen.*")
+    }
+
+
+@pytest.mark.usefixtures("four_gpus")
+def test_each_run_has_gpus_processes_threads_and_a_port_of_its_own(
+    flow: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Through accelerate's own launcher, both runs at one time; the third takes what the first gives back."""
+    monkeypatch.setattr(build, "draw_all", lambda *args: {})
+    monkeypatch.setattr(plan, "_has_cuda", lambda: False)
+    seen_by(flow)
+    words = ("--gpus-per-run", "2", "--epochs", "2", "--modes", "observe,match,full", "--", "--meet=2")
+    assert command(flow, *words) == 0, capsys.readouterr()
+    printed = capsys.readouterr().out
+    assert "note: 2 runs at a time, each with 2 of 4 GPUs" in printed
+    assert "[1/3] observe, seed 0: started, on GPUs 0, 1, output in" in printed
+    assert "[2/3] match, seed 0: started, on GPUs 2, GPU-d, output in" in printed
+    held = seen(flow)
+    assert sorted(held) == [
+        f"{mode}-seed0/{rank}" for mode in ("full", "match", "observe") for rank in (0, 1)
+    ]
+    assert {name: row[0] for name, row in held.items() if "full" not in name} == {
+        "observe-seed0/0": "0,1", "observe-seed0/1": "0,1", "match-seed0/0": "2,GPU-d", "match-seed0/1": "2,GPU-d",
+    }  # fmt: skip
+    assert held["full-seed0/0"][0] in ("0,1", "2,GPU-d")
+    assert {(row[1], row[2]) for row in held.values()} == {("3", "2")}  # 12 cores for 4 processes
+    assert held["observe-seed0/0"][3] == held["observe-seed0/1"][3] != held["match-seed0/0"][3]
+    # what ran with two processes is another run than one that ran with one
+    assert command(flow, "--epochs", "2", "--modes", "observe", "--", "--meet=2") == 1
+    assert "processes: 2 there, None asked for" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("four_gpus", "direct")
+def test_gpus_of_one_process_each(clone: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    seen_by(clone)
+    assert command(clone, "--gpus-per-run", "1", "--jobs", "2", "--epochs", "1", "--", "--meet=2") == 0
+    assert {row[0] for row in seen(clone).values()} == {"0", "1"}
+    assert {row[1] for row in seen(clone).values()} == {"6"}
+    assert "started, on GPU 0, output in" in capsys.readouterr().out
+
+
+def test_without_a_gpu_it_divides_cores(
+    clone: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan, "visible_gpus", lambda environ: ())
+    monkeypatch.setattr(plan, "cores", lambda: 6)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert command(clone, "--gpus-per-run", "3", "--seeds", "0,1,2", "--dry-run") == 0
+    printed = capsys.readouterr().out
+    assert "note: 2 runs at a time, each with 3 of 6 cores, since there is no GPU" in printed
+    assert printed.count("OMP_NUM_THREADS=3") == 6 and plan.GPUS not in printed
+
+
+@pytest.mark.usefixtures("four_gpus")
+def test_a_dry_run_shows_the_gpus(clone: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command(clone, "--gpus-per-run", "2", "--dry-run") == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if "scripts/train.py" in line]
+    assert ["CUDA_VISIBLE_DEVICES=0,1 " in lines[0], "CUDA_VISIBLE_DEVICES=2,GPU-d " in lines[1]] == [
+        True,
+        True,
+    ]
+    assert all("--num_processes 2" in line and "--main_process_port 2950" in line for line in lines)
+
+
+@pytest.mark.usefixtures("four_gpus")
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--gpus-per-run", "5"], "--gpus-per-run 5 is more than the 4 GPUs"),
+        (["--gpus-per-run", "2", "--jobs", "3"], "--gpus-per-run 2 for --jobs 3 is more than the 4 GPUs"),
+        (
+            ["--gpus-per-run", "2", "--launch-args=--num_processes=8"],
+            "the launch options start 8 processes",
+        ),
+    ],
+)
+def test_gpus_that_are_not_there(
+    clone: Path, capsys: pytest.CaptureFixture[str], words: list[str], says: str
+) -> None:
+    assert command(clone, *words) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_the_users_launch_options_get_a_port_where_they_have_none() -> None:
+    torchrun = ["-m", "torch.distributed.run", "--nproc_per_node=2"]
+    assert plan.with_port(torchrun)[2:] == ["--master_port", PORT, "--nproc_per_node=2"]
+    for kept in ("--standalone", "--master_port", "--rdzv-endpoint=x:1"):
+        assert plan.with_port([*torchrun, kept]) == [*torchrun, kept]
+    accelerate = ["-m", "accelerate.commands.launch", "--num_processes", "2"]
+    assert plan.with_port(accelerate)[2:4] == ["--main_process_port", PORT]
+
+
+def test_gpus_by_the_names_that_the_environment_gives_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert plan.visible_gpus({}) == ("0", "1")
+    assert plan.visible_gpus({plan.GPUS: "5, 7"}) == ("5", "7")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert plan.visible_gpus({plan.GPUS: "5,7"}) == ()
 
 
 def test_metrics_tail_waits_for_whole_lines(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from pcpo_overlay.config import (
     resolve,
 )
 
-OPTION_NAMES = "weights, variance, w_star, zeta, precision, unique_prompts, tape"
+OPTION_NAMES = "weights, variance, w_star, zeta, precision, unique_prompts, tape, track, alarms"
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -210,6 +210,9 @@ def test_unique_prompts_acts_wherever_something_is_recorded(mode: str) -> None:
         ("off,unique_prompts=true", "changes nothing in mode 'off'"),
         ("full,unique_prompts=1", "choose one of true, false"),
         ("full,weights=native,zeta=trained", "weights=native has none to set"),
+        ("off,track=false", "changes nothing in mode 'off'"),
+        ("off,alarms=false", "changes nothing in mode 'off'"),
+        ("observe,track=wandb", "choose one of true, false"),
     ],
 )
 def test_flow_options_that_would_change_nothing(text: str, says: str) -> None:
@@ -229,4 +232,7 @@ def test_a_configuration_prints_all_it_resolves_to(text: str) -> None:
     printed = str(config)
     assert printed.startswith(config.mode)
     for name, value in config.as_dict().items():
-        assert name == "mode" or value in (None, False) or f"{name}={value}" in printed
+        if name != "mode" and value is not None and not isinstance(value, bool):
+            assert f"{name}={value}" in printed
+    assert "track" not in printed and "alarms" not in printed  # they are told where they are not as usual
+    assert str(parse(f"{text},track=false")) == f"{printed},track=false"

@@ -36,6 +36,7 @@ PLACEHOLDERS = {
 }
 #: Options of programs that are not ours, and those of upstream's training scripts.
 FOREIGN = {
+    "--master_addr", "--master_port", "--nnodes", "--node_rank", "--wheel", "--wheel-dir",
     "--checkpointing_steps", "--config", "--cpu", "--init_same_noise", "--learning_rate", "--no-deps",
     "--nproc_per_node", "--num_processes", "--pcpo", "--train_batch_size",
 }  # fmt: skip

@@ -155,6 +155,7 @@ class Samples:
         timestep, credit = self.timestep[finite], self.credit[finite]
         stats = clip_statistics(self.log_rho[finite], credit, self.advantages[:, finite], self.clip_range)
         outside, masked = stats.outside.double(), stats.masked.double()
+        above = outside * (stats.ratio > 1)
         kl = self.kl[finite] if self.kl.numel() else None
         finite_loss = self.loss[torch.isfinite(self.loss)]
         # Where rho is 1 there is no relative error to speak of.
@@ -173,12 +174,18 @@ class Samples:
             "fraction_outside": by_timestep(outside),
             "fraction_masked": by_timestep(masked),
             "ratio_mean": by_timestep(stats.ratio),
+            "ratio_off": torch.zeros(len(times), dtype=torch.float64)
+            .scatter_reduce_(0, row, (stats.ratio - 1).abs(), "amax")
+            .flip(0)
+            .tolist(),
             **({} if kl is None else {"kl": by_timestep(kl)}),
         }
         return {
             "samples": self.log_rho.numel(),
             "loss": mean(finite_loss),
             "fraction_outside": mean(outside),
+            "fraction_above": mean(above),
+            "fraction_below": mean(outside - above),
             "fraction_masked": mean(masked),
             **_spread("ratio", stats.ratio),
             **_spread("credit", credit),

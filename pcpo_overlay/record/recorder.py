@@ -12,9 +12,12 @@ from pcpo_overlay.messages import say
 from pcpo_overlay.objective import Trained
 from pcpo_overlay.ranks import Shards
 from pcpo_overlay.record import run_folder
+from pcpo_overlay.record.alarms import Alarms
 from pcpo_overlay.record.gradients import GradientMetrics
 from pcpo_overlay.record.metrics import PADDING, Samples, StepMetrics, mean
+from pcpo_overlay.record.rewards import NO_REWARD, Rewards
 from pcpo_overlay.record.run_folder import RunFolder
+from pcpo_overlay.record.tracker import EVERY, Tracker
 
 
 class Recorder:
@@ -25,12 +28,27 @@ class Recorder:
         log_objective: whether the objective is on the log ratio.
         folder: what the main rank writes to; None on the others.
         carries_over: whether what an epoch's last accumulation leaves over is part of the next epoch's first step.
+        rewards: what is found in an epoch's rewards; None for no more than their mean and spread.
+        tracker: the trainer's own, on the main rank; None where nothing is to go there.
+        alarms: what watches the records, on the main rank; None where nothing does.
+        first_iteration: what the tracker calls the first iteration; None where its steps are optimizer steps.
     """
 
     def __init__(
-        self, ranks: Any, log_objective: bool, folder: RunFolder | None, carries_over: bool = True
+        self,
+        ranks: Any,
+        log_objective: bool,
+        folder: RunFolder | None,
+        carries_over: bool = True,
+        rewards: Rewards | None = None,
+        tracker: Tracker | None = None,
+        alarms: Alarms | None = None,
+        first_iteration: int | None = None,
     ) -> None:
         self.folder = folder
+        self._found_in_rewards = rewards
+        self._tracker, self._alarms, self._first_iteration = tracker, alarms, first_iteration
+        self._row = self._next_row = 0  # of the tracker: where the epoch is, and where its next step will be
         self.metrics = StepMetrics(log_objective=log_objective, on_cpu=ranks.device.type == "cpu")
         self._ranks = ranks
         self._carries_over = carries_over
@@ -42,7 +60,7 @@ class Recorder:
         self.epoch_steps: list[tuple[dict[str, Any], Samples]] = []
         self._rewards: dict[str, Any] = {}
         self._kl_sum, self._kl_count = 0.0, 0
-        self._warned = self._told_of_gradients = False
+        self._told_of_gradients = self._told_of_rewards = False
         self._epoch_started = self._sampled = time.perf_counter()
 
     # ------------------------------------------------------------- an epoch
@@ -56,14 +74,22 @@ class Recorder:
         if not self._carries_over:
             self.metrics.clear()
         self._rewards = {}
+        self._row = self._next_row if self._first_iteration is None else self._epoch + self._first_iteration
+        if self._found_in_rewards:
+            self._found_in_rewards.clear()
         if self.folder and is_first:
             self.folder.rewind(self._epoch)
         if self._device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self._device)
         self._epoch_started = self._sampled = time.perf_counter()
 
-    def end_epoch(self, epoch: int | None, tape_bytes: int) -> None:
-        """All training of the epoch is done; ``tape_bytes`` is what the tape held."""
+    def end_epoch(self, epoch: int | None, tape_bytes: int, tape_bytes_matching: int) -> None:
+        """All training of the epoch is done.
+
+        Args:
+            tape_bytes: what the tape held.
+            tape_bytes_matching: what it would have held where predictions are matched.
+        """
         self._synchronize()
         now = time.perf_counter()
         if not self.folder:
@@ -77,10 +103,33 @@ class Recorder:
             "seconds_total": now - self._epoch_started,
             "peak_memory_bytes": run_folder.peak_memory(self._device),
             "tape_bytes": tape_bytes,
+            "tape_bytes_matching": tape_bytes_matching,
         }
         if self.epoch_steps:
             record.update(self._epoch_summary())
         self.folder.append(record)
+        if self._alarms:
+            self._raise(self._alarms.of_epoch(record), record)
+        if self._tracker:
+            self._track_epoch(self._tracker, record)
+
+    def _track_epoch(self, tracker: Tracker, record: dict[str, Any]) -> None:
+        """Send what was not sent step by step, in the row that the trainer's tracker is at."""
+        told = {} if self._alarms is None else {"alarms": self._alarms.count}
+        if self.epoch_steps:
+            told["on_policy_fraction_outside"] = self.epoch_steps[0][0]["fraction_outside"]
+        sent = () if self._first_iteration is not None or not self.epoch_steps else self.epoch_steps[0][0]
+        tracker.log({name: value for name, value in record.items() if name not in sent} | told, self._row)
+        if record["epoch"] % EVERY == 0 and "per_timestep" in record:
+            tracker.log_timesteps(record["per_timestep"], self._row)
+
+    def _raise(self, alarms: dict[str, str], record: dict[str, Any]) -> None:
+        """Say alarms, and write them down."""
+        for name, words in alarms.items():
+            say(f"warning: {words}")
+            if self.folder:
+                where: dict[str, Any] = {key: record[key] for key in ("epoch", "step") if key in record}
+                self.folder.append({"kind": "alarm", **where, "alarm": name, "message": words})
 
     def _epoch_summary(self) -> dict[str, Any]:
         """The statistics of an epoch's optimizer steps, as one."""
@@ -129,6 +178,8 @@ class Recorder:
         """An optimizer step was taken; every rank calls this."""
         step = self._steps_taken if step is None else step
         self._steps_taken += 1
+        if self._first_iteration is None:
+            self._row, self._next_row = step, step + 1
         gradients, self._gradients = self._gradients, None
         samples = self.metrics.reduce(self._gather_rows)
         if not self.folder:
@@ -143,14 +194,12 @@ class Recorder:
         }
         self.epoch_steps.append((record, samples))
         self.folder.append(record)
-        if record["nonfinite"] and not self._warned:
-            self._warned = True
+        if self._alarms:
             where = samples.timestep[samples.nonfinite]
             at = f" first at timestep {float(where[0]):g}" if where.numel() else ""
-            say(
-                f"warning: {record['nonfinite']} non-finite log ratios or losses in epoch {record['epoch']}, "
-                f"optimizer step {step}{at}; the run goes on, later ones are only counted (`nonfinite` in the metrics)"
-            )
+            self._raise(self._alarms.of_step(record, at), record)
+        if self._tracker and self._first_iteration is None:
+            self._tracker.log(record, step)
 
     def _gather_rows(self, rows: Tensor) -> Tensor:
         """(n, k) of this rank to those of all ranks; Flow-GRPO may have dropped other numbers of samples elsewhere."""
@@ -170,12 +219,27 @@ class Recorder:
         """Rewards of all samples of the epoch, of all ranks."""
         self._synchronize()
         self._sampled = time.perf_counter()
-        values = torch.as_tensor(rewards).double()
+        values = torch.as_tensor(rewards).double().cpu().flatten()
         self._rewards = {
             "reward_mean": mean(values),
             "reward_std": float(values.std(unbiased=False)),
             "reward_count": values.numel(),
         }
+        if self._found_in_rewards is None:
+            return
+        try:
+            self._rewards |= self._found_in_rewards.summary(values, self._device, self._gather_rows)
+        except Exception as error:  # of whatever a reward function returns; alike on every rank
+            if self.folder and not self._told_of_rewards:
+                say(
+                    f"warning: no statistics of groups and of rewards by name: {type(error).__name__}: {error}"
+                )
+            self._told_of_rewards = True
+
+    def note_samples(self, sample: dict[str, Any]) -> None:
+        """A rollout's samples, as the trainer collects them."""
+        if self._found_in_rewards:
+            self._found_in_rewards.note(sample)
 
     def log_eval(self, rewards: dict[str, Any], step: int) -> None:
         """The trainer evaluated: (n,) rewards by name, of all ranks, ``avg`` their weighted sum; -10 is no reward."""
@@ -183,24 +247,24 @@ class Recorder:
         now = time.perf_counter()
         if self.folder:
             values = {name: torch.as_tensor(value).double().flatten() for name, value in rewards.items()}
-            means = {name: mean(value[value != -10]) for name, value in values.items()}
+            means = {name: mean(value[value != NO_REWARD]) for name, value in values.items()}
             self.folder.append(
                 {
                     "kind": "eval",
                     "epoch": self._epoch,
                     "step": step,
                     "reward_mean": means["avg"],
-                    "reward_count": int((values["avg"] != -10).sum()),
+                    "reward_count": int((values["avg"] != NO_REWARD).sum()),
                     "rewards": means,
                     "seconds": now - self._epoch_started,
                 }
             )
         self._epoch_started = now
 
-    def resolved(self, steps: dict[str, Any]) -> None:
-        """The schedule in use, for ``run.json``."""
+    def resolved(self, steps: dict[str, Any], precision: dict[str, Any]) -> None:
+        """The schedule in use, and the precision of a rollout, for ``run.json``."""
         if self.folder:
-            self.folder.write_run(resolved=steps)
+            self.folder.write_run(resolved=steps, precision=precision)
 
     def finish(self) -> None:
         """The trainer is done."""

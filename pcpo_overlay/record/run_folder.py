@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from pcpo_overlay.config import PCPOError
+from pcpo_overlay.config import TELLING, PCPOError
 from pcpo_overlay.files import write_atomically
 from pcpo_overlay.messages import say
 
@@ -96,7 +96,7 @@ class RunFolder:
                 f"{self.path / RUN} cannot be read ({error}), so this run cannot go on there; set {VARIABLE} to another"
             ) from None
         for name in _SAME:
-            before, now = earlier.get(name), jsonable(run.get(name))
+            before, now = _computed(earlier.get(name)), _computed(jsonable(run.get(name)))
             # A clip range that comes with the loss is not known yet.
             if before != now and not (name == "clip_range" and None in (before, now)):
                 raise PCPOError(
@@ -182,6 +182,11 @@ class RunFolder:
                 f"warning: the run folder {self.path} can no longer be written ({error}); the training goes on, "
                 "nothing more is recorded"
             )
+
+
+def _computed(value: Any) -> Any:
+    """Of options those that decide what a run computes; anything else as it is."""
+    return {k: v for k, v in value.items() if k not in TELLING} if isinstance(value, dict) else value
 
 
 def _new_folder(trainer: str, mode: str) -> Path:

@@ -20,7 +20,7 @@ from pcpo_overlay.record.provenance import clone_state
 from pcpo_overlay.record.run_folder import VARIABLE as RUN_DIR
 from pcpo_overlay.tools.ab import ABError
 from pcpo_overlay.tools.ab.arms import Arm
-from pcpo_overlay.tools.ab.upstreams import PACKAGE, PORT, Upstream
+from pcpo_overlay.tools.ab.upstreams import PACKAGE, PORT, TORCHRUN, Upstream
 from pcpo_overlay.tools.ab.workplace import Workplace, readable
 
 #: Checkpoints are not what an A/B run is for; the user's own value wins.
@@ -28,6 +28,14 @@ NEVER_SAVE = "1000000"
 #: What a miniature is read from, in its prepared folder.
 PREPARED = ("data", "assets", "hps_ckpt")
 _MOST_THREADS = 8
+#: What CUDA and the launchers take as the GPUs that are there.
+GPUS = "CUDA_VISIBLE_DEVICES"
+#: Launch options that say how many processes, and those without which two launchers meet at one port.
+_PROCESSES = ("--num_processes", "--nproc_per_node", "--nproc-per-node")
+_PORTS = (
+    "--main_process_port", "--master_port", "--master-port", "--standalone", "--rdzv_endpoint", "--rdzv-endpoint",
+    "--rdzv_backend", "--rdzv-backend",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -47,6 +55,8 @@ class Request:
         overrides: the script's further arguments.
         script_arguments: those of the launch script, for a trainer that takes no config file.
         jobs: how many runs share the machine.
+        gpus: names of those that are divided among the runs; empty where none are.
+        each: how many of them a run has; where there is none, how many cores. None divides nothing.
     """
 
     upstream: Upstream
@@ -62,6 +72,20 @@ class Request:
     overrides: list[str]
     script_arguments: list[str] | None = None
     jobs: int = 1
+    gpus: tuple[str, ...] = ()
+    each: int | None = None
+
+    @property
+    def processes(self) -> int:
+        """Processes of a run: one a GPU, or what the user's launch options say."""
+        if self.accelerate_args is None:
+            return self.each or 1 if self.gpus else 1
+        return processes_of(self.accelerate_args) or 1
+
+    @property
+    def shares(self) -> list[tuple[str, ...]]:
+        """The GPUs of each of the runs at one time; nothing for those that share them all."""
+        return [self.gpus[n * self.each : (n + 1) * self.each] if self.each else () for n in range(self.jobs)]
 
     @property
     def prepared(self) -> Path | None:
@@ -116,6 +140,10 @@ class Planned:
             return self
         return replace(self, command=[str(port) if w == PORT else w for w in self.command], port=port)
 
+    def on(self, gpus: Sequence[str]) -> Planned:
+        """The same run with these GPUs alone; with all where none are named."""
+        return replace(self, environment={**self.environment, GPUS: ",".join(gpus)}) if gpus else self
+
     def as_shell(self) -> str:
         """The run as one line to paste into a shell."""
         variables = " ".join(f"{name}={shlex.quote(value)}" for name, value in self.environment.items())
@@ -164,8 +192,15 @@ def make_plan(request: Request, environ: Mapping[str, str] | None = None) -> lis
         "config_sha256": sha256(request.config_file),
         "accelerate_args": request.accelerate_args,
         "overrides": request.overrides,
+        **(
+            {"processes": request.processes}
+            if request.accelerate_args is None and request.processes > 1
+            else {}
+        ),
     }
-    launch = launch_command(request.upstream, request.accelerate_args)
+    launch = launch_command(request.upstream, request.accelerate_args, request.processes)
+    if request.gpus and request.processes > 1:
+        launch = with_port(launch)
     plan = []
     for seed in request.seeds:
         for arm in request.arms:
@@ -217,11 +252,51 @@ def script_arguments(request: Request, seed: int, folder: Path) -> list[str]:
     return [*arguments, *request.overrides]
 
 
-def launch_command(upstream: Upstream, user: Sequence[str] | None) -> list[str]:
-    """The launcher with its options: the user's alone, else upstream's."""
+def launch_command(upstream: Upstream, user: Sequence[str] | None, processes: int = 1) -> list[str]:
+    """The launcher with its options: the user's alone, else upstream's, with so many processes."""
     if user is not None:
         return [*upstream.launcher, *user]
-    return [*upstream.launcher, *upstream.launch, *(() if _has_cuda() else upstream.cpu_launch)]
+    launch = [*upstream.launcher, *upstream.launch, *(() if _has_cuda() else upstream.cpu_launch)]
+    if processes == 1:
+        return launch
+    at = _place(launch, _PROCESSES)
+    if at is None:
+        raise ABError(f"{upstream.name}'s launch script says how many processes it starts; change it there")
+    name, equals, _ = launch[at].partition("=")
+    launch[at : at + (1 if equals else 2)] = [name, str(processes)]
+    return launch
+
+
+def _place(words: Sequence[str], names: Collection[str]) -> int | None:
+    """Where the first of these options is."""
+    return next((n for n, word in enumerate(words) if word.partition("=")[0] in names), None)
+
+
+def processes_of(words: Sequence[str]) -> int | None:
+    """How many processes launch options ask for on this machine; None where they do not say."""
+    at = _place(words, _PROCESSES)
+    if at is None:
+        return None
+    _, equals, value = words[at].partition("=")
+    value = value if equals else next(iter(words[at + 1 :]), "")
+    return int(value) if value.isdecimal() else None
+
+
+def with_port(launch: Sequence[str]) -> list[str]:
+    """A launch command whose processes meet at a port of their own; as it is where it says where they meet."""
+    if _place(launch, _PORTS) is not None:
+        return list(launch)
+    option = "--master_port" if tuple(launch[:2]) == TORCHRUN else "--main_process_port"
+    return [*launch[:2], option, PORT, *launch[2:]]
+
+
+def visible_gpus(environ: Mapping[str, str]) -> tuple[str, ...]:
+    """The GPUs that a run started here may use, by the names that the environment gives them, else by number."""
+    import torch
+
+    count = torch.cuda.device_count()
+    named = [name.strip() for name in environ.get(GPUS, "").split(",") if name.strip()]
+    return tuple((named or [str(n) for n in range(count)])[:count])
 
 
 def free_port(avoid: Collection[int | None] = ()) -> int:
@@ -257,7 +332,7 @@ def _environment(request: Request, arm: Arm, folder: Path, environ: Mapping[str,
         "WANDB_MODE": environ.get("WANDB_MODE", "disabled"),
         "WANDB_DIR": environ.get("WANDB_DIR", str(folder)),
         "OMP_NUM_THREADS": environ.get(
-            "OMP_NUM_THREADS", str(max(1, min(_cores() // request.jobs, _MOST_THREADS)))
+            "OMP_NUM_THREADS", str(max(1, min(_cores_of(request), _MOST_THREADS)))
         ),
     }
     if request.miniature:
@@ -268,7 +343,15 @@ def _environment(request: Request, arm: Arm, folder: Path, environ: Mapping[str,
     return variables
 
 
-def _cores() -> int:
+def _cores_of(request: Request) -> int:
+    """Of each process: those of the run that were asked for, else its part of all."""
+    if request.each and not request.gpus:
+        return request.each
+    return cores() // (request.jobs * request.processes)
+
+
+def cores() -> int:
+    """Cores that this process may use."""
     try:
         return len(os.sched_getaffinity(0))
     except AttributeError:  # not on this platform

@@ -65,10 +65,16 @@ class Active:
     planned: Planned
     metrics: MetricsTail
     process: subprocess.Popen[bytes]
+    gpus: Sequence[str]
 
 
-def run_all(plan: Sequence[Planned], display: Display, jobs: int = 1) -> list[Planned]:
-    """Run what is not finished yet, ``jobs`` at a time.
+def run_all(
+    plan: Sequence[Planned], display: Display, shares: Sequence[Sequence[str]] = ((),)
+) -> list[Planned]:
+    """Run what is not finished yet, as many at a time as there are shares.
+
+    Args:
+        shares: the GPUs of each of the runs at one time; an empty one is all that are there.
 
     Returns:
         The runs that failed.
@@ -81,6 +87,7 @@ def run_all(plan: Sequence[Planned], display: Display, jobs: int = 1) -> list[Pl
     waiting = deque(enumerate(plan))
     active: list[Active] = []
     failed: list[Planned] = []
+    free = deque(shares)
 
     def conclude(index: int, planned: Planned, why: str | None) -> None:
         if why is None:
@@ -95,7 +102,7 @@ def run_all(plan: Sequence[Planned], display: Display, jobs: int = 1) -> list[Pl
     with stoppable(), display:
         try:
             while waiting or active:
-                while waiting and len(active) < jobs:
+                while waiting and free:
                     index, planned = waiting.popleft()
                     if finished[index]:
                         metrics = MetricsTail(planned.folder)
@@ -105,9 +112,11 @@ def run_all(plan: Sequence[Planned], display: Display, jobs: int = 1) -> list[Pl
                     aside = set_aside(planned.folder)
                     if aside is not None:
                         display.say(f"{planned.name}: {aside}")
-                    why = _start(index, planned, active)
+                    why = _start(index, planned, active, free[0])
                     if why is None:
-                        display.started(index, f"output in {planned.folder}")
+                        gpus = free.popleft()
+                        where = f"on GPU{'s' * (len(gpus) > 1)} {', '.join(gpus)}, " if gpus else ""
+                        display.started(index, f"{where}output in {planned.folder}")
                     else:
                         conclude(index, planned, why)
                 for run in list(active):
@@ -116,6 +125,7 @@ def run_all(plan: Sequence[Planned], display: Display, jobs: int = 1) -> list[Pl
                         _show(display, run)
                     if ended:
                         active.remove(run)
+                        free.append(run.gpus)
                         write_record(run.planned, exit_code=run.process.returncode, pid=run.process.pid)
                         why = _verdict(run.planned, run.process.returncode)
                         conclude(run.index, run.planned, why)
@@ -140,13 +150,14 @@ def _show(display: Display, run: Active) -> None:
     display.step(run.index, metrics.epochs, metrics.total, f"reward {reward}{seconds}")
 
 
-def _start(index: int, planned: Planned, active: list[Active]) -> str | None:
-    """Start one command and add it to ``active``; None where that worked, else what went wrong."""
+def _start(index: int, planned: Planned, active: list[Active], gpus: Sequence[str]) -> str | None:
+    """Start one command on its GPUs and add it to ``active``; None where that worked, else what went wrong."""
     planned.folder.mkdir(parents=True, exist_ok=True)
     if planned.workplace is not None:
         planned.workplace.make()
     if planned.needs_port:
         planned = planned.at_port(free_port({run.planned.port for run in active}))
+    planned = planned.on(gpus)
     write_record(planned, exit_code=None, pid=None)
     with (planned.folder / LOG).open("wb") as log:
         try:
@@ -163,7 +174,7 @@ def _start(index: int, planned: Planned, active: list[Active]) -> str | None:
         except OSError as error:
             write_record(planned, exit_code=127, pid=None)
             return f"it could not be started ({error})"
-    active.append(Active(index, planned, MetricsTail(planned.folder), process))
+    active.append(Active(index, planned, MetricsTail(planned.folder), process, gpus))
     write_record(planned, exit_code=None, pid=process.pid)
     return None
 

@@ -7,13 +7,12 @@ import importlib.util
 import os
 import shlex
 import sys
-from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pcpo_overlay.tools.ab.upstreams import DANCEGRPO, NAMES, PACKAGE, PORT, UPSTREAMS, Upstream
-from pcpo_overlay.tools.cli.arguments import at_least, seeds, thresholds
+from pcpo_overlay.tools.cli.arguments import at_least, seeds, split_at_dashes, thresholds
 from pcpo_overlay.tools.cli.report import tell
 from pcpo_overlay.tools.faults import Stopped, WrongArgument, told
 from pcpo_overlay.tools.folders import absolute, check_writable
@@ -89,9 +88,15 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     parser.add_argument(
         "--jobs",
         type=at_least(1),
-        default=1,
         metavar="N",
-        help="runs at a time, which share the machine's cores and GPUs (default: 1)",
+        help="runs at a time, which share the machine's cores and GPUs (default: 1; as many as fit --gpus-per-run)",
+    )
+    parser.add_argument(
+        "--gpus-per-run",
+        type=at_least(1),
+        metavar="K",
+        help="give each run K GPUs of its own, with a process for each unless --launch-args says how many, a port and "
+        "its part of the cores; on a machine without a GPU, K cores",
     )
     parser.add_argument(
         "--out",
@@ -119,28 +124,8 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     )
     parser.add_argument("--thresholds", type=thresholds, metavar="A,B,...", help="as for report")
     parser.add_argument("--dry-run", action="store_true", help="print the exact commands and run nothing")
-    _split_at_dashes(parser)
+    split_at_dashes(parser, "overrides")
     parser.set_defaults(func=run, tell=tell)
-
-
-def _split_at_dashes(parser: argparse.ArgumentParser) -> None:
-    """Let the parser keep what follows ``--`` as ``overrides``.
-
-    argparse cannot: a positional with any number of values is taken to be empty as soon as an option stands between
-    it and the one before.
-    """
-    parse = parser.parse_known_args
-
-    def split(
-        args: Sequence[str] | None = None, namespace: Any = None
-    ) -> tuple[argparse.Namespace, list[str]]:
-        held = list(sys.argv[1:] if args is None else args)
-        at = held.index("--") if "--" in held else len(held)
-        parsed, extras = parse(held[:at], namespace)
-        parsed.overrides = held[at + 1 :]
-        return parsed, extras
-
-    parser.parse_known_args = split  # type: ignore[method-assign, assignment]
 
 
 def run(args: argparse.Namespace) -> int:
@@ -165,7 +150,8 @@ def _show(request: Request, plan: list[Planned]) -> None:
     if any(planned.needs_port for planned in plan):
         print("# a run gets a port that is free when it starts; those below are examples")
     for index, planned in enumerate(plan):
-        print(f"# {planned.name}\n{planned.at_port(EXAMPLE_PORT + index).as_shell()}")
+        shown = planned.at_port(EXAMPLE_PORT + index).on(request.shares[index % request.jobs])
+        print(f"# {planned.name}\n{shown.as_shell()}")
 
 
 def _request(args: argparse.Namespace) -> Request:
@@ -193,7 +179,8 @@ def _request(args: argparse.Namespace) -> Request:
         _check_launch_line(line, upstream, config_file, clone, miniature)
         script_arguments = line.arguments
         launch_args = line.options if launch_args is None else launch_args
-    for note in notes:
+    jobs, gpus, told = _divide(args, len(arms) * len(args.seeds), launch_args)
+    for note in [*notes, *told]:
         print(f"note: {note}")
     return Request(
         upstream=upstream,
@@ -208,8 +195,34 @@ def _request(args: argparse.Namespace) -> Request:
         accelerate_args=launch_args,
         overrides=args.overrides,
         script_arguments=script_arguments,
-        jobs=args.jobs,
+        jobs=jobs,
+        gpus=gpus,
+        each=args.gpus_per_run,
     )
+
+
+def _divide(
+    args: argparse.Namespace, runs: int, launch_args: list[str] | None
+) -> tuple[int, tuple[str, ...], list[str]]:
+    """Runs at a time, the GPUs that are divided among them, and a line that says so."""
+    from pcpo_overlay.tools.ab.plan import cores, processes_of, visible_gpus
+
+    each = args.gpus_per_run
+    if each is None:
+        return args.jobs or 1, (), []
+    gpus = visible_gpus(os.environ)
+    have, what = (len(gpus), "GPUs") if gpus else (cores(), "cores, since there is no GPU")
+    most = have // each
+    if most < (args.jobs or 1):
+        at_once = f" for --jobs {args.jobs}" if args.jobs else ""
+        raise WrongArgument(f"--gpus-per-run {each}{at_once} is more than the {have} {what}")
+    if gpus and launch_args is not None and processes_of(launch_args) not in (None, each):
+        raise WrongArgument(
+            f"the launch options start {processes_of(launch_args)} processes, and --gpus-per-run gives a run {each}: "
+            "say the same in both, with --launch-args"
+        )
+    jobs = args.jobs or min(most, runs)
+    return jobs, gpus, [f"{jobs} runs at a time, each with {each} of {have} {what}"]
 
 
 def _split(text: str) -> list[str]:
@@ -325,7 +338,7 @@ def _run(args: argparse.Namespace, request: Request, plan: list[Planned]) -> int
             prepare(request.prepared)
         names = [planned.name for planned in plan]
         try:
-            failed = run_all(plan, make_display(names, request.epochs, step="epoch"), request.jobs)
+            failed = run_all(plan, make_display(names, request.epochs, step="epoch"), request.shares)
         except Interrupted:
             raise Stopped("stopped; finished runs are kept, type the same command again to go on") from None
         folders = [planned.folder for planned in plan if (planned.folder / "run.json").exists()]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
 
 
 def whole_number(text: str) -> int:
@@ -61,3 +63,23 @@ def thresholds(text: str) -> list[float]:
     if not all(math.isfinite(level) for level in levels):
         raise argparse.ArgumentTypeError(f"{text!r} holds a number that is not finite")
     return sorted(set(levels))
+
+
+def split_at_dashes(parser: argparse.ArgumentParser, name: str) -> None:
+    """Let the parser keep what follows ``--`` under a name.
+
+    argparse cannot: a positional with any number of values is taken to be empty as soon as an option stands between
+    it and the one before.
+    """
+    parse = parser.parse_known_args
+
+    def split(
+        args: Sequence[str] | None = None, namespace: Any = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        held = list(sys.argv[1:] if args is None else args)
+        at = held.index("--") if "--" in held else len(held)
+        parsed, extras = parse(held[:at], namespace)
+        setattr(parsed, name, held[at + 1 :])
+        return parsed, extras
+
+    parser.parse_known_args = split  # type: ignore[method-assign, assignment]

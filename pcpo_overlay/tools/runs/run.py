@@ -47,6 +47,7 @@ _FIELDS: dict[str, tuple[type, ...]] = {
     "hardware": (dict, type(None)),
     "versions": (dict, type(None)),
     "resolved": (dict, type(None)),
+    "precision": (dict, type(None)),
     "status": (str, type(None)),
 }
 #: What a policy's evaluation has to have measured.
@@ -63,7 +64,7 @@ class Run:
         epochs: the ``epoch`` lines of ``metrics.jsonl`` in ascending order, one per epoch. Which numbers a line has
             depends on the version that wrote it: ask for those of any name with :meth:`series`.
         first_steps: the first optimizer step of each epoch: what it saw was sampled by the very weights it is
-            about to change, so its ratios are the on-policy ones.
+            about to change, so its ratios are the on-policy ones. Only the first of them has its ``per_timestep``.
         notes: what a reader of the report should know about this run (unfinished, truncated, ...).
         evaluations: the ``eval`` lines in ascending order, one per number of epochs trained before.
         quality: the lines of ``evaluation.jsonl``, which ``evaluate`` writes, in ascending order: one per checkpoint,
@@ -228,19 +229,13 @@ def load(path: Path) -> Run:
     by_epoch: dict[int, dict[str, Any]] = {}
     evaluations: dict[int, dict[str, Any]] = {}
     first_steps: dict[int, dict[str, Any]] = {}
+    alarms: list[str] = []
     lines, notes = _read_records(path / METRICS)
     repeated, beyond = False, 0
     for place, line in lines:
         kind, epoch = line.get("kind"), _epoch_of(line, place)
         if kind == "epoch":
-            table = line.get("per_timestep")
-            if table is not None and not isinstance(table, dict):
-                raise RunError(f"{place}: per_timestep is {kind_of(table)} in place of an object of lists")
-            for key, column in (table or {}).items():
-                if not isinstance(column, list):
-                    raise RunError(
-                        f"{place}: per_timestep.{printable(key[:80])} is {kind_of(column)} in place of a list"
-                    )
+            _check_table(line, place)
             repeated |= epoch in by_epoch
             beyond += sum(
                 isinstance(v, int | float) and not isinstance(v, bool) and not is_number(v)
@@ -249,8 +244,13 @@ def load(path: Path) -> Run:
             by_epoch[epoch] = line
         elif kind == "eval":
             evaluations[epoch] = line
+        elif kind == "alarm":
+            alarms.append(printable(line.get("message"))[:300])
         elif kind == "step" and epoch not in first_steps:
-            first_steps[epoch] = {k: v for k, v in line.items() if not isinstance(v, dict | list)}
+            _check_table(line, place)
+            # of the later epochs without their tables, which for 50 timesteps are most of the file
+            held = {k: v for k, v in line.items() if not isinstance(v, dict | list)}
+            first_steps[epoch] = held if first_steps else line
     epochs = [by_epoch[epoch] for epoch in sorted(by_epoch)]
 
     if repeated:
@@ -267,6 +267,7 @@ def load(path: Path) -> Run:
         )
     if info.get("status") != "finished":
         notes.append(_unfinished(info, len(epochs)))
+    notes += [f"alarm: {words}" for words in alarms]
     nonfinite = sum(line["nonfinite"] for line in epochs if is_number(line.get("nonfinite")))
     if nonfinite:
         notes.append(f"{nonfinite:g} non-finite log ratios or losses")
@@ -281,6 +282,17 @@ def load(path: Path) -> Run:
         evaluations=[evaluations[epoch] for epoch in sorted(evaluations)],
         quality=_read_quality(path / QUALITY),
     )
+
+
+def _check_table(line: Mapping[str, Any], place: str) -> None:
+    table = line.get("per_timestep")
+    if table is not None and not isinstance(table, dict):
+        raise RunError(f"{place}: per_timestep is {kind_of(table)} in place of an object of lists")
+    for key, column in (table or {}).items():
+        if not isinstance(column, list):
+            raise RunError(
+                f"{place}: per_timestep.{printable(key[:80])} is {kind_of(column)} in place of a list"
+            )
 
 
 def _unfinished(info: Mapping[str, Any], epochs: int) -> str:
