@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import random
 import statistics
+from functools import partial
 from typing import Any
 
 import torch
@@ -53,7 +54,7 @@ def _measure(part: Part) -> None:
         return dict(runs)
 
     forwards = {f"{count} experts": draw(count) for count in (0, 1, 2)}
-    arms = {f"{count} experts": clocked(lambda count=count: draw(count), on) for count in (0, 1, 2)}
+    arms = {f"{count} experts": clocked(partial(draw, count), on) for count in (0, 1, 2)}
     times = alternate(arms, 1 if part.tiny else ROUNDS, random.Random(0))
     base = times["0 experts"]
     part.keep(

@@ -38,7 +38,7 @@ class Network:
         """The network with what is trained of it, in training mode and with gradient checkpointing."""
         torch.manual_seed(0)
         with torch.device(device):
-            network = self.make(tiny)
+            network: Any = self.make(tiny)
         network.to(self.parameters)
         network.enable_gradient_checkpointing()
         if self.lora:
@@ -49,7 +49,8 @@ class Network:
             for parameter in network.parameters():
                 if parameter.requires_grad:
                     parameter.data = parameter.float()
-        return network.train()
+        trained: torch.nn.Module = network.train()
+        return trained
 
 
 def _told(network: torch.nn.Module, latents: Tensor, *shape: int) -> Tensor:

@@ -10,6 +10,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -159,11 +160,9 @@ def _measure(part: Part, given: Network, scratch: Path) -> None:
         passes=PASSES,
         tiny=part.tiny,
     )
-    peaks = {
-        name: _peak(lambda arm=arm: (arm.rollout(), arm.optimizer_step()), on) for name, arm in arms.items()
-    }
+    peaks = {name: _peak(partial(_once, arm), on) for name, arm in arms.items()}
     for what, do in (("sampling", NetworkArm.rollout), ("optimizer step", NetworkArm.optimizer_step)):
-        timed = {name: clocked(lambda arm=arm, do=do: do(arm), on) for name, arm in arms.items()}
+        timed = {name: clocked(partial(do, arm), on) for name, arm in arms.items()}
         times = alternate(timed, 1 if part.tiny else ROUNDS, random.Random(0))
         part.keep(
             network=given.name, what=what, seconds=times, off=statistics.median(times["off"]),
@@ -177,6 +176,11 @@ def _measure(part: Part, given: Network, scratch: Path) -> None:
     )
     for arm in arms.values():
         arm.close()
+
+
+def _once(arm: NetworkArm) -> None:
+    arm.rollout()
+    arm.optimizer_step()
 
 
 def clocked(do: Callable[[], Any], on: torch.device) -> Callable[[], float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 
 from pcpo_overlay.tools.doctor.findings import Findings, Step
-from pcpo_overlay.tools.report.text import number, table
+from pcpo_overlay.tools.report.text import number, spelled, table
 
 _WIDTH = 100
 
@@ -79,7 +79,7 @@ def _by_step(steps: list[Step]) -> str:
     rows = [
         [
             f"{s.timestep:g}",
-            number(s.ratio, 7),
+            spelled("{:.7g}")(s.ratio),
             "-" if s.off is None else f"{s.off:.1e}" if s.off else "0",
             *("-" if share is None else f"{share:.1%}" for share in (s.outside, s.masked)),
             number(s.weight),

@@ -151,11 +151,7 @@ def _activities(animals: str, activities: str) -> list[str]:
             'the prompts activities need inflect; install it with: pip install "pcpo-overlay[sample]"'
         ) from None
     engine = inflect.engine()
-    return [
-        f"{engine.a(animal)} {activity}"  # type: ignore[arg-type]
-        for animal in _lines(animals)
-        for activity in _lines(activities)
-    ]
+    return [f"{engine.a(animal)} {activity}" for animal in _lines(animals) for activity in _lines(activities)]
 
 
 def _of_file(text: str) -> list[str]:
