@@ -10,7 +10,6 @@ from torch import Tensor
 
 from pcpo_overlay import losses
 from pcpo_overlay.config import PCPOConfig
-from pcpo_overlay.flow_grpo import UnroundedGuidance
 from pcpo_overlay.messages import say
 from pcpo_overlay.steps import Steps, StepTable, dancegrpo_steps, read_scheduler
 from pcpo_overlay.tape import INDEX, Tape
@@ -23,9 +22,6 @@ class Rollout:
         config: mode and options.
         tape: what the steps are recorded on.
         trained_steps: number of steps of the schedule that can be trained, the first ones; None for all.
-        rounds: whether the sampler rounds guidance and the training does not, so that matching undoes it.
-        guidance_scale: that of a sampler that guides; None where it does not.
-        dtype: what the network's outputs are rounded to where the sampler rounds and does not guide.
         speaks: whether this process is the one that talks to the user.
     """
 
@@ -34,23 +30,15 @@ class Rollout:
         config: PCPOConfig,
         tape: Tape,
         trained_steps: int | None = None,
-        rounds: bool = False,
-        guidance_scale: float | None = None,
-        dtype: torch.dtype | None = None,
         speaks: bool = False,
     ) -> None:
         self.is_open = False
         self._config = config
         self._tape = tape
         self._trained_steps = trained_steps
-        self._rounds = rounds and config.matching
-        self._guidance_scale = guidance_scale
-        # A guided prediction is redone in float32; what is not guided has no more digits than this.
-        self._dtype = dtype if rounds and guidance_scale is None else None
         self._speaks = speaks
         self._table: tuple[tuple[Any, ...], Any, StepTable] | None = None
         self._indices: list[Tensor] = []  # places on the tape, until the trainer collects its samples
-        self._guidance: UnroundedGuidance | None = None
         self._restore_sampler: Callable[[], None] | None = None
 
     def begin(self, accelerator: Any, network: torch.nn.Module | None) -> None:
@@ -66,8 +54,6 @@ class Rollout:
                 "this trainer samples outside the autocast that it trains under, so on-policy ratios are not exactly "
                 "1; precision=match makes them so"
             )
-        if self._rounds and network is not None and self._guidance_scale is not None:
-            self._guidance = UnroundedGuidance(network, self._guidance_scale)
 
     def end(self, sample: dict[str, Any]) -> None:
         """The rollout is sampled: give its samples their place on the tape."""
@@ -75,9 +61,6 @@ class Rollout:
         if self._restore_sampler:
             self._restore_sampler()
             self._restore_sampler = None
-        if self._guidance:
-            self._guidance.close()
-            self._guidance = None
         if self._config.matching or self._tape.open_steps:
             sample[INDEX] = torch.cat([*self._indices, self._tape.close_rollout()])
             self._indices.clear()
@@ -99,10 +82,7 @@ class Rollout:
         table = self.table(scheduler, scale, pred.device)
         if self._config.tape == "off" or self._tape.open_steps == self._trained_steps:
             return  # a step that is never trained needs no place on the tape
-        timestep, batch = timestep.to(pred.device), pred.shape[0]
-        if self._guidance:
-            pred, z = self._guidance.as_trained(pred, z, table.policy_weight(timestep, batch))
-        self._record(pred, z, table, timestep)
+        self._record(pred, z, table, timestep.to(pred.device))
 
     def record_drawn(
         self, pred: Tensor, sample: Tensor, mean: Tensor, std: float, sigmas: Tensor, index: int, eta: float
@@ -126,7 +106,7 @@ class Rollout:
         """Put a step on the tape; the noise only where the objective needs it."""
         batch = pred.shape[0]
         self._tape.record(
-            pred if self._dtype is None else pred.to(self._dtype),
+            pred,
             z if self._config.matching else None,
             table.weight(step, batch),
             table.policy_weight(step, batch),

@@ -80,11 +80,6 @@ class Session:
             config,
             self.tape,
             trained_steps=entry.trained_steps(settings),
-            rounds=entry.rounds_sampling and ranks.mixed_precision != "no",
-            guidance_scale=float(settings["sample"]["guidance_scale"])
-            if setting(settings, "train.cfg")
-            else None,
-            dtype={"fp16": torch.float16, "bf16": torch.bfloat16}.get(ranks.mixed_precision),
             speaks=bool(ranks.is_main_process),
         )
         self.objective = Objective(

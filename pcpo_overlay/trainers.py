@@ -41,7 +41,6 @@ class Trainer:
             epoch's.
         flags: its command line's flags for ``seed``, ``epochs`` and ``save_freq``.
         draws_prompts: whether an epoch's prompts can be drawn without repetition (``unique_prompts``).
-        rounds_sampling: whether in half precision its sampler rounds guidance, and its training does not.
     """
 
     name: str
@@ -70,7 +69,6 @@ class Trainer:
         }
     )
     draws_prompts: bool = False
-    rounds_sampling: bool = False
 
     def trained_steps(self, settings: Mapping[str, Any]) -> int | None:
         """Number of steps of the schedule that can be trained, the first ones; None for all of them."""
@@ -115,7 +113,6 @@ _FLOW_GRPO = Trainer(
     endless=True,
     batch=("sample.train_batch_size", "sample.num_batches_per_epoch"),
     draws_prompts=True,
-    rounds_sampling=True,
 )
 # It counts epochs from 0 to the number asked for and includes it; its number of batches is a setting it never reads.
 _DANCE_SD = replace(

@@ -29,7 +29,7 @@ _RANKS = (
 #: The tests that concern a file, first to fail first; those of every file are run for what they leave alive.
 TESTS: dict[str, tuple[str, ...]] = {
     "config.py": ("test_config.py", "test_flow.py", "test_ddim.py", _RANKS[4]),
-    "flow_grpo.py": ("test_unrounded.py", "test_prompts.py"),
+    "flow_grpo.py": ("test_prompts.py",),
     "losses.py": ("test_metrics.py", "test_losses.py"),
     "objective.py": ("test_training.py", "test_hooks.py"),
     "ranks.py": (_RANKS[5], *PROCESSES[:3]),
@@ -942,21 +942,6 @@ FAULTS: dict[str, tuple[Fault, ...]] = {
     ),
     "rollout.py": (
         (
-            "self._rounds = rounds and config.matching",
-            "self._rounds = rounds",
-            "guidance redone where nothing is matched",
-        ),
-        (
-            "self._dtype = dtype if rounds and guidance_scale is None else None",
-            "self._dtype = dtype if rounds else None",
-            "guided predictions rounded",
-        ),
-        (
-            "self._dtype = dtype if rounds and guidance_scale is None else None",
-            "self._dtype = None",
-            "twice the memory where nothing is guided",
-        ),
-        (
             '        """The sampler is about to draw what will be trained on."""\n        self.is_open = True\n',
             '        """The sampler is about to draw what will be trained on."""\n',
             "nothing is recorded",
@@ -978,11 +963,6 @@ FAULTS: dict[str, tuple[Fault, ...]] = {
             "rounding is not told of",
         ),
         (
-            "if self._rounds and network is not None and self._guidance_scale is not None:",
-            "if False:",
-            "rounded guidance on the tape",
-        ),
-        (
             'their place on the tape."""\n        self.is_open = False\n',
             'their place on the tape."""\n',
             "an evaluation is recorded",
@@ -997,7 +977,6 @@ FAULTS: dict[str, tuple[Fault, ...]] = {
             "            self._restore_sampler()\n",
             "the second rollout is not wrapped",
         ),
-        ("            self._guidance.close()\n", "            pass\n", "listening to training's outputs"),
         (
             "if self._config.matching or self._tape.open_steps:\n",
             "if self._tape.open_steps:\n",
@@ -1050,11 +1029,6 @@ FAULTS: dict[str, tuple[Fault, ...]] = {
             "untrained steps on the tape",
         ),
         (
-            "pred, z = self._guidance.as_trained(pred, z, table.policy_weight(timestep, batch))",
-            "pred, z = self._guidance.as_trained(pred, z, table.weight(timestep, batch))",
-            "noise that does not lead to the drawn sample",
-        ),
-        (
             'did not keep."""\n        if not self.is_open:\n            return\n',
             'did not keep."""\n',
             "drawn steps outside a rollout on the tape",
@@ -1083,11 +1057,6 @@ FAULTS: dict[str, tuple[Fault, ...]] = {
             "(sample - mean) / std if self._config.matching else None, table, index)",
             "(sample - mean) if self._config.matching else None, table, index)",
             "noise not divided by the std",
-        ),
-        (
-            "pred if self._dtype is None else pred.to(self._dtype),",
-            "pred,",
-            "twice the memory where nothing is guided",
         ),
         (
             "            z if self._config.matching else None,\n",
@@ -1289,17 +1258,6 @@ FAULTS: dict[str, tuple[Fault, ...]] = {
             "no clip range of the settings",
         ),
         ("trained_steps=entry.trained_steps(settings)", "trained_steps=None", "untrained steps on the tape"),
-        (
-            'rounds=entry.rounds_sampling and ranks.mixed_precision != "no"',
-            "rounds=entry.rounds_sampling",
-            "float32 treated as rounded",
-        ),
-        (
-            'rounds=entry.rounds_sampling and ranks.mixed_precision != "no"',
-            "rounds=False",
-            "rounding not undone",
-        ),
-        ('if setting(settings, "train.cfg")\n', "if False\n", "guidance not redone"),
         ("speaks=bool(ranks.is_main_process)", "speaks=True", "every rank speaks"),
         (
             "tuple(float(setting(settings, name)) for name in entry.loss_weights) or (1.0,)",
@@ -1371,57 +1329,6 @@ FAULTS: dict[str, tuple[Fault, ...]] = {
         ),
     ),
     "flow_grpo.py": (
-        (
-            "            return pred, z\n",
-            "            return pred * 1.5, z\n",
-            "what is not guided is changed",
-        ),
-        (
-            "self._output = output[0]\n",
-            "self._output = output[-1].clone().mul_(2)\n",
-            "another output than the network's",
-        ),
-        ("        self._handle.remove()\n", "", "it goes on listening"),
-        (
-            "        self._output = None\n\n    def as_trained",
-            "\n    def as_trained",
-            "an old output is kept",
-        ),
-        (
-            "output, self._output = self._output, None\n        if output",
-            "output = self._output\n        if output",
-            "the last step's output for a step without one",
-        ),
-        (
-            "if output is None or output.shape[0] != 2 * pred.shape[0]:",
-            "if output is None:",
-            "halves of what was not guided",
-        ),
-        (
-            "unconditional, conditional = losses",
-            "conditional, unconditional = losses",
-            "guided away from the prompt",
-        ),
-        (
-            "losses.at_least_float32(output).chunk(2)",
-            "output.bfloat16().chunk(2)",
-            "guidance in half precision",
-        ),
-        (
-            "trained = unconditional + self._scale * (conditional - unconditional)",
-            "trained = conditional + self._scale * (conditional - unconditional)",
-            "one guidance too much",
-        ),
-        (
-            "return trained, z - losses.expand_to(w, pred) * (pred - trained)",
-            "return trained, z + losses.expand_to(w, pred) * (pred - trained)",
-            "the noise leads elsewhere",
-        ),
-        (
-            "return trained, z - losses.expand_to(w, pred) * (pred - trained)",
-            "return trained, z",
-            "the noise of another mean",
-        ),
         ("    if total % images_per_prompt:\n", "    if False:\n", "broken groups pass"),
         ("reversed(list(enumerate(texts)))", "list(enumerate(texts))", "the last of equal texts is drawn"),
         ("if count > first.numel():", "if count >= first.numel():", "exactly enough prompts are refused"),
@@ -1557,7 +1464,6 @@ FAULTS: dict[str, tuple[Fault, ...]] = {
         ('    trains="first",\n', "", "Flow-GRPO trains every step"),
         ('    fraction="train.timestep_fraction",\n', "", "its fraction is not read"),
         ("    draws_prompts=True,\n", "", "unique_prompts refused where it works"),
-        ("    rounds_sampling=True,\n", "", "its rounding is not undone"),
         (
             '    script="fastvideo/train_grpo_sd.py",\n    trains="all but last",\n',
             '    script="fastvideo/train_grpo_sd.py",\n',

@@ -3,10 +3,11 @@
     scripts/train_sd3.py --config <path of this file>:config/grpo.py:general_ocr_sd3_1gpu --config.num_epochs=100
 
 absl executes this file by its path, after the script's imports and before its main(), with the clone as the working
-directory. The wrapped config is as it was, with one more setting:
+directory. The wrapped config is as it was, but for one setting:
 
-- ``num_epochs``: upstream's loop is endless. With a number here every rank leaves it after that many epochs, when
-  upstream has evaluated and saved the last one, whatever ``eval_freq`` and ``save_freq`` are. 0 is upstream's way.
+- ``num_epochs``: upstream's loop is endless, whatever its own number says. With a number here every rank leaves it
+  after that many epochs, when upstream has evaluated and saved the last one, whatever ``eval_freq`` and ``save_freq``
+  are. 0 is upstream's way.
 
 The rewards of this project (:data:`REWARDS`) can be named in ``reward_fn`` beside upstream's.
 """
