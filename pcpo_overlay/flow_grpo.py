@@ -1,4 +1,8 @@
-"""What Flow-GRPO alone needs: the paper's prompts of an epoch.
+"""What Flow-GRPO alone needs: the network's inputs as they were sampled with, and the paper's prompts of an epoch.
+
+Its FLUX trainers give the network in training what it was not given in sampling: a view of the samples, which a linear
+layer in half precision computes other last bits from, and a timestep that the sampler had rounded before it divided it.
+On-policy predictions then differ, and with them every ratio; :class:`AsSampled` gives it the sampler's.
 
 Upstream draws each batch of prompts by itself, so a prompt can come again in another batch of the same epoch, and the
 number of distinct prompts is then below the configured one (paper, Appendix B, "Miscellaneous Details");
@@ -14,6 +18,41 @@ import torch
 from torch import Tensor
 
 from pcpo_overlay.config import PCPOError
+
+
+class AsSampled:
+    """Gives a network in training what its sampler gave it: the samples in one piece, and the sampler's timestep.
+
+    Nothing is changed in sampling, nor in evaluation, nor where the two agree.
+    """
+
+    def __init__(self, network: torch.nn.Module) -> None:
+        self._seen: Tensor | None = None
+        self._sampled: Tensor | None = None
+        self._training: Tensor | None = None
+        network.register_forward_pre_hook(self._give, with_kwargs=True)
+
+    def _give(
+        self, network: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        if self._training is None:
+            self._seen = kwargs["timestep"][:1]
+            return None
+        hidden = kwargs["hidden_states"].contiguous()
+        return args, {**kwargs, "hidden_states": hidden, "timestep": self._training}
+
+    def sampled(self, row: Tensor, steps: int) -> None:
+        """The step at ``row`` (1,) or (B,) of a schedule was sampled: keep the timestep that the network was given."""
+        if self._seen is None:
+            return
+        if self._sampled is None or self._sampled.numel() != steps:
+            self._sampled = self._seen.new_zeros(steps)
+        self._sampled.index_copy_(0, row[:1], self._seen)
+        self._seen = None
+
+    def trains(self, row: Tensor | None) -> None:
+        """The steps at ``row`` (B,) are about to be trained; with None, no step any more."""
+        self._training = None if row is None or self._sampled is None else self._sampled[row]
 
 
 def epoch_prompts(

@@ -235,7 +235,7 @@ def test_a_deterministic_sampler_is_refused():
 @pytest.fixture
 def session():
     made = Session(parse("match").on("dancegrpo_flux"))
-    made.rollout = Rollout(made.config, made.tape, trained_steps=2)
+    made.rollout = Rollout(made.config, made.tape, trained_steps=range(2))
     with hooks.using(made):
         yield made
 

@@ -176,8 +176,20 @@ def test_the_original_launch_script_trains_with_the_variable(upstream_clone, tmp
     assert '"kind": "epoch"' in (tmp_path / "run" / "metrics.jsonl").read_text()
 
 
-@pytest.mark.parametrize("script", ["single_node/grpo.sh", "multi_node/sd3.sh"])
-def test_every_launch_script_hands_the_variable_on(upstream_clone, tmp_path, script):
+@pytest.mark.parametrize(
+    ("script", "trainer"),
+    [
+        ("single_node/grpo.sh", "sd3"),
+        ("single_node/grpo_flux.sh", "flux"),
+        ("multi_node/sd3.sh", "sd3"),
+        ("multi_node/sd3_fast.sh", "sd3_fast"),
+        ("multi_node/sd3_grpo_guard.sh", "sd3_GRPO_Guard"),
+        ("multi_node/flux.sh", "flux"),
+        ("multi_node/flux_fast.sh", "flux_fast"),
+        ("multi_node/flux_kontext.sh", "flux_kontext"),
+    ],
+)
+def test_every_launch_script_hands_the_variable_on(upstream_clone, tmp_path, script, trainer):
     clone = upstream_clone("flow_grpo", True)
     body = f"json.dump([sys.argv, os.environ['PCPO']], open({str(tmp_path / 'called')!r}, 'w'))"
     subprocess.run(
@@ -189,7 +201,7 @@ def test_every_launch_script_hands_the_variable_on(upstream_clone, tmp_path, scr
         check=False,
     )
     called = (tmp_path / "called").read_text()
-    assert "scripts/train_sd3.py" in called
+    assert f"scripts/train_{trainer}.py" in called
     assert called.endswith('"full"]')
 
 

@@ -499,6 +499,7 @@ _DANCE_FLUX_LORA = replace(_DANCE_FLUX, checkpoints=_flux_lora_checkpoints, put=
 LOADERS: dict[str, Loader] = {
     "ddpo": _DDPO,
     "flow_grpo": _FLOW_GRPO,
+    "flow_grpo_sd3_guard": _FLOW_GRPO,
     "dancegrpo_sd": _DANCE_SD,
     "dancegrpo_flux": _DANCE_FLUX,
     "dancegrpo_flux_lora": _DANCE_FLUX_LORA,
