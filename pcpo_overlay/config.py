@@ -11,7 +11,7 @@ from pcpo_overlay.trainers import TRAINERS
 
 #: The ablation ladder of the paper (Figure 6), with ``observe``: the baseline with its metrics recorded.
 MODES = ("off", "observe", "log", "match", "full")
-WEIGHTS = ("proportional", "uniform", "native")
+WEIGHTS = ("proportional", "uniform", "native", "power")
 VARIANCES = ("auto", "paper", "native")
 ZETAS = ("schedule", "trained")
 PRECISIONS = ("upstream", "match")
@@ -33,6 +33,7 @@ _CHOICES = {
 # Which modes an option changes anything in: elsewhere it would be a silent no-op, so it is refused.
 _ACTS_IN = {
     "weights": ("full",),
+    "power": ("full",),
     "variance": ("full",),
     "w_star": ("full",),
     "zeta": ("full",),
@@ -61,11 +62,12 @@ class PCPOConfig:
     Attributes:
         mode: one of :data:`MODES`.
         weights: timestep weights of the log ratio: ``native`` (Eq. 4, 8), ``proportional`` to the interval
-            (Prop. 2), ``uniform`` (their mean at every step). ``match`` is native, ``full`` proportional.
+            (Prop. 2), ``uniform`` (their mean at every step), or a ``power`` of the native ones with their mean.
+            ``match`` is native, ``full`` proportional.
         variance: DDIM step std: ``paper`` (the reshaped schedule), ``native`` (upstream's), or ``auto``: the paper's
             where the schedule leaves enough of DDIM's noise, else native. Flow samplers are never changed.
         w_star: target weight of the paper's variance schedule; None takes ``max(4.5, max_t w_native)``.
-        zeta: whether Proposition 2 sums over the whole ``schedule`` or over the ``trained`` steps (flow only).
+        zeta: whether Proposition 2 sums over the whole ``schedule`` or over the ``trained`` steps.
         precision: ``upstream`` samples as upstream does, ``match`` samples under the training's autocast.
         unique_prompts: whether an epoch's prompts are drawn without repetition, as in the paper (Flow-GRPO only).
         tape: where the rollout's predictions, and the noise that matching needs, are kept until they are trained: on
@@ -73,6 +75,7 @@ class PCPOConfig:
             none, and there is no exact KL divergence then.
         track: whether the metrics go to the trainer's own tracker too, where it has one open.
         alarms: whether what looks wrong in the metrics is said, once each.
+        power: that of ``weights=power``: 1 is native, 0 uniform; None with other weights.
         given: names of the options that were spelled out.
     """
 
@@ -86,6 +89,7 @@ class PCPOConfig:
     tape: str = "device"
     track: bool = True
     alarms: bool = True
+    power: float | None = None
     given: frozenset[str] = field(default=frozenset(), compare=False, repr=False)
 
     @property
@@ -127,18 +131,26 @@ class PCPOConfig:
                 f"zeta=trained changes nothing on {trainer}: every step of its schedule is trained; it is for the "
                 "trainers that leave steps out"
             )
+        config = self
+        if entry.trains == "window" and "zeta" not in self.given:
+            # Beyond the window's range no step is ever drawn with noise: the paper's sum has no meaning there.
+            config = replace(self, zeta="trained")
         if entry.sampler == "ddim":
-            return self
+            return config
         if self.w_star is not None or (self.variance != "native" and "variance" in self.given):
             name = "w_star" if self.w_star is not None else f"variance={self.variance}"
             raise PCPOError(
                 f"{name} changes nothing on {trainer}: PCPO never changes a flow sampler; it is for DDIM"
             )
-        return replace(self, variance="native")
+        return replace(config, variance="native")
 
     def as_dict(self) -> dict[str, str | float | bool | None]:
         """The fields as plain values, for ``run.json``."""
-        return {name: value for name, value in asdict(self).items() if name != "given"}
+        fields = asdict(self)
+        del fields["given"]
+        if self.power is None:
+            del fields["power"]  # so that a run of before there was this option is the same run
+        return fields
 
     def __str__(self) -> str:
         defaults = PCPOConfig()
@@ -191,12 +203,17 @@ def parse(text: str, source: str = VARIABLE) -> PCPOConfig:
         raise PCPOError(
             f"{source}={text!r}: tape=off leaves mode {mode!r} nothing to match; it is for observe and log"
         )
+    if ("power" in options) != (options.get("weights") == "power"):
+        raise PCPOError(
+            f"{source}={text!r}: weights=power and power=P go together: native weights to the power P, of which 1 is "
+            "native and 0 uniform"
+        )
+    power = _number(options["power"]) if "power" in options else None
+    if power is not None and not math.isfinite(power):
+        raise PCPOError(f"{source}={text!r}: power must be a number, got {options['power']!r}")
     w_star = None
     if "w_star" in options:
-        try:
-            w_star = float(options["w_star"])
-        except ValueError:
-            w_star = math.nan
+        w_star = _number(options["w_star"])
         if not (math.isfinite(w_star) and w_star > 0):
             raise PCPOError(f"{source}={text!r}: w_star must be a positive number, got {options['w_star']!r}")
         if options.setdefault("variance", "paper") != "paper":
@@ -217,6 +234,7 @@ def parse(text: str, source: str = VARIABLE) -> PCPOConfig:
         weights=options.get("weights", "proportional" if full else "native"),
         variance=options.get("variance", "auto" if full else "native"),
         w_star=w_star,
+        power=power,
         zeta=options.get("zeta", "schedule"),
         precision=options.get("precision", "upstream"),
         unique_prompts=options.get("unique_prompts") == "true",
@@ -225,6 +243,14 @@ def parse(text: str, source: str = VARIABLE) -> PCPOConfig:
         alarms=options.get("alarms") != "false",
         given=frozenset(options),
     )
+
+
+def _number(text: str) -> float:
+    """A number, or NaN for what is none."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 def resolve(flag: str | None = None, environ: Mapping[str, str] | None = None) -> PCPOConfig:

@@ -1,10 +1,8 @@
-"""What Flow-GRPO alone needs: undoing what its sampler rounds, and the paper's prompts of an epoch.
+"""What Flow-GRPO alone needs: the network's inputs as they were sampled with, and the paper's prompts of an epoch.
 
-Its sampler computes guidance in the dtype of the text embeddings, its training in float32 from the same outputs of the
-network. So that on-policy ratios are exactly 1 in half precision this is set right for prediction matching, and the
-sampler itself is never changed: the policy that is trained predicts the float32 guided velocity, so that is what the
-tape keeps, together with the noise that leads to the drawn sample from *its* mean. The sampler rounds latents too; so
-does the autocast under which sampling and training both call the network, so the network sees the same.
+Its FLUX trainers give the network in training what it was not given in sampling: a view of the samples, which a linear
+layer in half precision computes other last bits from, and a timestep that the sampler had rounded before it divided it.
+On-policy predictions then differ, and with them every ratio; :class:`AsSampled` gives it the sampler's.
 
 Upstream draws each batch of prompts by itself, so a prompt can come again in another batch of the same epoch, and the
 number of distinct prompts is then below the configured one (paper, Appendix B, "Miscellaneous Details");
@@ -19,45 +17,42 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pcpo_overlay import losses
 from pcpo_overlay.config import PCPOError
 
 
-class UnroundedGuidance:
-    """Sees the network's outputs during a rollout and redoes the guidance as training does it."""
+class AsSampled:
+    """Gives a network in training what its sampler gave it: the samples in one piece, and the sampler's timestep.
 
-    def __init__(self, network: torch.nn.Module, guidance_scale: float) -> None:
-        self._scale = guidance_scale
-        self._output: Tensor | None = None
-        self._handle = network.register_forward_hook(self._see)
+    Nothing is changed in sampling, nor in evaluation, nor where the two agree.
+    """
 
-    def _see(self, network: torch.nn.Module, args: Any, output: Any) -> None:
-        self._output = output[0]
+    def __init__(self, network: torch.nn.Module) -> None:
+        self._seen: Tensor | None = None
+        self._sampled: Tensor | None = None
+        self._training: Tensor | None = None
+        network.register_forward_pre_hook(self._give, with_kwargs=True)
 
-    def close(self) -> None:
-        """Stop listening; the rollout is over."""
-        self._handle.remove()
-        self._output = None
+    def _give(
+        self, network: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        if self._training is None:
+            self._seen = kwargs["timestep"][:1]
+            return None
+        hidden = kwargs["hidden_states"].contiguous()
+        return args, {**kwargs, "hidden_states": hidden, "timestep": self._training}
 
-    def as_trained(self, pred: Tensor, z: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
-        """Prediction and noise of the step just sampled, under the policy in training's precision.
+    def sampled(self, row: Tensor, steps: int) -> None:
+        """The step at ``row`` (1,) or (B,) of a schedule was sampled: keep the timestep that the network was given."""
+        if self._seen is None:
+            return
+        if self._sampled is None or self._sampled.numel() != steps:
+            self._sampled = self._seen.new_zeros(steps)
+        self._sampled.index_copy_(0, row[:1], self._seen)
+        self._seen = None
 
-        Args:
-            pred: (B, ...) float32, the prediction that the sampler used.
-            z: (B, ...) float32, the noise it drew.
-            w: (B,) native weights of the step, ``w = c/s``.
-
-        Returns:
-            ``pred`` computed in float32, and ``z`` such that mean and noise still add up to the drawn sample. Both as
-            they were where the sampler did not guide.
-        """
-        output, self._output = self._output, None
-        if output is None or output.shape[0] != 2 * pred.shape[0]:
-            return pred, z
-        unconditional, conditional = losses.at_least_float32(output).chunk(2)
-        trained = unconditional + self._scale * (conditional - unconditional)
-        # mean(pred) = ... - c*pred, so the sample lies w*(trained - pred) stds further from the trained mean.
-        return trained, z - losses.expand_to(w, pred) * (pred - trained)
+    def trains(self, row: Tensor | None) -> None:
+        """The steps at ``row`` (B,) are about to be trained; with None, no step any more."""
+        self._training = None if row is None or self._sampled is None else self._sampled[row]
 
 
 def epoch_prompts(

@@ -153,6 +153,7 @@ def begin_rollout(accelerator: Any = None, network: torch.nn.Module | None = Non
     current().begin_rollout(accelerator, network)
 
 
+@_checks_settings
 def end_rollout(sample: dict[str, Any]) -> None:
     """Sampling for training is done: ``sample`` gains ``pcpo_index`` (B, steps) where prediction matching needs it."""
     current().end_rollout(sample)
@@ -172,7 +173,9 @@ def ddim_std(std: Tensor, scheduler: Any, timestep: Tensor, eta: float) -> Tenso
 
 
 @_checks_settings
-def record_step(pred: Tensor, z: Tensor, scheduler: Any, timestep: Tensor, scale: float) -> None:
+def record_step(
+    pred: Tensor, z: Tensor, scheduler: Any, timestep: Tensor, scale: float, sde_type: str = "sde"
+) -> None:
     """A step of a rollout was drawn. Nothing outside a training rollout (an evaluation, say).
 
     Args:
@@ -181,8 +184,9 @@ def record_step(pred: Tensor, z: Tensor, scheduler: Any, timestep: Tensor, scale
         scheduler: diffusers' DDIMScheduler or FlowMatchEulerDiscreteScheduler with its timesteps set.
         timestep: () or (1,) or (B,).
         scale: of the noise: DDIM's eta, Flow-GRPO's noise level.
+        sde_type: of Flow-GRPO's steps: ``sde``, or ``cps`` for coefficients-preserving ones.
     """
-    current().record_step(pred, z, scheduler, timestep, scale)
+    current().record_step(pred, z, scheduler, timestep, scale, sde_type)
 
 
 def record_drawn_step(
@@ -242,6 +246,7 @@ def loss(
     advantage: Tensor,
     clip_range: float | None = None,
     divisor: float = 1,
+    ratio: Tensor | None = None,
 ) -> Tensor:
     """The objective: upstream's in ``off`` and ``observe``, else the log hinge (Eq. 3) averaged over the batch.
 
@@ -251,8 +256,9 @@ def loss(
         advantage: (B,), clamped by the trainer.
         clip_range: where the trainer has it here and not in its settings.
         divisor: what the trainer divides its loss by, to accumulate gradients.
+        ratio: (B,) what the trainer clips, where that is not the exponential of the difference of the two.
     """
-    return current().loss(loss, log_prob, log_prob_old, advantage, clip_range, divisor)
+    return current().loss(loss, log_prob, log_prob_old, advantage, clip_range, divisor, ratio)
 
 
 def gradients(accelerator: Any, model: torch.nn.Module) -> None:

@@ -171,7 +171,7 @@ class ClipStatistics:
 
     Attributes:
         ratio: ``rho``, of the policy.
-        outside: ``|rho - 1| > xi``, what upstream logs as ``clipfrac``; bool.
+        outside: ``|rho - 1| > xi`` of the ratio that upstream clips, what it logs as ``clipfrac``; bool.
         masked: no gradient, ``xi*|A| - A*u < 0`` with ``u`` the objective's own; bool.
         approx_kl: ``0.5*log_rho**2``, upstream's estimate per sample.
         log_ratio_error: ``|log rho - (rho-1)| / |rho-1|``, 0 where ``rho`` is 1.
@@ -185,7 +185,13 @@ class ClipStatistics:
 
 
 @torch.no_grad()
-def clip_statistics(log_rho: Tensor, credit: Tensor, advantages: Tensor, clip_range: float) -> ClipStatistics:
+def clip_statistics(
+    log_rho: Tensor,
+    credit: Tensor,
+    advantages: Tensor,
+    clip_range: float,
+    clipped: Tensor | None = None,
+) -> ClipStatistics:
     """Clip statistics of (B,) samples.
 
     Args:
@@ -194,15 +200,17 @@ def clip_statistics(log_rho: Tensor, credit: Tensor, advantages: Tensor, clip_ra
             other weights.
         advantages: (k, B), of the k losses that are trained on the same ratio; a sample is masked where all mask it.
         clip_range: ``xi``.
+        clipped: (B,) what upstream's ratio is the exponential of, where that is not ``log_rho``.
     """
     log_rho, credit = log_rho.detach(), credit.detach()
+    clipped = log_rho if clipped is None else clipped.detach()
     change = torch.expm1(log_rho)
     ratio = torch.exp(log_rho)
     hinge = clip_range * advantages.abs() - advantages * credit
     error = torch.where(change == 0, torch.zeros_like(change), (log_rho - change).abs() / change.abs())
     return ClipStatistics(
         ratio=ratio,
-        outside=(ratio - 1).abs() > clip_range,
+        outside=(torch.exp(clipped) - 1).abs() > clip_range,
         masked=(hinge < 0).all(0),
         approx_kl=0.5 * log_rho**2,
         log_ratio_error=error,

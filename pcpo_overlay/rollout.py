@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from pcpo_overlay import losses
-from pcpo_overlay.config import PCPOConfig
-from pcpo_overlay.flow_grpo import UnroundedGuidance
+from pcpo_overlay.config import PCPOConfig, PCPOError
+from pcpo_overlay.flow_grpo import AsSampled
 from pcpo_overlay.messages import say
 from pcpo_overlay.steps import Steps, StepTable, dancegrpo_steps, read_scheduler
 from pcpo_overlay.tape import INDEX, Tape
@@ -22,10 +22,9 @@ class Rollout:
     Args:
         config: mode and options.
         tape: what the steps are recorded on.
-        trained_steps: number of steps of the schedule that can be trained, the first ones; None for all.
-        rounds: whether the sampler rounds guidance and the training does not, so that matching undoes it.
-        guidance_scale: that of a sampler that guides; None where it does not.
-        dtype: what the network's outputs are rounded to where the sampler rounds and does not guide.
+        trained_steps: steps of the schedule that can be trained; None for all.
+        windowed: whether the sampler draws noise in a window of steps alone, and stores these alone.
+        as_sampled: whether the network in training has to be given what it was given in sampling.
         speaks: whether this process is the one that talks to the user.
     """
 
@@ -33,24 +32,22 @@ class Rollout:
         self,
         config: PCPOConfig,
         tape: Tape,
-        trained_steps: int | None = None,
-        rounds: bool = False,
-        guidance_scale: float | None = None,
-        dtype: torch.dtype | None = None,
+        trained_steps: range | None = None,
+        windowed: bool = False,
+        as_sampled: bool = False,
         speaks: bool = False,
     ) -> None:
         self.is_open = False
         self._config = config
         self._tape = tape
         self._trained_steps = trained_steps
-        self._rounds = rounds and config.matching
-        self._guidance_scale = guidance_scale
-        # A guided prediction is redone in float32; what is not guided has no more digits than this.
-        self._dtype = dtype if rounds and guidance_scale is None else None
+        self._windowed = windowed
+        self._wants_inputs = as_sampled and config.matching
+        self._inputs: AsSampled | None = None
+        self._still = 0  # steps without noise
         self._speaks = speaks
         self._table: tuple[tuple[Any, ...], Any, StepTable] | None = None
         self._indices: list[Tensor] = []  # places on the tape, until the trainer collects its samples
-        self._guidance: UnroundedGuidance | None = None
         self._restore_sampler: Callable[[], None] | None = None
         self._predicted_in: torch.dtype | None = None
         #: Whether the network is sampled under the autocast it is trained under; None before the first rollout.
@@ -70,18 +67,22 @@ class Rollout:
                 "this trainer samples outside the autocast that it trains under, so on-policy ratios are not exactly "
                 "1; precision=match makes them so"
             )
-        if self._rounds and network is not None and self._guidance_scale is not None:
-            self._guidance = UnroundedGuidance(network, self._guidance_scale)
+        if self._wants_inputs and self._inputs is None and network is not None:
+            self._inputs = AsSampled(network)
+        self.trains(None)
 
     def end(self, sample: dict[str, Any]) -> None:
-        """The rollout is sampled: give its samples their place on the tape."""
+        """The rollout is sampled: give its samples their place on the tape.
+
+        Raises:
+            PCPOError: it drew no noise at any step.
+        """
         self.is_open = False
         if self._restore_sampler:
             self._restore_sampler()
             self._restore_sampler = None
-        if self._guidance:
-            self._guidance.close()
-            self._guidance = None
+        if self._still and not self._tape.open_steps and self._config.tape != "off":
+            raise PCPOError("sample.noise_level is 0: PCPO needs a stochastic sampler; set a positive one")
         if self._config.matching or self._tape.open_steps:
             sample[INDEX] = torch.cat([*self._indices, self._tape.close_rollout()])
             self._indices.clear()
@@ -96,17 +97,41 @@ class Rollout:
         table = self.table(scheduler, eta, std.device)
         return table.std(timestep, std) if table.steps.variance == "paper" else std
 
-    def record(self, pred: Tensor, z: Tensor, scheduler: Any, timestep: Tensor, scale: float) -> None:
-        """One step was drawn; outside a training rollout it is not recorded."""
+    def record(
+        self, pred: Tensor, z: Tensor, scheduler: Any, timestep: Tensor, scale: float, sde_type: str = "sde"
+    ) -> None:
+        """One step was drawn; outside a training rollout it is not recorded.
+
+        Raises:
+            PCPOError: a schedule or setting that the mode cannot work with.
+        """
         if not self.is_open:
             return
-        table = self.table(scheduler, scale, pred.device)
-        if self._config.tape == "off" or self._tape.open_steps == self._trained_steps:
+        if self._windowed and scale == 0:
+            self._still += 1
+            return  # a step outside the window
+        table = self.table(scheduler, scale, pred.device, sde_type)
+        if self._config.tape == "off":
+            if table.steps.clip_scale is not None:
+                raise PCPOError(
+                    "tape=off leaves nothing to tell the policy's ratio from upstream's under sde_type=cps; drop it"
+                )
+            return
+        if self._trained_steps is not None and self._tape.open_steps == len(self._trained_steps):
             return  # a step that is never trained needs no place on the tape
-        timestep, batch = timestep.to(pred.device), pred.shape[0]
-        if self._guidance:
-            pred, z = self._guidance.as_trained(pred, z, table.policy_weight(timestep, batch))
+        timestep = timestep.to(pred.device)
+        if self._inputs:
+            self._inputs.sampled(table.row(timestep), table.steps.dt.numel())
         self._record(pred, z, z.dtype, table, timestep)
+
+    def trains(self, timestep: Tensor | None) -> None:
+        """The steps at (B,) timesteps are about to be trained; with None, no step any more."""
+        if self._inputs is None:
+            return
+        if timestep is None or self._table is None:
+            self._inputs.trains(None)
+        else:
+            self._inputs.trains(self._table[2].row(timestep))
 
     def record_drawn(
         self, pred: Tensor, sample: Tensor, mean: Tensor, std: float, sigmas: Tensor, index: int, eta: float
@@ -120,7 +145,8 @@ class Rollout:
             lambda: dancegrpo_steps(sigmas, eta, self._config, self._trained_steps),
             pred.device,
         )
-        if self._config.tape == "off" or index == self._trained_steps:
+        untrained = self._trained_steps is not None and index not in self._trained_steps
+        if self._config.tape == "off" or untrained:
             return
         if index == 0 and self._tape.open_steps:  # the trainer samples one by one
             self._indices.append(self._tape.close_rollout())
@@ -135,11 +161,13 @@ class Rollout:
         self._predicted_in = pred.dtype
         if not self._config.matching:
             self._tape.left_out += pred.numel() * drawn_in.itemsize
+        clip_scale = table.clip_scale(step, batch)
         self._tape.record(
-            pred if self._dtype is None else pred.to(self._dtype),
+            pred,
             z if self._config.matching else None,
             table.weight(step, batch),
             table.policy_weight(step, batch),
+            *(() if clip_scale is None else (clip_scale,)),
         )
 
     def precision(self, sample: dict[str, Any]) -> dict[str, Any]:
@@ -158,22 +186,23 @@ class Rollout:
         """The schedule in use; None before the first step."""
         return self._table[2].steps if self._table else None
 
-    def table(self, scheduler: Any, scale: float, device: torch.device) -> StepTable:
+    def table(self, scheduler: Any, scale: float, device: torch.device, sde_type: str = "sde") -> StepTable:
         """The schedule of a sampler, resolved once.
 
         Args:
             scheduler: diffusers' DDIMScheduler or FlowMatchEulerDiscreteScheduler with its timesteps set.
             scale: of the noise: DDIM's eta, Flow-GRPO's noise level.
             device: where it is looked up.
+            sde_type: of Flow-GRPO's steps: ``sde`` or ``cps``.
         """
         # The scheduler's tensors are compared by identity. DDIM's set_timesteps makes the same timesteps for the same
         # number of steps, and alphas_cumprod tells one scheduler from another; a flow scheduler's sigmas are new
         # with every set_timesteps, so its table is read anew for each rollout.
         values = getattr(scheduler, "alphas_cumprod", None)
         return self._cached(
-            (scheduler.num_inference_steps, float(scale), device),
+            (scheduler.num_inference_steps, float(scale), device, sde_type),
             scheduler.sigmas if values is None else values,
-            lambda: read_scheduler(scheduler, scale, self._config, self._trained_steps),
+            lambda: read_scheduler(scheduler, scale, self._config, self._trained_steps, sde_type),
             device,
         )
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pcpo_overlay.config import HookError, PCPOConfig
+from pcpo_overlay.config import HookError, PCPOConfig, PCPOError
 from pcpo_overlay.flow_grpo import UniquePrompts
 from pcpo_overlay.messages import say
 from pcpo_overlay.objective import Objective
@@ -76,6 +76,11 @@ class Session:
         """
         entry = TRAINERS[trainer]
         self.config = config = self.config.on(trainer)
+        if config.active and entry.remedy and setting(settings, entry.remedy):
+            raise PCPOError(
+                f"mode {config.mode} on {trainer} with {entry.remedy} would be two remedies for unequal steps at once; "
+                f"run it under observe and compare it with {config.mode} on train_sd3.py, whose sampler is the same"
+            )
         self._ranks, self._settings = ranks, settings
         clip_range = setting(settings, entry.clip_range) if entry.clip_range else None
         clip_range = None if clip_range is None else float(clip_range)
@@ -83,11 +88,8 @@ class Session:
             config,
             self.tape,
             trained_steps=entry.trained_steps(settings),
-            rounds=entry.rounds_sampling and ranks.mixed_precision != "no",
-            guidance_scale=float(settings["sample"]["guidance_scale"])
-            if setting(settings, "train.cfg")
-            else None,
-            dtype={"fp16": torch.float16, "bf16": torch.bfloat16}.get(ranks.mixed_precision),
+            windowed=entry.trains == "window",
+            as_sampled=entry.as_sampled,
             speaks=bool(ranks.is_main_process),
         )
         self.objective = Objective(
@@ -104,6 +106,7 @@ class Session:
                 {
                     "upstream": trainer,
                     "mode": config.mode,
+                    **({"arm": entry.arm} if entry.arm else {}),
                     "pcpo": config.as_dict(),
                     "clone": clone,
                     "trainer": settings,
@@ -190,6 +193,7 @@ class Session:
                 f"mode {self.config.mode} was set, but the loss hook never ran: this is a baseline run; "
                 "check with `python apply.py check` that the clone is patched"
             )
+        self.rollout.trains(None)
         self._noted.end_epoch(epoch, self.tape.nbytes, self.tape.nbytes + self.tape.left_out)
         self.tape.clear()  # before the trainer evaluates and saves
 
@@ -213,10 +217,12 @@ class Session:
     def ddim_std(self, std: Tensor, scheduler: Any, timestep: Tensor, eta: float) -> Tensor:
         return self.rollout.std(std, scheduler, timestep, eta)
 
-    def record_step(self, pred: Tensor, z: Tensor, scheduler: Any, timestep: Tensor, scale: float) -> None:
+    def record_step(
+        self, pred: Tensor, z: Tensor, scheduler: Any, timestep: Tensor, scale: float, sde_type: str = "sde"
+    ) -> None:
         if self.recorder is None and not self.rollout.is_open:
             self._say_that_nothing_is_trained()
-        self.rollout.record(pred, z, scheduler, timestep, scale)
+        self.rollout.record(pred, z, scheduler, timestep, scale, sde_type)
 
     def record_drawn_step(
         self, pred: Tensor, sample: Tensor, mean: Tensor, std: float, sigmas: Tensor, index: int, eta: float
@@ -227,6 +233,7 @@ class Session:
 
     def begin_step(self, sample: dict[str, Any], step: int, timestep: Tensor) -> None:
         self.objective.begin_step(sample, step, timestep)
+        self.rollout.trains(timestep)
 
     def match_step(
         self, pred: Tensor, prev_sample: Tensor | None, *rest: Tensor
@@ -241,8 +248,11 @@ class Session:
         advantage: Tensor,
         clip_range: float | None = None,
         divisor: float = 1,
+        ratio: Tensor | None = None,
     ) -> Tensor:
-        loss, trained = self.objective.loss(loss, log_prob, log_prob_old, advantage, clip_range, divisor)
+        loss, trained = self.objective.loss(
+            loss, log_prob, log_prob_old, advantage, clip_range, divisor, ratio
+        )
         if trained is not None:
             self._noted.add(trained)
         return loss

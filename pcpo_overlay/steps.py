@@ -15,13 +15,21 @@ from torch import Tensor
 
 from pcpo_overlay.config import PCPOConfig, PCPOError
 from pcpo_overlay.schedules import ddim_previous
-from pcpo_overlay.variance import NOISE_KEPT, ddim_sigma, flow_grpo_scale, paper_sigma, resolve_w_star
+from pcpo_overlay.variance import (
+    NOISE_KEPT,
+    cps_std,
+    ddim_sigma,
+    flow_grpo_scale,
+    paper_sigma,
+    resolve_w_star,
+)
 from pcpo_overlay.weights import (
+    cps_coefficient,
     ddim_weight,
     flow_weight,
+    power_weights,
     prediction_scale,
     proportional_weights,
-    uniform_weights,
 )
 
 
@@ -35,7 +43,8 @@ class Steps:
         dt: interval of the step, positive, as a share of the whole range.
         std_native: upstream's std of the step.
         std: the std that is sampled with; only DDIM's is ever another.
-        weight_native: native weights (Eq. 4, 8) on the network's output, under ``std_native``.
+        weight_native: native weights (Eq. 4, 8) on the network's output, under ``std_native``: what upstream's own
+            objective multiplies ``d*z`` with.
         weight_policy: ``c(std)/std``, the weights of the sampler in use, under which the log ratio is the policy's.
         weight: the weights on the network's output that the objective uses.
         variance: ``paper`` or ``native``, as sampled; None for a flow, which is never changed.
@@ -43,6 +52,9 @@ class Steps:
         w_star: target weight of the paper's variance, None where it is not used.
         zeta: ``weight/dt`` of proportional weights (Eq. 9) on a flow, None where the weights are others.
         trained: number of steps, the first ones, that can be trained.
+        trained_from: how many of these cannot, the first ones: those before any window of the trainer.
+        clip_scale: what upstream's ratio is the exponential of, in log ratios of the policy; None where it is just
+            that. Coefficients-preserving steps leave out ``1/(2*std**2)``, and their clip range belongs to that scale.
         mean_native: mean of the native weights over the steps that the weights' mean is taken over, of DDIM on the
             noise estimate; None where that has none (zero terminal SNR).
     """
@@ -61,6 +73,8 @@ class Steps:
     zeta: float | None
     trained: int
     mean_native: float | None
+    trained_from: int = 0
+    clip_scale: Tensor | None = None
 
     def __post_init__(self) -> None:
         """Refuse what no step can be sampled or trained with.
@@ -85,6 +99,7 @@ class Steps:
             name: value.tolist() if isinstance(value, Tensor) else value
             for name, value in values.items()
             if not (value is None and name in ("zeta", "sigma") and self.sigma is None)
+            and not (name in ("trained_from", "clip_scale") and not isinstance(value, Tensor) and not value)
             and not (name in ("variance", "why", "w_star") and self.sigma is not None)
         }
 
@@ -97,6 +112,8 @@ class Steps:
         """One line for the banner."""
         steps, weight = self.weight.numel(), self.weight
         which = "" if self.trained == steps else f" of which the first {self.trained} can be trained"
+        if self.trained_from:
+            which = f" of which {self.trained_from + 1} to {self.trained} can be trained"
         says = f"{steps} steps{which}, {config.weights} weights {weight.min():.6g} to {weight.max():.6g}"
         if self.mean_native is not None:
             says += f" (native mean {self.mean_native:.6g})"
@@ -120,7 +137,7 @@ def ddim_steps(
     eta: float,
     config: PCPOConfig,
     prediction_type: str = "epsilon",
-    trained: int | None = None,
+    trained: int | range | None = None,
 ) -> Steps:
     """Resolve a configuration on a DDIM schedule.
 
@@ -131,7 +148,7 @@ def ddim_steps(
         eta: noise scale in (0, 1].
         config: mode and options.
         prediction_type: what the network predicts.
-        trained: number of steps, the first ones, that the trainer can train; None for all.
+        trained: steps that the trainer can train, or how many, the first ones; None for all.
 
     Raises:
         PCPOError: eta outside (0, 1], a ``w_star`` with no real root, or a schedule on which the mode's weights are not
@@ -162,18 +179,15 @@ def ddim_steps(
             variance, w_star, std = "paper", target, reshaped
 
     on_noise = ddim_weight(abar_t, abar_prev, std_native)
-    trained, over = _trained(trained, timestep.numel(), config)
-    drawn = on_noise[over][std_native[over] > 0]
-    if not drawn.numel():
-        raise PCPOError("no step of this schedule draws any noise, so there is nothing to give credit to")
-    mean_native = float(drawn.mean())
+    trained = _trained(trained, timestep.numel())
+    over = _mean_over(trained, std_native, config)
+    mean_native = float(on_noise[over].mean())
     policy = ddim_weight(abar_t, abar_prev, std, prediction_type)
     if config.weights == "native":
         weight = policy
     else:  # the intervals of a DDIM rollout are equal, so proportional credit is the uniform one
-        weight = torch.full_like(std, mean_native).masked_fill(std == 0, 0) * prediction_scale(
-            abar_t, prediction_type
-        )
+        weight = power_weights(on_noise, config.power or 0.0, over).masked_fill(std == 0, 0)
+        weight = weight * prediction_scale(abar_t, prediction_type)
     return Steps(
         timestep=timestep,
         sigma=None,
@@ -187,7 +201,8 @@ def ddim_steps(
         why=why,
         w_star=w_star,
         zeta=None,
-        trained=trained,
+        trained=trained.stop,
+        trained_from=trained.start,
         mean_native=mean_native if math.isfinite(mean_native) else None,
     )
 
@@ -208,9 +223,9 @@ def _check_signal(abar_t: Tensor, timestep: Tensor, config: PCPOConfig, predicti
 
 
 def flow_steps(
-    sigmas: Tensor, timestep: Tensor, scale: Tensor, config: PCPOConfig, trained: int | None = None
+    sigmas: Tensor, timestep: Tensor, scale: Tensor, config: PCPOConfig, trained: int | range | None = None
 ) -> Steps:
-    """Resolve a configuration on the schedule of a flow sampler.
+    """Resolve a configuration on the schedule of a flow sampler's Euler-Maruyama steps.
 
     Args:
         sigmas: (steps + 1,) the sampler's schedule, shifted as it shifts, ending in 0.
@@ -218,60 +233,133 @@ def flow_steps(
         scale: (steps,) SDE noise scale ``s_t`` of each step.
         config: mode and options. ``zeta`` says over which steps the mean weight equals the native one: all of the
             ``schedule`` (Proposition 2), or the ``trained`` ones.
-        trained: number of steps, the first ones, that the trainer trains; None for all.
+        trained: steps that the trainer can train, or how many, the first ones; None for all.
 
     Raises:
         PCPOError: a schedule that does not fall.
     """
-    sigmas, scale = sigmas.detach().cpu().double(), scale.detach().cpu().double()
-    t, dt = sigmas[:-1], sigmas[:-1] - sigmas[1:]
+    sigmas, dt = _falling(sigmas)
+    scale = scale.detach().cpu().double()
+    native = flow_weight(sigmas[:-1], dt, scale)
+    return _flow(sigmas, timestep, scale * torch.sqrt(dt), native, native, config, trained)
+
+
+def cps_steps(
+    sigmas: Tensor,
+    timestep: Tensor,
+    noise_level: float,
+    config: PCPOConfig,
+    trained: int | range | None = None,
+) -> Steps:
+    """Resolve a configuration on the coefficients-preserving steps of Flow-GRPO (``sde_type=cps``).
+
+    Upstream's log probability there is ``2*std**2`` times the Gaussian one, so what it multiplies ``d*z`` with, the
+    native weight, is ``2*c*std``; the policy's is ``c/std``. The last step draws nothing and has no weight.
+
+    Args:
+        noise_level: in (0, 1]; the others as for :func:`flow_steps`.
+
+    Raises:
+        PCPOError: a schedule that does not fall, or a ``noise_level`` out of range.
+    """
+    _check_noise("sample.noise_level", noise_level)
+    if noise_level > 1:
+        raise PCPOError(f"sample.noise_level is {noise_level}: with sde_type=cps it has to be in (0, 1]")
+    sigmas, _ = _falling(sigmas)
+    std = cps_std(sigmas, noise_level)
+    c = cps_coefficient(sigmas[:-1], sigmas[1:], std)
+    policy = torch.where(std > 0, c / std, torch.zeros_like(std))
+    return _flow(sigmas, timestep, std, 2 * c * std, policy, config, trained, clip_scale=2 * std**2)
+
+
+def _falling(sigmas: Tensor) -> tuple[Tensor, Tensor]:
+    """A flow's sigmas in float64 on the CPU, and their intervals, which have to be positive."""
+    sigmas = sigmas.detach().cpu().double()
+    dt = sigmas[:-1] - sigmas[1:]
     if not bool((dt > 0).all()):
         raise PCPOError(f"the sampler's sigmas do not fall from step to step: {sigmas.tolist()}")
-    native = flow_weight(t, dt, scale)
-    trained, over = _trained(trained, t.numel(), config)
+    return sigmas, dt
+
+
+def _flow(
+    sigmas: Tensor,
+    timestep: Tensor,
+    std: Tensor,
+    native: Tensor,
+    policy: Tensor,
+    config: PCPOConfig,
+    trained: int | range | None,
+    clip_scale: Tensor | None = None,
+) -> Steps:
+    """The steps of a flow whose native weights are known."""
+    dt = sigmas[:-1] - sigmas[1:]
+    trained = _trained(trained, dt.numel())
+    over = _mean_over(trained, std, config)
     zeta = None
     if config.weights == "native":
         weight = native
-    elif config.weights == "uniform":
-        weight = uniform_weights(native[over])[:1].expand(native.shape)
-    else:
+    elif config.weights == "proportional":
         _, zeta = proportional_weights(native[over], dt[over])
-        weight = zeta * dt
-    std = scale * torch.sqrt(dt)
+        weight = (zeta * dt).masked_fill(std == 0, 0)
+    else:
+        weight = power_weights(native, config.power or 0.0, over).masked_fill(std == 0, 0)
     return Steps(
         timestep=timestep.detach().cpu(),
-        sigma=t,
+        sigma=sigmas[:-1],
         dt=dt,
         std_native=std,
         std=std,
         weight_native=native,
-        weight_policy=native,
+        weight_policy=policy,
         weight=weight,
         variance=None,
         why=None,
         w_star=None,
         zeta=zeta,
-        trained=trained,
+        trained=trained.stop,
         mean_native=float(native[over].mean()),
+        trained_from=trained.start,
+        clip_scale=clip_scale,
     )
 
 
-def _trained(trained: int | None, steps: int, config: PCPOConfig) -> tuple[int, slice]:
-    """How many steps can be trained, and those that the mean weight is taken over."""
-    trained = steps if trained is None else min(trained, steps)
-    return trained, slice(None) if config.zeta == "schedule" else slice(max(trained, 1))
+def _trained(trained: int | range | None, steps: int) -> range:
+    """The steps that can be trained, of those that there are."""
+    if isinstance(trained, range):
+        return range(min(trained.start, steps), min(trained.stop, steps))
+    return range(steps if trained is None else min(trained, steps))
+
+
+def _mean_over(trained: range, std: Tensor, config: PCPOConfig) -> Tensor:
+    """(steps,) bool: those that the mean weight is taken over, all of which draw noise."""
+    over = std > 0
+    if config.zeta == "trained":
+        index = torch.arange(std.numel())
+        over = over & (index >= trained.start) & (index < max(trained.stop, 1))
+    if not bool(over.any()):
+        raise PCPOError("no step of this schedule draws any noise, so there is nothing to give credit to")
+    return over
 
 
 def flow_grpo_steps(
-    sigmas: Tensor, timestep: Tensor, noise_level: float, config: PCPOConfig, trained: int | None = None
+    sigmas: Tensor,
+    timestep: Tensor,
+    noise_level: float,
+    config: PCPOConfig,
+    trained: int | range | None = None,
+    sde_type: str = "sde",
 ) -> Steps:
-    """:func:`flow_steps` under Flow-GRPO's noise scale, whose ``noise_level`` must be positive."""
+    """:func:`flow_steps` under Flow-GRPO's noise scale, whose ``noise_level`` is positive, or :func:`cps_steps`."""
+    if sde_type == "cps":
+        return cps_steps(sigmas, timestep, noise_level, config, trained)
     _check_noise("sample.noise_level", noise_level)
     scale = flow_grpo_scale(sigmas.detach().cpu().double(), noise_level)
     return flow_steps(sigmas, timestep, scale, config, trained)
 
 
-def dancegrpo_steps(sigmas: Tensor, eta: float, config: PCPOConfig, trained: int | None = None) -> Steps:
+def dancegrpo_steps(
+    sigmas: Tensor, eta: float, config: PCPOConfig, trained: int | range | None = None
+) -> Steps:
     """:func:`flow_steps` of DanceGRPO's samplers: one noise scale ``eta``, which must be positive, for all steps."""
     _check_noise("eta", eta)
     # What these trainers tell the network, and file a step under.
@@ -285,20 +373,27 @@ def _check_noise(name: str, value: float) -> None:
         raise PCPOError(f"{name} is {value}: PCPO needs a stochastic sampler; set a positive {name}")
 
 
-def read_scheduler(scheduler: Any, scale: float, config: PCPOConfig, trained: int | None = None) -> Steps:
+def read_scheduler(
+    scheduler: Any,
+    scale: float,
+    config: PCPOConfig,
+    trained: int | range | None = None,
+    sde_type: str = "sde",
+) -> Steps:
     """Resolve a configuration on a diffusers scheduler whose timesteps are set.
 
     Args:
         scheduler: a DDIMScheduler or a FlowMatchEulerDiscreteScheduler.
         scale: of the noise: DDIM's eta, Flow-GRPO's noise level.
-        trained: number of steps, the first ones, that the trainer can train; None for all.
+        trained: steps that the trainer can train, or how many, the first ones; None for all.
+        sde_type: of a flow: ``sde`` or ``cps``.
 
     Raises:
         PCPOError: a sampler whose mean is not linear in the prediction (clipped or thresholded x0), for which the log
             ratio by prediction matching does not hold; or as :func:`ddim_steps` and :func:`flow_grpo_steps`.
     """
     if not hasattr(scheduler, "alphas_cumprod"):
-        return flow_grpo_steps(scheduler.sigmas, scheduler.timesteps, float(scale), config, trained)
+        return flow_grpo_steps(scheduler.sigmas, scheduler.timesteps, float(scale), config, trained, sde_type)
     settings = scheduler.config
     for name in ("clip_sample", "thresholding"):
         if config.matching and settings.get(name):
@@ -327,25 +422,32 @@ class StepTable:
     def __init__(self, steps: Steps, device: torch.device, dtype: torch.dtype = torch.float32) -> None:
         self.steps = steps
         self._timestep = steps.timestep.to(device)
-        columns = torch.stack([steps.weight, steps.weight_policy, steps.std])
-        columns = torch.cat([columns, columns.new_full((3, 1), math.nan)], dim=1)
-        self._weight, self._policy, self._std = columns.to(device, dtype).unbind()
+        columns = [steps.weight, steps.weight_policy, steps.std]
+        columns += [] if steps.clip_scale is None else [steps.clip_scale]
+        table = torch.cat([torch.stack(columns), steps.std.new_full((len(columns), 1), math.nan)], dim=1)
+        self._weight, self._policy, self._std, *self._clip_scale = table.to(device, dtype).unbind()
 
-    def _row(self, step: Tensor | int) -> Tensor | int:
-        if isinstance(step, int):
-            return step
-        here = step.reshape(-1, 1) == self._timestep
+    def row(self, timestep: Tensor) -> Tensor:
+        """(1,) or (B,) index of each step; the number of steps for a timestep that is not of the schedule."""
+        here = timestep.reshape(-1, 1) == self._timestep
         return torch.where(here.any(1), here.int().argmax(1), self._timestep.numel())
+
+    def _named(self, step: Tensor | int) -> Tensor | int:
+        return step if isinstance(step, int) else self.row(step)
 
     def weight(self, step: Tensor | int, batch: int) -> Tensor:
         """(batch,) weights of a step: its index, or its timestep () or (1,) or (batch,)."""
-        return self._weight[self._row(step)].expand(batch)
+        return self._weight[self._named(step)].expand(batch)
 
     def policy_weight(self, step: Tensor | int, batch: int) -> Tensor:
         """(batch,) weights of the sampler in use, whatever the mode's weights are."""
-        return self._policy[self._row(step)].expand(batch)
+        return self._policy[self._named(step)].expand(batch)
+
+    def clip_scale(self, step: Tensor | int, batch: int) -> Tensor | None:
+        """(batch,) what upstream's ratio is the exponential of, in log ratios of the policy; None where just that."""
+        return self._clip_scale[0][self._named(step)].expand(batch) if self._clip_scale else None
 
     def std(self, timestep: Tensor, like: Tensor) -> Tensor:
         """Std of the step at ``timestep``, () or (B,), in the shape and dtype of ``like``, (B, ...)."""
-        std = self._std[self._row(timestep)].to(like.dtype)
+        std = self._std[self._named(timestep)].to(like.dtype)
         return std.reshape(std.shape + (1,) * (like.ndim - std.ndim)).expand(like.shape)

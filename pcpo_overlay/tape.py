@@ -1,4 +1,4 @@
-"""What a rollout records of every step: the prediction, the noise, and the step's weights.
+"""What a rollout records of every step: the prediction, the noise, and the step's weights and scale.
 
 The tape keeps the tensors; the trainer's samples carry an index into it (``pcpo_index``), so whatever the trainer
 does to its samples (shuffle, drop, rebatch) costs the tape nothing and cannot separate a step from its weights.
@@ -27,12 +27,15 @@ class Matched:
         z: (B, ...) noise of the step, in the dtype it was drawn in; None where it was not recorded.
         weight: (B,) float32 weight of the step in the objective.
         policy_weight: (B,) float32 weight of the sampler in use.
+        clip_scale: (B,) float32, what upstream's ratio is the exponential of, in log ratios of the policy; None where
+            it is just that.
     """
 
     pred_old: Tensor
     z: Tensor | None
     weight: Tensor
     policy_weight: Tensor
+    clip_scale: Tensor | None = None
 
 
 @dataclass
@@ -114,7 +117,8 @@ class Tape:
     """Records of the rollouts of one epoch, step by step; read back by index.
 
     Args:
-        on_cpu: keep predictions and noise in the CPU's memory; the weights, two numbers a step, stay on the device.
+        on_cpu: keep predictions and noise in the CPU's memory; the weights, two or three numbers a step, stay on
+            the device.
             What is recorded crosses over without waiting for the device, what is read back without the device waiting;
             a batch waits once, for its index.
     """
@@ -136,13 +140,13 @@ class Tape:
                 column.clear()
         self._open_from = self._open_steps = self.left_out = 0
 
-    def record(self, pred: Tensor, z: Tensor | None, weight: Tensor, policy_weight: Tensor) -> None:
-        """Append one step of the rollout: (B, ...) prediction and noise (or none), (B,) float32 weights."""
-        self._device = weight.device
+    def record(self, pred: Tensor, z: Tensor | None, *weights: Tensor) -> None:
+        """Append one step of the rollout: (B, ...) prediction, noise or none, (B,) float32 weights, scale if any."""
+        self._device = weights[0].device
         self._pred.append(pred.detach())
         if z is not None:
             self._z.append(z.detach())
-        self._weights.append(torch.stack([weight, policy_weight], dim=1))
+        self._weights.append(torch.stack(weights, dim=1))
         self._open_steps += 1
 
     def close_rollout(self) -> Tensor:
@@ -173,12 +177,13 @@ class Tape:
         """
         here = index[:, column]
         there = self._on_host(index)[:, column] if self.on_cpu else here
-        weights = self._weights.select(here)
+        weight, policy_weight, *clip_scale = self._weights.select(here).unbind(1)
         return Matched(
             pred_old=self._select(self._pred, there, index.device),
             z=self._select(self._z, there, index.device) if self._z.rows else None,
-            weight=weights[:, 0],
-            policy_weight=weights[:, 1],
+            weight=weight,
+            policy_weight=policy_weight,
+            clip_scale=clip_scale[0] if clip_scale else None,
         )
 
     def _on_host(self, index: Tensor) -> Tensor:

@@ -25,8 +25,9 @@ class Trainer:
         script: path in the clone.
         sampler: ``ddim`` or ``flow``; options that concern one of them are refused on the other.
         steps: setting with the number of sampling steps.
-        trains: which of them it trains: ``all``, ``all but last`` (drawn anew for every sample), or the ``first`` ones,
-            as many as ``fraction`` says.
+        trains: which of them it trains: ``all``, ``all but last`` (drawn anew for every sample), the ``first`` ones,
+            as many as ``fraction`` says, or a ``window`` of them, drawn anew for every batch; the sampler draws noise
+            in these alone.
         fraction: setting with the share of the steps that is trained, where the first ones are.
         epochs: setting with the number of epochs (iterations) asked for.
         passes, more_epochs: it runs ``passes * (asked + more_epochs)``.
@@ -46,7 +47,13 @@ class Trainer:
             prompts tell the groups.
         first_iteration: what its tracker calls its first iteration; None where the tracker's steps are optimizer steps.
         draws_prompts: whether an epoch's prompts can be drawn without repetition (``unique_prompts``).
-        rounds_sampling: whether in half precision its sampler rounds guidance, and its training does not.
+        as_sampled: whether its network is given other inputs in training than in sampling, so that in half precision
+            on-policy predictions agree only where it is given the sampler's.
+        begins_wandb: whether the script begins the run of wandb's that it logs to.
+        remedy: setting that turns on a remedy of upstream's own for unequal steps, which goes with no objective of
+            PCPO's.
+        arm: what its own objective is called in a comparison, where it is no baseline.
+        rival_of: the trainer that its runs are compared with as an arm: another of the same model and sampler.
     """
 
     name: str
@@ -55,7 +62,7 @@ class Trainer:
     script: str
     sampler: Literal["ddim", "flow"]
     steps: str = "sample.num_steps"
-    trains: Literal["all", "all but last", "first"] = "all"
+    trains: Literal["all", "all but last", "first", "window"] = "all"
     fraction: str | None = None
     epochs: str = "num_epochs"
     passes: int = 1
@@ -78,14 +85,21 @@ class Trainer:
     group_size: str | None = None
     first_iteration: int | None = None
     draws_prompts: bool = False
-    rounds_sampling: bool = False
+    as_sampled: bool = False
+    begins_wandb: bool = True
+    remedy: str | None = None
+    arm: str | None = None
+    rival_of: str | None = None
 
-    def trained_steps(self, settings: Mapping[str, Any]) -> int | None:
-        """Number of steps of the schedule that can be trained, the first ones; None for all of them."""
+    def trained_steps(self, settings: Mapping[str, Any]) -> range | None:
+        """Steps of the schedule that can be trained; None for all of them."""
         if self.trains == "all":
             return None
+        if self.trains == "window" and setting(settings, "sample.sde_window_size"):
+            first, end = setting(settings, "sample.sde_window_range")
+            return range(int(first), int(end))
         steps = setting(settings, self.steps)
-        return int(steps * setting(settings, self.fraction)) if self.fraction else int(steps) - 1
+        return range(int(steps * setting(settings, self.fraction)) if self.fraction else int(steps) - 1)
 
     def planned_epochs(self, settings: Mapping[str, Any]) -> int | None:
         """Epochs that a run will take; None where the settings do not say, or say no end."""
@@ -123,8 +137,20 @@ _FLOW_GRPO = Trainer(
     endless=True,
     batch=("sample.train_batch_size", "sample.num_batches_per_epoch"),
     draws_prompts=True,
-    rounds_sampling=True,
 )
+
+
+def _flow(name: str, title: str, script: str, **differs: Any) -> Trainer:
+    return replace(
+        _FLOW_GRPO,
+        name=f"flow_grpo_{name}",
+        title=f"Flow-GRPO, {title}",
+        script=f"scripts/{script}.py",
+        **differs,
+    )
+
+
+_WINDOW: dict[str, Any] = {"trains": "window", "fraction": None}
 # It counts epochs from 0 to the number asked for and includes it; its number of batches is a setting it never reads.
 _DANCE_SD = replace(
     _DDPO,
@@ -175,6 +201,19 @@ TRAINERS: Mapping[str, Trainer] = {
     for trainer in (
         _DDPO,
         _FLOW_GRPO,
+        _flow("sd3_fast", "SD3, fast", "train_sd3_fast", **_WINDOW),
+        _flow("flux", "FLUX", "train_flux", as_sampled=True),
+        _flow("flux_fast", "FLUX, fast", "train_flux_fast", as_sampled=True, **_WINDOW),
+        _flow("flux_kontext", "FLUX.1 Kontext", "train_flux_kontext", as_sampled=True, draws_prompts=False),
+        _flow(
+            "sd3_guard",
+            "SD3, GRPO-Guard",
+            "train_sd3_GRPO_Guard",
+            remedy="rationorm",
+            begins_wandb=False,
+            arm="GRPO-Guard",
+            rival_of="flow_grpo",
+        ),
         _DANCE_SD,
         _DANCE_FLUX,
         _dance("flux_lora", "FLUX with LoRA", resume="resume_from_lora_checkpoint"),

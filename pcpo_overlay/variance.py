@@ -74,6 +74,15 @@ def paper_sigma(abar_t: Tensor, abar_prev: Tensor, w_star: float) -> Tensor:
     return (a * (w_star / norm) + torch.sqrt(discriminant.clamp(min=0))) / norm
 
 
+def cps_std(sigmas: Tensor, noise_level: float) -> Tensor:
+    """Std of Flow-GRPO's coefficients-preserving steps: ``t_next*sin(noise_level*pi/2)``, 0 at the last.
+
+    Args:
+        sigmas: (steps + 1,) schedule from 1 to 0.
+    """
+    return sigmas[1:] * math.sin(noise_level * math.pi / 2)
+
+
 def flow_grpo_scale(sigmas: Tensor, noise_level: float) -> Tensor:
     """Flow-GRPO's SDE noise scale ``s_t = noise_level*sqrt(t/(1-t))``, with ``t = sigmas[1]`` inside ``1-t`` at t = 1.
 

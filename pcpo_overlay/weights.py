@@ -1,4 +1,4 @@
-"""Timestep weights ``w = c/s`` of the log ratio: native to each sampler, proportional to the interval, uniform."""
+"""Timestep weights ``w = c/s`` of the log ratio: native to each sampler, their powers, proportional to the interval."""
 
 from __future__ import annotations
 
@@ -69,6 +69,18 @@ def flow_weight(t: Tensor, dt: Tensor, scale: Tensor) -> Tensor:
     return torch.sqrt(dt) / scale * (1 + (1 - t) * scale**2 / (2 * t))
 
 
+def cps_coefficient(t: Tensor, t_next: Tensor, std: Tensor) -> Tensor:
+    """``c`` of a coefficients-preserving step (Flow-GRPO): its mean is ``... - c*v`` of the velocity.
+
+    ``c = t*(1 - t_next) - (1 - t)*sqrt(t_next**2 - std**2)``; the native weight is ``c/std``.
+
+    Args:
+        t, t_next: (steps,) schedule value of the step and of the next.
+        std: (steps,) of the step, at most ``t_next``.
+    """
+    return t * (1 - t_next) - (1 - t) * torch.sqrt(t_next**2 - std**2)
+
+
 def proportional_weights(native: Tensor, dt: Tensor) -> tuple[Tensor, float]:
     """Weights proportional to the interval with the mean of the native ones (Proposition 2, Eq. 9).
 
@@ -85,6 +97,14 @@ def proportional_weights(native: Tensor, dt: Tensor) -> tuple[Tensor, float]:
     return zeta * dt, zeta
 
 
-def uniform_weights(native: Tensor) -> Tensor:
-    """The mean of the native weights at every step."""
-    return torch.full_like(native, float(native.mean()))
+def power_weights(native: Tensor, power: float, over: Tensor | slice = slice(None)) -> Tensor:
+    """Native weights to a power, with the mean of the native ones: 1 is native, 0 uniform, below 0 turned around.
+
+    Args:
+        native: (steps,) native weights, positive.
+        power: any finite number.
+        over: the steps whose mean weight is kept; all of them by default.
+    """
+    mean = native[over].mean()
+    shaped = (native / mean) ** power
+    return mean / shaped[over].mean() * shaped

@@ -18,7 +18,7 @@ from pcpo_overlay.__main__ import main
 from pcpo_overlay.config import PCPOError, parse
 from pcpo_overlay.tools.ab import ABError, plan, runner, state
 from pcpo_overlay.tools.ab.arms import OFF_NOTE, arms_of, split_modes
-from pcpo_overlay.tools.ab.upstreams import NAMES, PACKAGE, PORT, UPSTREAMS, Upstream
+from pcpo_overlay.tools.ab.upstreams import FLOW_GRPO, NAMES, PACKAGE, PORT, UPSTREAMS, Upstream
 from pcpo_overlay.tools.report import build
 from pcpo_overlay.tools.runs.tail import MetricsTail
 
@@ -855,3 +855,19 @@ def test_metrics_tail_waits_for_whole_lines(tmp_path: Path) -> None:
     assert follower.poll()
     assert (follower.epochs, follower.reward) == (1, 1.5)
     assert not follower.poll()
+
+
+@pytest.mark.parametrize("trainer", FLOW_GRPO)
+def test_flow_grpos_trainers_by_name(flow: Path, capsys: pytest.CaptureFixture[str], trainer: str) -> None:
+    script = flow / FLOW_GRPO[trainer].script
+    script.write_text(SCRIPT + "# pcpo_overlay\n")
+    assert command(flow, "--trainer", trainer, "--epochs", "2", "--dry-run") == 0
+    printed = capsys.readouterr().out
+    assert script.name in printed
+    # GRPO-Guard is a remedy of its own: what is compared is its own objective
+    assert ("PCPO=full" in printed) == (trainer != "sd3_GRPO_Guard")
+
+
+def test_a_trainer_that_flow_grpo_does_not_have(flow: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command(flow, "--trainer", "sd", "--epochs", "2", "--dry-run") == 2
+    assert "give --trainer sd3|sd3_fast|sd3_GRPO_Guard|flux|flux_fast" in capsys.readouterr().err

@@ -176,7 +176,7 @@ def test_the_trainer_is_named_where_there_are_several(
     assert main(["ab", "dancegrpo", "--dry-run"]) == 2
     assert "--trainer sd|flux|flux_lora" in capsys.readouterr().err
     assert main(["ab", "ddpo", "--trainer", "sd", "--dry-run"]) == 2
-    assert "--trainer is for dancegrpo" in capsys.readouterr().err
+    assert "--trainer is for dancegrpo and flow_grpo" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("override", ["--seed=3", "--max_train_steps", "--output_dir=x", "--pcpo=full"])

@@ -136,6 +136,21 @@ def test_what_is_in_the_way_of_a_move_is_refused_by_name(toy: Toy, kind: str) ->
     assert not (toy.root / "outside").exists() or list((toy.root / "outside").iterdir()) == []
 
 
+def test_files_of_one_name_come_into_new_folders(toy: Toy) -> None:
+    """They are written aside where a folder is, so one must not be taken for what a killed write of the other left."""
+    names = ("data/one/test.txt", "data/two/test.txt", "data/two/deep/test.txt", "data/test.txt")
+    for name in names:
+        (toy.upstream / name).parent.mkdir(parents=True, exist_ok=True)
+        (toy.upstream / name).write_text(f"{name}\n")
+    git(toy.upstream, "add", "--all")
+    git(toy.upstream, "commit", "--quiet", "-m", "folders")
+    toy.ok("toy")
+    toy.ok("update", "toy", "--to", "main", "--write", "--leave-out")
+    toy.ok("toy")
+    assert all((toy.clone / name).read_text() == f"{name}\n" for name in names)
+    toy.assert_tidy()
+
+
 # --- owners, modes, links
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
 import json
 import math
 import subprocess
@@ -283,14 +282,7 @@ def test_a_plot_that_cannot_be_written_is_one_line_and_exit_code_1(
 def test_a_plot_without_matplotlib_names_the_extra(
     capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real_import = builtins.__import__
-
-    def without_matplotlib(name: str, *args: Any, **kwargs: Any) -> Any:
-        if name.split(".")[0] == "matplotlib":
-            raise ImportError(name)
-        return real_import(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", without_matplotlib)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     code, out, err = run(capsys, "ddim", "--plot", str(tmp_path / "figure.png"))
     assert code == 1
     assert out == ""

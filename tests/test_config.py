@@ -19,7 +19,7 @@ from pcpo_overlay.config import (
     resolve,
 )
 
-OPTION_NAMES = "weights, variance, w_star, zeta, precision, unique_prompts, tape, track, alarms"
+OPTION_NAMES = "weights, power, variance, w_star, zeta, precision, unique_prompts, tape, track, alarms"
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -47,7 +47,7 @@ def test_the_ladder_is_complete() -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        *(("weights", value) for value in WEIGHTS),
+        *(("weights", value) for value in WEIGHTS if value != "power"),
         *(("variance", value) for value in VARIANCES),
         *(("zeta", value) for value in ZETAS),
         *(("precision", value) for value in PRECISIONS),
@@ -126,7 +126,7 @@ def test_an_unknown_option_lists_the_options(text: str) -> None:
 @pytest.mark.parametrize(
     ("name", "choices"),
     [
-        ("weights", "proportional, uniform, native"),
+        ("weights", "proportional, uniform, native, power"),
         ("variance", "auto, paper, native"),
         ("zeta", "schedule, trained"),
         ("precision", "upstream, match"),
@@ -236,3 +236,34 @@ def test_a_configuration_prints_all_it_resolves_to(text: str) -> None:
             assert f"{name}={value}" in printed
     assert "track" not in printed and "alarms" not in printed  # they are told where they are not as usual
     assert str(parse(f"{text},track=false")) == f"{printed},track=false"
+
+
+@pytest.mark.parametrize("power", ["1", "0", "-0.5", "2e0"])
+def test_weights_to_a_power(power: str) -> None:
+    config = parse(f"full,weights=power,power={power}")
+    assert (config.weights, config.power) == ("power", float(power))
+    assert parse(str(config)) == config
+    assert config.as_dict()["power"] == float(power)
+    assert "power" not in parse("full").as_dict()  # as runs of before have it
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("full,weights=power", "weights=power and power=P go together"),
+        ("full,power=0.5", "weights=power and power=P go together"),
+        ("full,weights=uniform,power=0.5", "weights=power and power=P go together"),
+        ("full,weights=power,power=much", "power must be a number, got 'much'"),
+        ("full,weights=power,power=inf", "power must be a number, got 'inf'"),
+        ("match,power=1", "changes nothing in mode 'match'"),
+    ],
+)
+def test_powers_that_are_none(text: str, says: str) -> None:
+    with pytest.raises(PCPOError, match=says):
+        parse(text)
+
+
+def test_a_window_sums_over_the_steps_that_it_can_reach() -> None:
+    assert parse("full").on("flow_grpo_sd3_fast").zeta == "trained"
+    assert parse("full,zeta=schedule").on("flow_grpo_sd3_fast").zeta == "schedule"
+    assert parse("full").on("flow_grpo").zeta == "schedule"

@@ -245,7 +245,7 @@ def test_what_upstream_does_not_have_is_only_what_the_remarks_name() -> None:
         if knob.flag and isinstance(CONFIGURATIONS[number][row], str)
         if CONFIGURATIONS[number][row] not in knob.words
     }
-    assert missing == {(7, "reward"), (9, "prompts")}
+    assert missing == {(7, "reward")}
     assert "PickScore" in plan(7).obstacles[0]
     assert any("Pick-SFW" in note for note in plan(9).notes)
 

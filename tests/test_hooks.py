@@ -214,7 +214,7 @@ def test_a_flow_schedule_is_read_anew_for_every_rollout(session):
 
 def test_steps_that_are_never_trained_stay_off_the_tape(session):
     made, sched = session("match"), flow_scheduler(3)
-    made.rollout = Rollout(made.config, made.tape, trained_steps=2)
+    made.rollout = Rollout(made.config, made.tape, trained_steps=range(2))
     hooks.begin_rollout(SimpleNamespace(mixed_precision="no"), None)
     for t in sched.timesteps:
         hooks.record_step(torch.ones(2, 4), torch.ones(2, 4), sched, t.unsqueeze(0), 0.7)

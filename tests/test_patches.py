@@ -72,7 +72,7 @@ def test_the_lock_pins_the_three_upstreams() -> None:
             "1958463f020112c9a7bc85768d296daacc2e1b4b",
         ),
         "DanceGRPO": ("https://github.com/XueZeyue/DanceGRPO", "15cc71d53cc2e6e18a68ee607d5fb6ba9a99e344"),
-        "flow_grpo": ("https://github.com/yifan123/flow_grpo", "ac4c86e8cae021841f1fde853d340e0db67690dd"),
+        "flow_grpo": ("https://github.com/yifan123/flow_grpo", "879042cf5707f8b90daa98d147d7deac2317c5da"),
     }
     assert LOCK.path.read_text() == render(LOCK)
     for upstream in LOCK.upstreams:

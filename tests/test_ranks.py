@@ -239,7 +239,7 @@ def test_a_deterministic_sampler_is_refused() -> None:
 @pytest.fixture
 def session() -> Iterator[Session]:
     made = Session(parse("match").on("dancegrpo_flux"))
-    made.rollout = Rollout(made.config, made.tape, trained_steps=2)
+    made.rollout = Rollout(made.config, made.tape, trained_steps=range(2))
     with hooks.using(made):
         yield made
 

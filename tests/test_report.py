@@ -406,6 +406,19 @@ def test_the_same_seed_twice_is_said(tmp_path: Path) -> None:
     assert any("same seed more than once" in warning for warning in comparison.warnings)
 
 
+def test_grpo_guard_is_an_arm_beside_those_of_the_same_sampler(tmp_path: Path) -> None:
+    """It is upstream's objective in its own script, and neither the baseline nor a comparison of its own."""
+    folders = [
+        write_run(tmp_path / mode, mode, upstream="flow_grpo", rewards=[0.0, 0.1, 0.2])
+        for mode in ("observe", "full")
+    ]
+    rewards, guard = [0.0, 0.2, 0.3], tmp_path / "guard"
+    folders.append(write_run(guard, upstream="flow_grpo_sd3_guard", rewards=rewards, arm="GRPO-Guard"))
+    (comparison,) = compared(*folders).comparisons
+    assert (comparison.upstream, comparison.baseline) == ("flow_grpo", "observe")
+    assert [arm.name for arm in comparison.arms] == ["baseline", "full", "GRPO-Guard"]
+
+
 def test_several_upstreams_are_kept_apart(tmp_path: Path) -> None:
     document = compared(
         write_run(tmp_path / "a", "observe", rewards=[0, 1]),

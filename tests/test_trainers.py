@@ -67,7 +67,15 @@ def test_the_steps_that_are_trained(trainer: str, steps: int | None) -> None:
         "train": {"timestep_fraction": 0.5},
         "sampling_steps": 10,
     }
-    assert TRAINERS[trainer].trained_steps(settings) == steps
+    assert TRAINERS[trainer].trained_steps(settings) == (None if steps is None else range(steps))
+
+
+def test_a_window_of_steps_can_be_anywhere_in_its_range() -> None:
+    trainer = TRAINERS["flow_grpo_sd3_fast"]
+    sample = {"num_steps": 10, "sde_window_size": 3, "sde_window_range": (2, 7)}
+    assert trainer.trained_steps({"sample": sample}) == range(2, 7)
+    # without a window all steps but the last are drawn with noise
+    assert trainer.trained_steps({"sample": {**sample, "sde_window_size": 0}}) == range(9)
 
 
 def test_a_trainer_by_its_script() -> None:

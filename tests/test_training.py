@@ -607,57 +607,186 @@ def test_what_rounding_does_is_told_once(capsys, mode, precision, network, says)
         assert not speaks or says in told
 
 
-class Guided(torch.nn.Module):
-    """Unconditional and conditional halves, as a guiding sampler calls a network."""
-
-    def forward(self, x):
-        return (torch.cat([x, 2 * x]),)
-
-
 @pytest.mark.parametrize("trainer", ["flow_grpo", "ddpo"])
-@pytest.mark.parametrize("precision", ["bf16", "no"])
-@pytest.mark.parametrize("cfg", [True, False])
 @pytest.mark.parametrize("mode", ["match", "full", "observe"])
-def test_flow_grpos_rounding_is_undone_where_it_rounds(start, trainer, precision, cfg, mode):
-    """The tape keeps the prediction in training's precision, and the noise that leads to the drawn sample from it."""
-    session = start(
-        trainer,
-        mode,
-        accelerator(mixed_precision=precision),
-        train={"clip_range": XI, "cfg": cfg, "timestep_fraction": 0.75},
-    )
-    assert session.rollout._trained_steps == (3 if trainer == "flow_grpo" else None)
-    network, x = Guided(), torch.full((2, 4), 1 / 3)
-    z = torch.full_like(x, 0.5)
+def test_the_tape_keeps_what_was_sampled(start, trainer, mode):
+    """Prediction and noise bit for bit, of the steps that are trained; of the trainer's own samples nothing changes."""
+    session = start(trainer, mode, train={"clip_range": XI, "timestep_fraction": 0.75})
+    assert session.rollout._trained_steps == (range(3) if trainer == "flow_grpo" else None)
     scheduler = flow(STEPS) if trainer == "flow_grpo" else ddim()
+    pred, z = torch.randn(2, 2, 4, generator=torch.Generator().manual_seed(0)).unbind(0)
     hooks.begin_epoch(0)
-    for epoch in range(2):
-        hooks.begin_rollout(accelerator(mixed_precision=precision), network)
-        for timestep in scheduler.timesteps:
-            network(x)
-            rounded = (x + 4.5 * x).bfloat16().float()
-            hooks.record_step(rounded, z, scheduler, timestep.reshape(1), 0.7)
-        sample = {"log_probs": torch.ones(2, STEPS, dtype=torch.bfloat16), "latents": x}
-        hooks.end_rollout(sample)
-        assert sample["latents"] is x
-        rounds = trainer == "flow_grpo" and precision == "bf16"
-        for step in range(sample["pcpo_index"].shape[1]):
-            found = session.tape.lookup(sample["pcpo_index"], step)
-            if rounds and not cfg:
-                assert found.pred_old.dtype == torch.bfloat16  # it has no more digits
-                continue
-            undone = rounds and mode != "observe"
-            assert torch.equal(found.pred_old, x + 4.5 * x if undone else rounded)
-            if found.z is not None:
-                moved = found.policy_weight.reshape(-1, 1) * (rounded - found.pred_old)
-                torch.testing.assert_close(found.z, z - moved)
-                assert undone or torch.equal(found.z, z)
-        network(x)  # training's pass is none of the rollout's
-        assert session.rollout._guidance is None and not network._forward_hooks, epoch
+    hooks.begin_rollout(accelerator(), None)
+    for timestep in scheduler.timesteps:
+        hooks.record_step(pred, z, scheduler, timestep.reshape(1), 0.7)
+    sample = {"log_probs": torch.ones(2, STEPS, dtype=torch.bfloat16), "latents": pred}
+    hooks.end_rollout(sample)
+    assert sample["latents"] is pred
+    assert sample["pcpo_index"].shape[1] == (3 if trainer == "flow_grpo" else STEPS)
+    for step in range(sample["pcpo_index"].shape[1]):
+        found = session.tape.lookup(sample["pcpo_index"], step)
+        assert torch.equal(found.pred_old, pred)
+        assert found.z is None if mode == "observe" else torch.equal(found.z, z)
     if mode != "observe":
         assert sample["log_probs"].dtype == torch.float32 and not sample["log_probs"].any()
     else:
         assert sample["log_probs"].all()
+
+
+def window_rollout(session, mode, scales, sde_type="cps"):
+    """One rollout of a windowed sampler whose noise level at each step is ``scales``; its scheduler and samples."""
+    scheduler = flow(len(scales))
+    pred, z = torch.randn(2, len(scales), 2, 4, generator=torch.Generator().manual_seed(0)).unbind(0)
+    hooks.begin_epoch(0)
+    hooks.begin_rollout(accelerator(), None)
+    for i, scale in enumerate(scales):
+        hooks.record_step(pred[i], z[i], scheduler, scheduler.timesteps[i : i + 1], scale, sde_type)
+    sample = {"log_probs": torch.zeros(2, sum(scale > 0 for scale in scales))}
+    hooks.end_rollout(sample)
+    return scheduler, pred, z, sample
+
+
+WINDOW = {"num_steps": 6, "guidance_scale": 1.0, "sde_window_size": 2, "sde_window_range": (0, 4)}
+
+
+def test_steps_outside_a_window_are_not_recorded(start, tmp_path):
+    session = start("flow_grpo_sd3_fast", "full", sample=WINDOW)
+    _, pred, z, sample = window_rollout(session, "full", [0, 0.8, 0.8, 0, 0, 0])
+    assert sample["pcpo_index"].shape == (2, 2)
+    resolved = run_json(tmp_path)["resolved"]
+    assert resolved["trained"] == 4 and "trained_from" not in resolved
+    for step in range(2):
+        found = session.tape.lookup(sample["pcpo_index"], step)
+        assert torch.equal(found.pred_old, pred[1 + step]) and torch.equal(found.z, z[1 + step])
+        for name in ("weight", "weight_policy", "clip_scale"):
+            kept = getattr(found, "policy_weight" if name == "weight_policy" else name)
+            assert kept.tolist() == pytest.approx([resolved[name][1 + step]] * 2, rel=1e-6)
+
+
+def test_a_window_that_does_not_begin_at_the_first_step(start, tmp_path, capsys):
+    session = start("flow_grpo_sd3_fast", "full", sample={**WINDOW, "sde_window_range": (2, 5)})
+    window_rollout(session, "full", [0, 0, 0.8, 0.8, 0, 0])
+    resolved = run_json(tmp_path)["resolved"]
+    assert (resolved["trained_from"], resolved["trained"]) == (2, 5)
+    over = slice(2, 5)
+    assert resolved["zeta"] == pytest.approx(sum(resolved["weight_native"][over]) / sum(resolved["dt"][over]))
+    assert "6 steps of which 3 to 5 can be trained" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("mode", ["observe", "log", "match", "full"])
+def test_the_ratio_is_the_policys_and_what_is_clipped_is_upstreams(start, tmp_path, mode):
+    """By coefficients-preserving steps, whose log probability lacks ``1/(2*std**2)``."""
+    session = start("flow_grpo_sd3_fast", mode, sample=WINDOW)
+    scheduler, pred, z, sample = window_rollout(session, mode, [0.8, 0.8, 0, 0, 0, 0])
+    resolved = run_json(tmp_path)["resolved"]
+    advantage = torch.tensor([1.0, -1.0])
+    hooks.begin_step(sample, 1, scheduler.timesteps[1].repeat(2))
+    live = (pred[1] + 1e-3 * z[1]).requires_grad_()
+    w, scale = resolved["weight_policy"][1], resolved["clip_scale"][1]
+    m1, m2 = (1e-3 * z[1] ** 2).mean(1), (1e-6 * z[1] ** 2).mean(1)
+    log_rho = -(w * m1 + 0.5 * w**2 * m2)
+    mean = torch.ones(())
+    matched = hooks.match_step(live, z[1], mean)
+    assert (matched is None) == (mode in ("observe", "log"))
+    if matched is not None:
+        assert matched[2] is mean
+        torch.testing.assert_close(matched[1], scale * log_rho, rtol=1e-4, atol=1e-10)
+    exponent = (scale * log_rho).requires_grad_() if matched is None else matched[1]
+    ours = hooks.loss(torch.tensor(5.0), exponent, sample["log_probs"][:, 1], advantage)
+    if mode == "observe":
+        assert ours == 5
+    else:
+        weight = resolved["weight"][1]
+        credit = scale * log_rho if mode != "full" else -(weight * m1 + 0.5 * weight**2 * m2)
+        expected = torch.relu(XI * advantage.abs() - advantage * credit).mean()
+        torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-9)
+        assert ours.requires_grad
+    hooks.log_step(0)
+    (step,) = records(tmp_path, "step")
+    ratio = torch.exp(log_rho.double())
+    assert step["ratio_min"] == pytest.approx(float(ratio.min()), abs=1e-6) != 1
+    assert step["fraction_outside"] == float(((scale * log_rho).exp() - 1).abs().gt(XI).double().mean())
+    assert step["kl"] == pytest.approx(float(0.5 * w**2 * m2.mean()), rel=1e-4)
+
+
+def test_what_another_ratio_than_the_policys_is_clipped_by(start, tmp_path):
+    """GRPO-Guard's: its clip counts are of what upstream clips, the ratio is the policy's."""
+    start("flow_grpo_sd3_guard", "observe", rationorm=True)
+    assert run_json(tmp_path)["arm"] == "GRPO-Guard"
+    hooks.begin_epoch(0)
+    hooks.begin_step({}, 0, torch.tensor([3.0, 3.0]))
+    new, old = torch.tensor([0.5, 0.0]), torch.zeros(2)
+    hooks.loss(torch.tensor(0.0), new, old, torch.ones(2), ratio=torch.tensor([1.0, 1.0 + 2 * XI]))
+    hooks.log_step(0)
+    (step,) = records(tmp_path, "step")
+    assert step["ratio_max"] == pytest.approx(math.exp(0.5))
+    assert step["fraction_outside"] == 0.5
+
+
+@pytest.mark.parametrize("mode", ["log", "match", "full"])
+def test_two_remedies_at_once_are_refused(start, mode):
+    with pytest.raises(PCPOError, match="two remedies for unequal steps at once"):
+        start("flow_grpo_sd3_guard", mode, rationorm=True)
+    start("flow_grpo_sd3_guard", mode, rationorm=False)
+
+
+def test_a_window_without_noise_is_said(start, capsys):
+    session = start("flow_grpo_sd3_fast", "full", sample=WINDOW)
+    with pytest.raises(SystemExit) as stop:
+        window_rollout(session, "full", [0] * 6)
+    assert stop.value.code == 2
+    assert "sample.noise_level is 0" in capsys.readouterr().err
+
+
+def test_without_a_tape_the_policys_ratio_is_not_to_be_had(start, capsys):
+    session = start("flow_grpo_sd3_fast", "observe,tape=off", sample=WINDOW)
+    with pytest.raises(SystemExit) as stop:
+        window_rollout(session, "observe", [0.8, 0.8, 0, 0, 0, 0])
+    assert stop.value.code == 2
+    assert "tape=off leaves nothing to tell" in capsys.readouterr().err
+
+
+class Given(torch.nn.Module):
+    """Keeps what it was given."""
+
+    def forward(self, hidden_states, timestep):
+        self.given = hidden_states, timestep
+        return hidden_states
+
+
+@pytest.mark.parametrize(
+    ("trainer", "mode"),
+    [
+        ("flow_grpo_flux", "match"),
+        ("flow_grpo_flux", "full"),
+        ("flow_grpo_flux", "observe"),
+        ("flow_grpo", "full"),
+    ],
+)
+def test_a_network_is_given_in_training_what_it_was_given_in_sampling(start, trainer, mode):
+    """Contiguous samples, and the very timestep, which the sampler rounded: on FLUX, where anything is matched."""
+    start(trainer, mode)
+    network, scheduler = Given(), flow(STEPS)
+    hooks.begin_epoch(0)
+    hooks.begin_rollout(accelerator(), network)
+    for t in scheduler.timesteps:
+        x = torch.randn(2, 4)
+        network(hidden_states=x, timestep=(t.expand(2).bfloat16() / 1000))
+        assert network.given[1].dtype == torch.bfloat16
+        hooks.record_step(x, x, scheduler, t[None], 0.7)
+    sample = {"log_probs": torch.zeros(2, STEPS)}
+    hooks.end_rollout(sample)
+    as_sampled = trainer == "flow_grpo_flux" and mode != "observe"
+    view, timestep = torch.randn(2, 3, 4)[:, 1], scheduler.timesteps[[2, 0]]
+    hooks.begin_step(sample, 0, timestep)
+    network(hidden_states=view, timestep=timestep / 1000)
+    hidden, given = network.given
+    assert torch.equal(hidden, view) and hidden.is_contiguous() == as_sampled
+    assert torch.equal(given, timestep.bfloat16() / 1000 if as_sampled else timestep / 1000)
+    assert given.dtype == (torch.bfloat16 if as_sampled else torch.float32)
+    hooks.begin_rollout(accelerator(), network)  # sampling goes on as it was
+    network(hidden_states=view, timestep=timestep)
+    assert network.given[0] is view and network.given[1] is timestep
 
 
 def flow(steps):
@@ -673,7 +802,7 @@ def flow(steps):
 def test_samples_that_are_collected_late_keep_their_order(mode):
     """DanceGRPO's trainers sample in batches, or one by one, and collect at the end: in every epoch anew."""
     session = Session(parse(mode).on("dancegrpo_flux"))
-    session.rollout = Rollout(session.config, session.tape, trained_steps=2)
+    session.rollout = Rollout(session.config, session.tape, trained_steps=range(2))
     sigmas = dancegrpo_sigmas(3)
     with hooks.using(session):
         for epoch in range(2):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
 
-from pcpo_overlay.config import PCPOError
+from pcpo_overlay.config import PCPOError, parse
 from pcpo_overlay.schedules import (
     dancegrpo_sigmas,
     ddim_previous,
@@ -15,6 +16,7 @@ from pcpo_overlay.schedules import (
     sd3_sigmas,
     sd_alphas_cumprod,
 )
+from pcpo_overlay.steps import cps_steps
 from pcpo_overlay.tools.weights.table import WeightTable, dancegrpo_table, ddim_table, flow_grpo_table
 from pcpo_overlay.variance import (
     PAPER_W_STAR,
@@ -28,9 +30,9 @@ from pcpo_overlay.variance import (
 from pcpo_overlay.weights import (
     ddim_weight,
     flow_weight,
+    power_weights,
     prediction_scale,
     proportional_weights,
-    uniform_weights,
 )
 
 # The numbers are printed to six decimals; half a unit of the last one.
@@ -198,9 +200,66 @@ def test_proportional_and_uniform_weights_keep_the_mean(made: WeightTable) -> No
     proportional, zeta = proportional_weights(table.weight_native, table.dt)
     assert torch.allclose(proportional / table.dt, torch.full_like(table.dt, zeta), rtol=1e-12)
     assert float(proportional.mean()) == pytest.approx(float(table.weight_native.mean()), rel=1e-12)
-    uniform = uniform_weights(table.weight_native)
+    uniform = power_weights(table.weight_native, 0)
     assert uniform.unique().numel() == 1
     assert float(uniform[0]) == pytest.approx(float(table.weight_native.mean()), rel=1e-12)
+
+
+@pytest.mark.parametrize("power", [2.0, 1.0, 0.5, 0.0, -0.5, -1.0])
+def test_powers_of_the_native_weights_keep_the_mean(power: float) -> None:
+    native = flow_grpo_table().steps.weight_native
+    some = torch.arange(10) < 9
+    for over in (slice(None), some):
+        weight = power_weights(native, power, over)
+        assert float(weight[over].mean()) == pytest.approx(float(native[over].mean()), rel=1e-12)
+        # to the power and no other: the ratio of two steps' weights is that of their native ones to it
+        torch.testing.assert_close(weight / weight[0], (native / native[0]) ** power, rtol=1e-12, atol=0)
+    torch.testing.assert_close(power_weights(native, 1.0), native, rtol=1e-14, atol=0)
+
+
+@pytest.mark.parametrize("table", [flow_grpo_table, dancegrpo_table, ddim_table])
+def test_power_as_a_run_resolves_it(table: Callable[..., WeightTable]) -> None:
+    variance = ",variance=native" if table is ddim_table else ""
+    native = table(mode=f"full,weights=native{variance}").steps
+    for power, like in ((1.0, native.weight), (0.0, table(mode="full,weights=uniform").steps.weight)):
+        ours = table(mode=f"full,weights=power,power={power}").steps
+        torch.testing.assert_close(ours.weight, like, rtol=1e-12, atol=0)
+        assert ours.zeta is None
+    half = table(mode="full,weights=power,power=-0.5").steps
+    assert float(half.weight.mean()) == pytest.approx(float(native.weight_native.mean()))
+    lightest = int(half.weight.argmin())
+    assert lightest == int(native.weight_native.argmax())
+
+
+def test_coefficients_preserving_steps() -> None:
+    """SD3, 10 steps, noise level 0.8: the policy's weight and upstream's own, in float64."""
+    steps = cps_steps(sd3_sigmas(10), torch.arange(10.0), 0.8, parse("match"), range(5))
+    assert [round(float(w), 4) for w in steps.weight_policy[:5]] == [0.0437, 0.0828, 0.1312, 0.1930, 0.2758]
+    assert [round(float(w), 4) for w in steps.weight[:5]] == [0.0728, 0.1250, 0.1746, 0.2181, 0.2496]
+    assert float(steps.std[-1]) == float(steps.weight_policy[-1]) == float(steps.weight[-1]) == 0
+    assert steps.clip_scale is not None
+    torch.testing.assert_close(steps.weight, steps.weight_policy * steps.clip_scale)
+
+
+@pytest.mark.parametrize(
+    "mode", ["full", "full,weights=uniform", "full,weights=power,power=-1", "full,zeta=schedule"]
+)
+def test_the_last_step_has_no_weight_by_coefficients_preserving_ones(mode: str) -> None:
+    config = parse(mode).on("flow_grpo_sd3_fast")
+    steps = cps_steps(sd3_sigmas(10), torch.arange(10.0), 0.8, config, range(5))
+    over = slice(5) if config.zeta == "trained" else slice(9)
+    assert float(steps.weight[-1]) == 0
+    assert float(steps.weight[over].mean()) == pytest.approx(float(steps.weight_native[over].mean()))
+    if config.weights == "proportional":
+        zeta = float(steps.weight_native[over].sum() / steps.dt[over].sum())
+        assert steps.zeta == pytest.approx(zeta)
+        torch.testing.assert_close(steps.weight[:9], zeta * steps.dt[:9])
+
+
+@pytest.mark.parametrize("noise_level", [0.0, -0.1, 1.5, float("nan")])
+def test_a_noise_level_that_coefficients_cannot_be_preserved_at(noise_level: float) -> None:
+    with pytest.raises(PCPOError, match=r"sample\.noise_level is"):
+        cps_steps(sd3_sigmas(10), torch.arange(10.0), noise_level, parse("match"))
 
 
 def test_ddim_table_columns() -> None:

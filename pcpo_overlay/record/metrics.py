@@ -52,6 +52,7 @@ class StepMetrics:
             "log_rho": trained.log_rho,
             "credit": trained.credit,
             "kl": trained.kl,
+            "clipped": trained.clipped,
         }
         columns.update({f"advantage{i}": a for i, a in enumerate(trained.advantages)})
         for name, column in columns.items():
@@ -84,12 +85,14 @@ class StepMetrics:
         self.clear()
         advantages = [column for name, column in named.items() if name.startswith("advantage")]
         log_rho = named["log_rho"]
+        clipped = named.get("clipped", log_rho)
         credit = named.get("credit")
         if credit is None:
-            credit = log_rho if self.log_objective else torch.expm1(log_rho)
+            credit = clipped if self.log_objective else torch.expm1(clipped)
         return Samples(
             timestep=named["timestep"],
             log_rho=log_rho,
+            clipped=clipped,
             credit=credit,
             kl=named.get("kl", log_rho.new_empty(0)),
             advantages=torch.stack(advantages),
@@ -113,6 +116,7 @@ class Samples:
 
     Attributes:
         timestep, log_rho: (n,), the log ratio of the policy.
+        clipped: (n,) what upstream's ratio is the exponential of: the log ratio, but where it has a scale of its own.
         credit: (n,) what the objective's hinge is on.
         kl: (n,) exact KL divergence of the step, or empty where the rollouts recorded nothing.
         advantages: (k, n) of the k losses trained on a step.
@@ -123,6 +127,7 @@ class Samples:
 
     timestep: Tensor
     log_rho: Tensor
+    clipped: Tensor
     credit: Tensor
     kl: Tensor
     advantages: Tensor
@@ -153,7 +158,9 @@ class Samples:
         """
         finite = ~self.nonfinite
         timestep, credit = self.timestep[finite], self.credit[finite]
-        stats = clip_statistics(self.log_rho[finite], credit, self.advantages[:, finite], self.clip_range)
+        stats = clip_statistics(
+            self.log_rho[finite], credit, self.advantages[:, finite], self.clip_range, self.clipped[finite]
+        )
         outside, masked = stats.outside.double(), stats.masked.double()
         above = outside * (stats.ratio > 1)
         kl = self.kl[finite] if self.kl.numel() else None

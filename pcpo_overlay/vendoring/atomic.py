@@ -23,20 +23,22 @@ def read_regular(path: Path) -> bytes:
         return file.read()
 
 
-def _beside(path: Path) -> str:
-    return f".{path.name}.pcpo-"
+def _beside(path: Path, folder: Path) -> str:
+    # From there on, since files of one name can be on their way into several folders that are not there yet.
+    return f".{'+'.join(path.relative_to(folder).parts)}.pcpo-"
 
 
-def remove_leftovers(path: Path) -> None:
-    """Delete what killed writes of ``path`` left beside it."""
-    for left in path.parent.glob(f"{glob.escape(_beside(path))}*.tmp"):
+def remove_leftovers(path: Path, folder: Path | None = None) -> None:
+    """Delete what killed writes of ``path`` left beside it, or in a ``folder`` above it."""
+    folder = folder or path.parent
+    for left in folder.glob(f"{glob.escape(_beside(path, folder))}*.tmp"):
         left.unlink(missing_ok=True)
 
 
 def _write_beside(path: Path, data: bytes, folder: Path, mode: int | None) -> Path:
     """A new file with ``data``, flushed to disk, with the owner and mode of ``path``."""
     old = path.stat() if path.is_file() else None
-    handle, name = tempfile.mkstemp(prefix=_beside(path), suffix=".tmp", dir=folder)
+    handle, name = tempfile.mkstemp(prefix=_beside(path, folder), suffix=".tmp", dir=folder)
     temporary = Path(name)
     try:
         with os.fdopen(handle, "wb") as file:
@@ -114,11 +116,11 @@ class Swap:
             folder = folder.parent
         for parent in path.parents[: len(path.parents) - len(folder.parents)]:
             if parent.is_dir():
-                remove_leftovers(parent / path.name)
+                remove_leftovers(path, parent)
         if new is None:
             return
         if new.link:
-            self._aside = Path(tempfile.mktemp(prefix=_beside(path), suffix=".tmp", dir=folder))
+            self._aside = Path(tempfile.mktemp(prefix=_beside(path, folder), suffix=".tmp", dir=folder))
             self._aside.symlink_to(os.fsdecode(new.data))
         else:
             self._aside = _write_beside(path, new.data, folder, mode)

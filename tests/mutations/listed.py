@@ -29,7 +29,7 @@ _RANKS = (
 #: The tests that concern a file, first to fail first; those of every file are run for what they leave alive.
 TESTS: dict[str, tuple[str, ...]] = {
     "config.py": ("test_config.py", "test_flow.py", "test_ddim.py", _RANKS[4]),
-    "flow_grpo.py": ("test_unrounded.py", "test_prompts.py"),
+    "flow_grpo.py": ("test_prompts.py",),
     "losses.py": ("test_metrics.py", "test_losses.py"),
     "objective.py": ("test_training.py", "test_hooks.py"),
     "ranks.py": (_RANKS[5], *PROCESSES[:3]),
@@ -265,10 +265,14 @@ FAULTS: dict[str, tuple[Fault, ...]] = {
             "hinge = clip_range * advantages.abs() - advantages * log_rho",
             "masked by the policy's ratio",
         ),
-        ("outside=(ratio - 1).abs() > clip_range", "outside=(ratio - 1) > clip_range", "outside on one side"),
         (
-            "outside=(ratio - 1).abs() > clip_range",
-            "outside=log_rho.abs() > clip_range",
+            "outside=(torch.exp(clipped) - 1).abs() > clip_range",
+            "outside=(torch.exp(clipped) - 1) > clip_range",
+            "outside on one side",
+        ),
+        (
+            "outside=(torch.exp(clipped) - 1).abs() > clip_range",
+            "outside=clipped.abs() > clip_range",
             "outside by the logarithm",
         ),
         ("masked=(hinge < 0).all(0)", "masked=(hinge < 0).any(0)", "masked where one loss masks"),
@@ -374,16 +378,23 @@ FAULTS: dict[str, tuple[Fault, ...]] = {
             "the mean of quotients",
         ),
         ("return zeta * dt, zeta", "return native, zeta", "proportional weights replaced by native ones"),
+        ("mean = native[over].mean()", "mean = native[over].sum()", "sum for mean"),
         (
-            "return torch.full_like(native, float(native.mean()))",
-            "return torch.full_like(native, float(native.sum()))",
-            "sum for mean",
-        ),
-        (
-            "return torch.full_like(native, float(native.mean()))",
-            "return torch.full_like(native, float(native.median()))",
+            "return mean / shaped[over].mean() * shaped",
+            "return mean / shaped[over].median() * shaped",
             "median for mean",
         ),
+        (
+            "return t * (1 - t_next) - (1 - t) * torch.sqrt(t_next**2 - std**2)",
+            "return t * (1 - t_next) + (1 - t) * torch.sqrt(t_next**2 - std**2)",
+            "sign in the coefficient of CPS",
+        ),
+        (
+            "torch.sqrt(t_next**2 - std**2)",
+            "torch.sqrt(t_next**2 + 0 * std**2)",
+            "CPS without its noise in the mean",
+        ),
+        ("shaped = (native / mean) ** power", "shaped = (native / mean) ** -power", "sign of the power"),
     ),
     "variance.py": (
         ("PAPER_W_STAR = 4.5", "PAPER_W_STAR = 4.4", "another target weight than the paper's"),
@@ -465,6 +476,12 @@ FAULTS: dict[str, tuple[Fault, ...]] = {
             "the second sigma in the numerator too",
         ),
         ("return noise_level * torch.sqrt", "return torch.sqrt", "no noise level"),
+        (
+            "return sigmas[1:] * math.sin(noise_level * math.pi / 2)",
+            "return sigmas[:-1] * math.sin(noise_level * math.pi / 2)",
+            "a step's start for its end in CPS",
+        ),
+        ("math.sin(noise_level * math.pi / 2)", "math.sin(noise_level * math.pi)", "twice the angle of CPS"),
     ),
     "schedules.py": (
         ("beta_start**0.5, beta_end**0.5", "beta_start, beta_end", "betas that are not scaled linear"),
@@ -621,17 +638,13 @@ FAULTS: dict[str, tuple[Fault, ...]] = {
             "on_noise = ddim_weight(abar_t, abar_prev, std_native, prediction_type)",
             "the mean on the network's output",
         ),
+        ("over = std > 0\n", "over = std >= 0\n", "steps without noise in the mean"),
         (
-            "drawn = on_noise[over][std_native[over] > 0]",
-            "drawn = on_noise[over]",
-            "steps without noise in the mean",
-        ),
-        (
-            "drawn = on_noise[over][std_native[over] > 0]",
-            "drawn = on_noise[std_native > 0]",
+            "over = _mean_over(trained, std_native, config)",
+            "over = std_native > 0",
             "zeta=trained does nothing on DDIM",
         ),
-        ("if not drawn.numel():", "if False:", "a schedule without noise passes"),
+        ("if not bool(over.any()):", "if False:", "a schedule without noise passes"),
         (
             "policy = ddim_weight(abar_t, abar_prev, std, prediction_type)",
             "policy = ddim_weight(abar_t, abar_prev, std_native, prediction_type)",
@@ -653,13 +666,13 @@ FAULTS: dict[str, tuple[Fault, ...]] = {
             "uniform weights replaced by native ones",
         ),
         (
-            ".masked_fill(std == 0, 0) * prediction_scale(\n            abar_t, prediction_type\n        )",
-            ".masked_fill(std == 0, 0)",
+            "weight = weight * prediction_scale(abar_t, prediction_type)",
+            "pass",
             "prediction_scale replaced by 1",
         ),
         (
-            ".masked_fill(std == 0, 0) * prediction_scale(",
-            " * prediction_scale(",
+            "weight = power_weights(on_noise, config.power or 0.0, over).masked_fill(std == 0, 0)",
+            "weight = power_weights(on_noise, config.power or 0.0, over)",
             "credit for a step without noise",
         ),
         (
@@ -693,8 +706,8 @@ FAULTS: dict[str, tuple[Fault, ...]] = {
             "no mean is not refused",
         ),
         (
-            "t, dt = sigmas[:-1], sigmas[:-1] - sigmas[1:]",
-            "t, dt = sigmas[1:], sigmas[:-1] - sigmas[1:]",
+            "native = flow_weight(sigmas[:-1], dt, scale)",
+            "native = flow_weight(sigmas[1:], dt, scale)",
             "a step's end for its start",
         ),
         (
@@ -708,8 +721,8 @@ FAULTS: dict[str, tuple[Fault, ...]] = {
             "proportional weights replaced by native ones",
         ),
         (
-            "weight = uniform_weights(native[over])[:1].expand(native.shape)",
-            "weight = uniform_weights(native)",
+            "weight = power_weights(native, config.power or 0.0, over).masked_fill(std == 0, 0)",
+            "weight = power_weights(native, config.power or 0.0, std > 0).masked_fill(std == 0, 0)",
             "uniform over the schedule under zeta=trained",
         ),
         (
@@ -723,30 +736,34 @@ FAULTS: dict[str, tuple[Fault, ...]] = {
             "zeta over two ranges",
         ),
         (
-            "        weight = zeta * dt\n",
-            "        weight = torch.full_like(dt, zeta)\n",
+            "weight = (zeta * dt).masked_fill(std == 0, 0)",
+            "weight = (zeta + 0 * dt).masked_fill(std == 0, 0)",
             "zeta not times the interval",
         ),
-        ("std = scale * torch.sqrt(dt)", "std = scale * dt", "std not with the interval's root"),
+        (
+            "return _flow(sigmas, timestep, scale * torch.sqrt(dt), native, native, config, trained)",
+            "return _flow(sigmas, timestep, scale * dt, native, native, config, trained)",
+            "std not with the interval's root",
+        ),
         (
             "mean_native=float(native[over].mean())",
             "mean_native=float(native.mean())",
             "another mean is told",
         ),
         (
-            'slice(None) if config.zeta == "schedule" else slice(max(trained, 1))',
-            "slice(None)",
+            'if config.zeta == "trained":\n        index',
+            "if False:\n        index",
             "zeta=trained does nothing",
         ),
         (
-            'slice(None) if config.zeta == "schedule" else slice(max(trained, 1))',
-            'slice(None) if config.zeta == "schedule" else slice(max(trained, 1) + 1)',
+            "(index < max(trained.stop, 1))",
+            "(index <= max(trained.stop, 1))",
             "one step too many in the mean",
         ),
-        ("slice(max(trained, 1))", "slice(trained)", "no step to take a mean of"),
+        ("max(trained.stop, 1)", "trained.stop", "no step to take a mean of"),
         (
-            "trained = steps if trained is None else min(trained, steps)",
-            "trained = steps if trained is None else trained",
+            "return range(steps if trained is None else min(trained, steps))",
+            "return range(steps if trained is None else trained)",
             "more steps trained than there are",
         ),
         (
@@ -773,18 +790,18 @@ FAULTS: dict[str, tuple[Fault, ...]] = {
         ),
         ('settings.get("prediction_type", "epsilon")', '"epsilon"', "noise prediction taken for granted"),
         (
-            "columns = torch.stack([steps.weight, steps.weight_policy, steps.std])",
-            "columns = torch.stack([steps.weight_native, steps.weight_policy, steps.std])",
+            "columns = [steps.weight, steps.weight_policy, steps.std]",
+            "columns = [steps.weight_native, steps.weight_policy, steps.std]",
             "native weights looked up",
         ),
         (
-            "columns = torch.stack([steps.weight, steps.weight_policy, steps.std])",
-            "columns = torch.stack([steps.weight, steps.weight, steps.std])",
+            "columns = [steps.weight, steps.weight_policy, steps.std]",
+            "columns = [steps.weight, steps.weight, steps.std]",
             "the objective's weights for the policy's",
         ),
         (
-            "columns = torch.stack([steps.weight, steps.weight_policy, steps.std])",
-            "columns = torch.stack([steps.weight, steps.weight_policy, steps.std_native])",
+            "columns = [steps.weight, steps.weight_policy, steps.std]",
+            "columns = [steps.weight, steps.weight_policy, steps.std_native]",
             "native std looked up",
         ),
         (
@@ -793,9 +810,23 @@ FAULTS: dict[str, tuple[Fault, ...]] = {
             "a strange timestep gets the first step's values",
         ),
         (
-            "return self._policy[self._row(step)].expand(batch)",
-            "return self._weight[self._row(step)].expand(batch)",
+            "return self._policy[self._named(step)].expand(batch)",
+            "return self._weight[self._named(step)].expand(batch)",
             "the objective's weights for the policy's",
+        ),
+        (
+            "return _flow(sigmas, timestep, std, 2 * c * std, policy, config, trained, clip_scale=2 * std**2)",
+            "return _flow(sigmas, timestep, std, policy, policy, config, trained, clip_scale=2 * std**2)",
+            "CPS in units that upstream does not have",
+        ),
+        ("clip_scale=2 * std**2)", "clip_scale=std**2)", "half of upstream's scale under CPS"),
+        ('if sde_type == "cps":', "if False:", "CPS taken for the SDE"),
+        ("    if noise_level > 1:\n", "    if False:\n", "a noise level that CPS does not have"),
+        ("over = over & (index >= trained.start)", "over = over", "steps before the window in the mean"),
+        (
+            "return range(min(trained.start, steps), min(trained.stop, steps))",
+            "return range(0, min(trained.stop, steps))",
+            "steps before the window said to be trained",
         ),
     ),
     "tape.py": (
@@ -880,8 +911,8 @@ FAULTS: dict[str, tuple[Fault, ...]] = {
         ("self._pred.append(pred.detach())", "self._pred.append(pred)", "the graph is kept"),
         ("self._z.append(z.detach())", "self._z.append(pred.detach())", "the prediction for the noise"),
         (
-            "torch.stack([weight, policy_weight], dim=1)",
-            "torch.stack([policy_weight, weight], dim=1)",
+            "weight, policy_weight, *clip_scale = self._weights.select(here).unbind(1)",
+            "policy_weight, weight, *clip_scale = self._weights.select(here).unbind(1)",
             "weights swapped",
         ),
         ("        self._open_steps += 1\n", "        self._open_steps = 1\n", "steps not counted"),
@@ -923,15 +954,11 @@ FAULTS: dict[str, tuple[Fault, ...]] = {
         ),
         ("z=self._select(self._z, there, index.device) if self._z.rows else None", "z=None", "no noise"),
         (
-            "            weight=weights[:, 0],\n",
-            "            weight=weights[:, 1],\n",
+            "            weight=weight,\n",
+            "            weight=policy_weight,\n",
             "the policy's weight in the objective",
         ),
-        (
-            "policy_weight=weights[:, 1]",
-            "policy_weight=weights[:, 0]",
-            "the objective's weight for the policy",
-        ),
+        ("policy_weight=policy_weight,", "policy_weight=weight,", "the objective's weight for the policy"),
         (
             "if self._host_index is None or self._host_index[0] is not index:",
             "if self._host_index is None:",
@@ -942,23 +969,9 @@ FAULTS: dict[str, tuple[Fault, ...]] = {
             "return self._pred.nbytes",
             "noise and weights not counted",
         ),
+        ("clip_scale=clip_scale[0] if clip_scale else None,", "clip_scale=None,", "upstream's scale lost"),
     ),
     "rollout.py": (
-        (
-            "self._rounds = rounds and config.matching",
-            "self._rounds = rounds",
-            "guidance redone where nothing is matched",
-        ),
-        (
-            "self._dtype = dtype if rounds and guidance_scale is None else None",
-            "self._dtype = dtype if rounds else None",
-            "guided predictions rounded",
-        ),
-        (
-            "self._dtype = dtype if rounds and guidance_scale is None else None",
-            "self._dtype = None",
-            "twice the memory where nothing is guided",
-        ),
         (
             '        """The sampler is about to draw what will be trained on."""\n        self.is_open = True\n',
             '        """The sampler is about to draw what will be trained on."""\n',
@@ -981,13 +994,8 @@ FAULTS: dict[str, tuple[Fault, ...]] = {
             "rounding is not told of",
         ),
         (
-            "if self._rounds and network is not None and self._guidance_scale is not None:",
-            "if False:",
-            "rounded guidance on the tape",
-        ),
-        (
-            'their place on the tape."""\n        self.is_open = False\n',
-            'their place on the tape."""\n',
+            "        self.is_open = False\n        if self._restore_sampler",
+            "        if self._restore_sampler",
             "an evaluation is recorded",
         ),
         (
@@ -1000,7 +1008,6 @@ FAULTS: dict[str, tuple[Fault, ...]] = {
             "            self._restore_sampler()\n",
             "the second rollout is not wrapped",
         ),
-        ("            self._guidance.close()\n", "            pass\n", "listening to training's outputs"),
         (
             "if self._config.matching or self._tape.open_steps:\n",
             "if self._tape.open_steps:\n",
@@ -1038,37 +1045,28 @@ FAULTS: dict[str, tuple[Fault, ...]] = {
             "native std by way of float64",
         ),
         (
-            'it is not recorded."""\n        if not self.is_open:\n            return\n',
-            'it is not recorded."""\n',
+            "        if not self.is_open:\n            return\n        if self._windowed",
+            "        if self._windowed",
             "evaluations on the tape",
         ),
         (
-            'if self._config.tape == "off" or self._tape.open_steps == self._trained_steps:',
-            "if self._tape.open_steps == self._trained_steps:",
+            '        if self._config.tape == "off":\n            if table',
+            "        if False:\n            if table",
             "tape=off keeps a tape",
         ),
         (
-            'if self._config.tape == "off" or self._tape.open_steps == self._trained_steps:',
-            'if self._config.tape == "off":',
+            "if self._trained_steps is not None and self._tape.open_steps == len(self._trained_steps):",
+            "if False:",
             "untrained steps on the tape",
-        ),
-        (
-            "pred, z = self._guidance.as_trained(pred, z, table.policy_weight(timestep, batch))",
-            "pred, z = self._guidance.as_trained(pred, z, table.weight(timestep, batch))",
-            "noise that does not lead to the drawn sample",
         ),
         (
             'did not keep."""\n        if not self.is_open:\n            return\n',
             'did not keep."""\n',
             "drawn steps outside a rollout on the tape",
         ),
+        ('if self._config.tape == "off" or untrained:', "if untrained:", "tape=off keeps a tape"),
         (
-            'if self._config.tape == "off" or index == self._trained_steps:',
-            "if index == self._trained_steps:",
-            "tape=off keeps a tape",
-        ),
-        (
-            'if self._config.tape == "off" or index == self._trained_steps:',
+            'if self._config.tape == "off" or untrained:',
             'if self._config.tape == "off":',
             "untrained steps on the tape",
         ),
@@ -1086,11 +1084,6 @@ FAULTS: dict[str, tuple[Fault, ...]] = {
             "z = (sample - mean) / std if self._config.matching else None",
             "z = (sample - mean) if self._config.matching else None",
             "noise not divided by the std",
-        ),
-        (
-            "pred if self._dtype is None else pred.to(self._dtype),",
-            "pred,",
-            "twice the memory where nothing is guided",
         ),
         (
             "            z if self._config.matching else None,\n",
@@ -1140,6 +1133,26 @@ FAULTS: dict[str, tuple[Fault, ...]] = {
             "    if isinstance(output, tuple):\n        return output\n",
             "tuples stay in half precision",
         ),
+        (
+            "if self._windowed and scale == 0:",
+            "if False:",
+            "steps outside the window end the run",
+        ),
+        (
+            "            if table.steps.clip_scale is not None:\n",
+            "            if False:\n",
+            "tape=off under CPS records other ratios",
+        ),
+        (
+            "self._wants_inputs = as_sampled and config.matching",
+            "self._wants_inputs = as_sampled",
+            "a baseline's network given other inputs",
+        ),
+        (
+            "self._wants_inputs = as_sampled and config.matching",
+            "self._wants_inputs = False",
+            "ratios off 1 on FLUX in half precision",
+        ),
     ),
     "objective.py": (
         (
@@ -1175,14 +1188,14 @@ FAULTS: dict[str, tuple[Fault, ...]] = {
             "no KL in observe and log",
         ),
         (
-            "pred, recorded.pred_old, recorded.z, recorded.weight, recorded.policy_weight\n",
-            "pred, recorded.pred_old, recorded.z, recorded.policy_weight, recorded.weight\n",
+            "match = losses.match(pred, recorded.pred_old, recorded.z, weight, recorded.policy_weight)",
+            "match = losses.match(pred, recorded.pred_old, recorded.z, recorded.policy_weight, weight)",
             "weights swapped",
         ),
-        ("        self._kl = self._match.kl\n", "", "no KL in match and full"),
+        ("self._match, self._kl = match, match.kl", "self._match = match", "no KL in match and full"),
         (
-            "return prev_sample, self._match.log_rho, *rest",
-            "return prev_sample, self._match.credit, *rest",
+            "return prev_sample, self._scaled(match.log_rho), *rest",
+            "return prev_sample, match.credit, *rest",
             "upstream logs the credit",
         ),
         (
@@ -1202,18 +1215,14 @@ FAULTS: dict[str, tuple[Fault, ...]] = {
             "observe trains PCPO",
         ),
         (
-            "on = log_prob - log_prob_old if self._match is None else self._match.credit",
-            "on = log_prob - log_prob_old if self._match is None else self._match.log_rho",
+            "on = exponent if self._match is None else self._match.credit",
+            "on = exponent if self._match is None else self._match.credit.detach()",
             "the objective without a graph",
         ),
+        ("exponent = log_prob - log_prob_old", "exponent = log_prob_old - log_prob", "sign of the log ratio"),
         (
-            "on = log_prob - log_prob_old if self._match is None else self._match.credit",
-            "on = log_prob_old - log_prob if self._match is None else self._match.credit",
-            "sign of the log ratio",
-        ),
-        (
-            "on = log_prob - log_prob_old if self._match is None else self._match.credit",
-            "on = torch.expm1(log_prob - log_prob_old) if self._match is None else self._match.credit",
+            "on = exponent if self._match is None else self._match.credit",
+            "on = exponent.expm1() if self._match is None else self._match.credit",
             "the hinge on rho - 1",
         ),
         (
@@ -1246,13 +1255,13 @@ FAULTS: dict[str, tuple[Fault, ...]] = {
             "a loss of weight 0 masks",
         ),
         (
-            "log_rho=log_prob.detach() - log_prob_old if self._match is None else self._match.log_rho",
-            "log_rho=log_prob.detach() - log_prob_old if self._match is None else self._match.credit.detach()",
+            "log_rho = self._match.log_rho\n",
+            "log_rho = self._match.credit.detach()\n",
             "the credit recorded as the ratio",
         ),
         (
-            "log_rho=log_prob.detach() - log_prob_old if",
-            "log_rho=log_prob_old - log_prob.detach() if",
+            "clipped = log_rho = exponent.detach()",
+            "clipped = log_rho = -exponent.detach()",
             "sign of the recorded log ratio",
         ),
         ("            loss=self._sum(),\n", "            loss=loss.detach(),\n", "the last loss alone"),
@@ -1273,6 +1282,22 @@ FAULTS: dict[str, tuple[Fault, ...]] = {
             "return torch.stack(weighted).mean()",
             "the mean of two losses",
         ),
+        (
+            "if native and recorded.clip_scale is not None:",
+            "if False:",
+            "match under CPS in units of its own",
+        ),
+        (
+            "return log_rho if self._clip_scale is None else log_rho * self._clip_scale",
+            "return log_rho",
+            "upstream logs another ratio than its own under CPS",
+        ),
+        (
+            "log_rho = clipped / self._clip_scale",
+            "log_rho = clipped",
+            "the baseline's ratio on upstream's scale",
+        ),
+        ("clipped = ratio.detach().log()", "pass", "GRPO-Guard's clip counts of another ratio"),
     ),
     "session.py": (
         (
@@ -1292,17 +1317,6 @@ FAULTS: dict[str, tuple[Fault, ...]] = {
             "no clip range of the settings",
         ),
         ("trained_steps=entry.trained_steps(settings)", "trained_steps=None", "untrained steps on the tape"),
-        (
-            'rounds=entry.rounds_sampling and ranks.mixed_precision != "no"',
-            "rounds=entry.rounds_sampling",
-            "float32 treated as rounded",
-        ),
-        (
-            'rounds=entry.rounds_sampling and ranks.mixed_precision != "no"',
-            "rounds=False",
-            "rounding not undone",
-        ),
-        ('if setting(settings, "train.cfg")\n', "if False\n", "guidance not redone"),
         ("speaks=bool(ranks.is_main_process)", "speaks=True", "every rank speaks"),
         (
             "tuple(float(setting(settings, name)) for name in entry.loss_weights) or (1.0,)",
@@ -1372,59 +1386,14 @@ FAULTS: dict[str, tuple[Fault, ...]] = {
             "if False:",
             "a script that is not covered is a silent baseline",
         ),
+        (
+            "if config.active and entry.remedy and setting(settings, entry.remedy):",
+            "if False:",
+            "two remedies at once",
+        ),
+        ('windowed=entry.trains == "window",', "windowed=False,", "a window's still steps end the run"),
     ),
     "flow_grpo.py": (
-        (
-            "            return pred, z\n",
-            "            return pred * 1.5, z\n",
-            "what is not guided is changed",
-        ),
-        (
-            "self._output = output[0]\n",
-            "self._output = output[-1].clone().mul_(2)\n",
-            "another output than the network's",
-        ),
-        ("        self._handle.remove()\n", "", "it goes on listening"),
-        (
-            "        self._output = None\n\n    def as_trained",
-            "\n    def as_trained",
-            "an old output is kept",
-        ),
-        (
-            "output, self._output = self._output, None\n        if output",
-            "output = self._output\n        if output",
-            "the last step's output for a step without one",
-        ),
-        (
-            "if output is None or output.shape[0] != 2 * pred.shape[0]:",
-            "if output is None:",
-            "halves of what was not guided",
-        ),
-        (
-            "unconditional, conditional = losses",
-            "conditional, unconditional = losses",
-            "guided away from the prompt",
-        ),
-        (
-            "losses.at_least_float32(output).chunk(2)",
-            "output.bfloat16().chunk(2)",
-            "guidance in half precision",
-        ),
-        (
-            "trained = unconditional + self._scale * (conditional - unconditional)",
-            "trained = conditional + self._scale * (conditional - unconditional)",
-            "one guidance too much",
-        ),
-        (
-            "return trained, z - losses.expand_to(w, pred) * (pred - trained)",
-            "return trained, z + losses.expand_to(w, pred) * (pred - trained)",
-            "the noise leads elsewhere",
-        ),
-        (
-            "return trained, z - losses.expand_to(w, pred) * (pred - trained)",
-            "return trained, z",
-            "the noise of another mean",
-        ),
         ("    if total % images_per_prompt:\n", "    if False:\n", "broken groups pass"),
         ("reversed(list(enumerate(texts)))", "list(enumerate(texts))", "the last of equal texts is drawn"),
         ("if count > first.numel():", "if count >= first.numel():", "exactly enough prompts are refused"),
@@ -1445,6 +1414,22 @@ FAULTS: dict[str, tuple[Fault, ...]] = {
         ),
         ("batch[self._rank].tolist()", "batch[0].tolist()", "every rank draws the same"),
         ("            epoch += 1\n", "", "every epoch the same prompts"),
+        (
+            'hidden = kwargs["hidden_states"].contiguous()',
+            'hidden = kwargs["hidden_states"]',
+            "a view of the samples given to the network",
+        ),
+        ('"timestep": self._training}', '"timestep": kwargs["timestep"]}', "the timestep not as sampled"),
+        (
+            "self._sampled.index_copy_(0, row[:1], self._seen)",
+            "self._sampled.index_copy_(0, row[:1] * 0, self._seen)",
+            "every step with the timestep of one",
+        ),
+        (
+            "self._training = None if row is None or self._sampled is None else self._sampled[row]",
+            "self._training = self._sampled[row] if row is not None and self._sampled is not None else self._training",
+            "evaluations with training's timestep",
+        ),
     ),
     "config.py": (
         (
@@ -1470,8 +1455,8 @@ FAULTS: dict[str, tuple[Fault, ...]] = {
             "zeta=trained silently does nothing",
         ),
         (
-            '        if entry.sampler == "ddim":\n            return self\n',
-            '        if entry.sampler == "flow":\n            return self\n',
+            '        if entry.sampler == "ddim":\n            return config\n',
+            '        if entry.sampler != "ddim":\n            return config\n',
             "flow and DDIM exchanged",
         ),
         (
@@ -1480,8 +1465,8 @@ FAULTS: dict[str, tuple[Fault, ...]] = {
             "plain full is refused on a flow",
         ),
         (
-            'return replace(self, variance="native")',
-            "return self",
+            'return replace(config, variance="native")',
+            "return config",
             "a flow said to have the paper's variance",
         ),
         ("    mode = mode.lower()\n", "", "FULL is unknown"),
@@ -1531,6 +1516,22 @@ FAULTS: dict[str, tuple[Fault, ...]] = {
         ),
         ('"auto" if full else "native"', '"auto"', "match reshapes the variance"),
         ("    if flag is not None:\n", "    if False:\n", "the flag is not read"),
+        (
+            'if entry.trains == "window" and "zeta" not in self.given:',
+            "if False:",
+            "a window sums over steps that draw nothing",
+        ),
+        (
+            'if ("power" in options) != (options.get("weights") == "power"):',
+            "if False:",
+            "power without weights=power",
+        ),
+        ("if power is not None and not math.isfinite(power):", "if False:", "an infinite power"),
+        (
+            '        if self.power is None:\n            del fields["power"]',
+            '        if False:\n            del fields["power"]',
+            "runs of before cannot be resumed",
+        ),
     ),
     "trainers.py": (
         ('        if self.trains == "all":\n            return None\n', "", "DDPO's last step is left out"),
@@ -1560,7 +1561,6 @@ FAULTS: dict[str, tuple[Fault, ...]] = {
         ('    trains="first",\n', "", "Flow-GRPO trains every step"),
         ('    fraction="train.timestep_fraction",\n', "", "its fraction is not read"),
         ("    draws_prompts=True,\n", "", "unique_prompts refused where it works"),
-        ("    rounds_sampling=True,\n", "", "its rounding is not undone"),
         (
             '    script="fastvideo/train_grpo_sd.py",\n    trains="all but last",\n',
             '    script="fastvideo/train_grpo_sd.py",\n',
@@ -1583,6 +1583,11 @@ FAULTS: dict[str, tuple[Fault, ...]] = {
             "if parts[-len(script) :] == script:",
             "if parts[-1:] == script[-1:]:",
             "a script of the same name is taken for it",
+        ),
+        (
+            '        if self.trains == "window" and setting(settings, "sample.sde_window_size"):',
+            "        if False:",
+            "a window said to be all steps but the last",
         ),
     ),
     "ranks.py": (
@@ -1690,8 +1695,8 @@ FAULTS: dict[str, tuple[Fault, ...]] = {
         ("columns = columns[columns[:, 0] != PADDING]", "pass", "padding counted"),
         ("        self.clear()\n        advantages", "        advantages", "steps run together"),
         (
-            "credit = log_rho if self.log_objective else torch.expm1(log_rho)",
-            "credit = log_rho",
+            "credit = clipped if self.log_objective else torch.expm1(clipped)",
+            "credit = clipped",
             "the baseline masked by the log ratio",
         ),
         ("loss=losses[:, 0],", "loss=losses[:, -1],", "the KL term for the loss"),
@@ -1739,6 +1744,7 @@ FAULTS: dict[str, tuple[Fault, ...]] = {
         ("+ int((~torch.isfinite(self.loss)).sum())", "", "losses that are not finite not counted"),
         ("mean((x - x.mean()) ** 2) ** 0.5", "mean((x - x.mean()) ** 2)", "the variance for the std"),
         ('f"{name}_max": float(x.max())', 'f"{name}_max": float(x.min())', "min for max"),
+        ('clipped = named.get("clipped", log_rho)', "clipped = log_rho", "outside on the policy's scale"),
     ),
     "record/alarms.py": (
         ("if norm > EXPLODES * usual > 0:", "if norm > usual > 0:", "any larger norm is an explosion"),

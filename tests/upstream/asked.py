@@ -12,7 +12,9 @@
 
 from __future__ import annotations
 
+import inspect
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -160,3 +162,27 @@ def full(folder: Path) -> None:
             os.close(device)
             return
     raise RuntimeError(f"{folder / 'metrics.jsonl'} is not open")
+
+
+def watch_hooks() -> set[tuple[str, int]]:
+    """File and line of every call of a hook from upstream's code; the set grows while the script runs."""
+    from pcpo_overlay import hooks
+
+    called: set[tuple[str, int]] = set()
+
+    def watched(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            frame = sys._getframe(1)
+            file, line = Path(frame.f_code.co_filename).name, frame.f_lineno
+            result = function(*args, **kwargs)
+            called.add((file, line))
+            if function.__name__ == "match_step" and result is not None:
+                called.add((file, line + 2))  # what returns it
+            return result
+
+        return call
+
+    for name, function in inspect.getmembers(hooks, inspect.isfunction):
+        if function.__module__ == hooks.__name__ and not name.startswith("_"):
+            setattr(hooks, name, watched(function))
+    return called

@@ -15,7 +15,7 @@ import filelock
 import pytest
 import torch
 import warm
-from launch import DDPO, FLOW_GRPO, TIMEOUT_S, Run, Trainer, environment, ranks, recorded
+from launch import DDPO, FLOW_GRPO, FLOW_TRAINERS, TIMEOUT_S, Run, Trainer, environment, ranks, recorded
 
 RunMaker = Callable[..., Run]
 
@@ -25,7 +25,8 @@ def run_maker(trainer: Trainer, base: Path, upstream_clone: Any) -> RunMaker:
 
     ``config`` is a config file in place of the miniature's.
     """
-    store = (base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base) / f"{trainer.clone}-runs"
+    name = trainer.clone if trainer in (DDPO, FLOW_GRPO) else Path(trainer.script).stem
+    store = (base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base) / f"{name}-runs"
     store.mkdir(exist_ok=True)
 
     def make(
@@ -86,6 +87,18 @@ def ddpo_run(tmp_path_factory: pytest.TempPathFactory, upstream_clone: Any) -> R
 def flow_run(tmp_path_factory: pytest.TempPathFactory, upstream_clone: Any) -> RunMaker:
     """Runs of flow_grpo's ``scripts/train_sd3.py``."""
     return run_maker(FLOW_GRPO, tmp_path_factory.getbasetemp(), upstream_clone)
+
+
+@pytest.fixture(scope="session")
+def flow_runs(tmp_path_factory: pytest.TempPathFactory, upstream_clone: Any) -> RunMaker:
+    """``flow_runs(NAME, MODE, procs=1, ...)``: runs of any of flow_grpo's trainers."""
+
+    def make(name: str, *args: Any, **settings: Any) -> Run:
+        return run_maker(FLOW_TRAINERS[name], tmp_path_factory.getbasetemp(), upstream_clone)(
+            *args, **settings
+        )
+
+    return make
 
 
 @pytest.fixture(scope="session")

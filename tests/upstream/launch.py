@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +77,29 @@ FLOW_GRPO = Trainer(
     },
     always_distributed=True,
 )
+#: Every script of flow_grpo's that PCPO is patched into, by what follows ``train_``; settings that differ are the
+#: miniature's config's own, but for what is here.
+FLOW_TRAINERS = {
+    "sd3": FLOW_GRPO,
+    "sd3_fast": replace(
+        FLOW_GRPO,
+        script="scripts/train_sd3_fast.py",
+        # three of the first four steps are drawn with noise and trained
+        small={**FLOW_GRPO.small, "sample.sde_window_range": "(0,4)"},
+    ),
+    "sd3_GRPO_Guard": replace(FLOW_GRPO, script="scripts/train_sd3_GRPO_Guard.py"),
+    "flux": replace(FLOW_GRPO, script="scripts/train_flux.py"),
+    "flux_fast": replace(
+        FLOW_GRPO,
+        script="scripts/train_flux_fast.py",
+        small={**FLOW_GRPO.small, "sample.sde_window_range": "(0,4)"},
+    ),
+    "flux_kontext": replace(
+        FLOW_GRPO,
+        script="scripts/train_flux_kontext.py",
+        small={**FLOW_GRPO.small, "dataset": str(HERE / "edits")},
+    ),
+}
 # What the tests of DDPO alone use.
 CONFIG = DDPO.config
 arguments = DDPO.arguments
@@ -116,7 +139,7 @@ def recorded(
     ``config`` is a config file in place of the miniature's; ``args`` are added as they are.
     """
     outputs = {"logdir": str(folder / "logs")}
-    if trainer is FLOW_GRPO:
+    if trainer.clone == FLOW_GRPO.clone:
         outputs["save_dir"] = str(folder / "saved")
     return [
         str(HERE / "record.py"),

@@ -2,9 +2,10 @@
 
     python record.py OUT scripts/train.py [ARGS...]
 
-OUT.<rank>.pt holds the logged metrics, every rollout's latents and log probabilities, the gradients of the optimizer
-steps before clipping, of how many backward passes they are, and the final weights. Nothing of upstream is edited:
-functions are wrapped by name from outside, the same way for an unpatched and a patched clone. The compatibility layer
+OUT.<rank>.pt holds the logged metrics, every rollout's latents and log probabilities and what else its sampler returns
+step by step, the gradients of the optimizer steps before clipping, of how many backward passes they are, the final
+weights, and which of the patches' lines called a hook. Nothing of upstream is edited: functions are wrapped by name
+from outside, the same way for an unpatched and a patched clone. The compatibility layer
 is installed for both. What the environment can ask for besides is in ``asked.py``.
 """
 
@@ -25,6 +26,15 @@ from pcpo_overlay.tools.launch import without_cuda
 
 RECORD: dict[str, Any] = {"logs": [], "rollouts": [], "gradients": [], "passes": [], "weights": {}}
 _models: list[torch.nn.Module] = []
+#: flow_grpo's scripts, and the pipeline that each samples with.
+FLOW_GRPO = {
+    "scripts/train_sd3.py": "sd3_pipeline_with_logprob",
+    "scripts/train_sd3_GRPO_Guard.py": "sd3_pipeline_with_logprob",
+    "scripts/train_sd3_fast.py": "sd3_pipeline_with_logprob_fast",
+    "scripts/train_flux.py": "flux_pipeline_with_logprob",
+    "scripts/train_flux_fast.py": "flux_pipeline_with_logprob_fast",
+    "scripts/train_flux_kontext.py": "flux_kontext_pipeline_with_logprob",
+}
 
 
 def plain(value: Any) -> Any:
@@ -88,14 +98,15 @@ def wrap_wandb() -> None:
 
 
 def wrap_pipeline(name: str) -> None:
-    """Record what the module ``name`` of upstream's samples; its last two results are latents and log probabilities."""
+    """Record what the module ``name`` of upstream's samples: of each result that is a list, a step an entry."""
     module: Any = importlib.import_module(name)
     pipeline_with_logprob = module.pipeline_with_logprob
 
     def recording_pipeline(*args: Any, **kw: Any) -> Any:
         result = pipeline_with_logprob(*args, **kw)
-        latents, log_probs = result[-2:]
-        RECORD["rollouts"].append((torch.stack(latents), torch.stack(log_probs)))
+        RECORD["rollouts"].append(
+            tuple(torch.stack(kept) for kept in result if isinstance(kept, list) and kept)
+        )
         return result
 
     module.pipeline_with_logprob = recording_pipeline
@@ -109,10 +120,11 @@ def main() -> None:
     out, script = Path(sys.argv[1]).resolve(), sys.argv[2]
     sys.path.insert(0, str(Path.cwd()))
     wrap_accelerate()
-    if script == "scripts/train_sd3.py":
+    called = asked.watch_hooks() if "PCPO" in os.environ else set()
+    if script in FLOW_GRPO:
         compat.install("flow_grpo")
         wrap_wandb()
-        wrap_pipeline("flow_grpo.diffusers_patch.sd3_pipeline_with_logprob")
+        wrap_pipeline(f"flow_grpo.diffusers_patch.{FLOW_GRPO[script]}")
     else:
         compat.install()
         wrap_pipeline("ddpo_pytorch.diffusers_patch.pipeline_with_logprob")
@@ -127,6 +139,7 @@ def main() -> None:
         RECORD["weights"].update(
             (n, p.detach().clone()) for n, p in model.named_parameters() if p.requires_grad
         )
+    RECORD["called"] = sorted(called)
     torch.save(RECORD, f"{out}.{os.environ.get('RANK', '0')}.pt")
 
 

@@ -166,6 +166,75 @@ def test_into_a_clone_at_another_commit_with_edits(ddpo_pristine: Path, tmp_path
     assert git(mine, "diff", "--numstat") == "1\t0\tscripts/train.py"
 
 
+#: What flow_grpo was pinned at before; users have clones there.
+BEFORE = "ac4c86e8cae021841f1fde853d340e0db67690dd"
+
+
+@pytest.fixture
+def at_the_pin_before(
+    upstream_clone: Callable[[str, bool], Path], overlay: Path, tmp_path: Path
+) -> tuple[Path, Path]:
+    """A clone at the pin before, and a lock of then, with those of today's hooks that have a place there."""
+    clone = tmp_path / "vendor" / "flow_grpo"
+    shutil.copytree(upstream_clone("flow_grpo", False), clone, symlinks=True)
+    settings = ("flow_grpo", "--to", BEFORE, "--write", "--leave-out")
+    apply("update", *settings, dest=clone.parent, lock=overlay)
+    assert load(overlay).get("flow_grpo").commit == BEFORE
+    apply("flow_grpo", dest=clone.parent, lock=overlay)
+    assert git(clone, "rev-parse", "HEAD") == BEFORE
+    assert "pcpo" in (clone / "scripts" / "train_sd3.py").read_text()
+    return clone, overlay
+
+
+@pytest.mark.upstream("flow_grpo")
+def test_a_clone_at_the_pin_before_moves_and_keeps_edits(at_the_pin_before: tuple[Path, Path]) -> None:
+    clone, _ = at_the_pin_before
+    (clone / "LICENSE").write_text("mine\n")
+    (clone / "mine.txt").write_text("mine\n")
+    config = clone / "config" / "grpo.py"  # this one has changed since
+    theirs = config.read_bytes()
+    config.write_bytes(theirs + b"# mine\n")
+    before = git(clone, "diff")
+    apply("flow_grpo", dest=clone.parent, code=10)
+    assert git(clone, "diff") == before and git(clone, "rev-parse", "HEAD") == BEFORE
+    config.write_bytes(theirs)
+    assert f"moved from {BEFORE[:12]} to the pin, patched" in apply("flow_grpo", dest=clone.parent)
+    apply("check", "flow_grpo", dest=clone.parent)
+    assert git(clone, "rev-parse", "HEAD") == LOCK.get("flow_grpo").commit
+    assert (clone / "LICENSE").read_text() == (clone / "mine.txt").read_text() == "mine\n"
+    patched = {
+        line.removeprefix("+++ b/")
+        for entry in LOCK.get("flow_grpo").patches
+        for line in (ROOT / entry.file).read_text().splitlines()
+        if line.startswith("+++ b/")
+    }
+    assert set(git(clone, "diff", "--name-only").splitlines()) == patched | {"LICENSE"}
+
+
+@pytest.mark.upstream("flow_grpo")
+def test_update_from_the_pin_before_to_this_one(at_the_pin_before: tuple[Path, Path]) -> None:
+    clone, lock = at_the_pin_before
+    to = ("--to", LOCK.get("flow_grpo").commit)
+    assert "scripts/train_sd3.py: clean" in apply("update", "flow_grpo", *to, dest=clone.parent, lock=lock)
+    apply("update", "flow_grpo", *to, "--write", dest=clone.parent, lock=lock)
+    moved = load(lock).get("flow_grpo")
+    assert (moved.commit, moved.tree) == (LOCK.get("flow_grpo").commit, LOCK.get("flow_grpo").tree)
+    apply("flow_grpo", dest=clone.parent, lock=lock)
+    apply("check", "flow_grpo", dest=clone.parent, lock=lock)
+
+
+@pytest.mark.upstream("flow_grpo")
+def test_into_a_clone_at_either_commit(upstream_clone: Callable[[str, bool], Path], tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    shutil.copytree(upstream_clone("flow_grpo", False), mine, symlinks=True)
+    apply("flow_grpo", "--into", str(mine))
+    apply("check", "flow_grpo", "--into", str(mine))
+    apply("revert", "flow_grpo", "--into", str(mine))
+    git(mine, "checkout", "--quiet", "--detach", BEFORE)
+    apply("flow_grpo", "--into", str(mine), code=13)  # it names the hooks that have no place there
+    assert git(mine, "status", "--porcelain") == ""
+
+
 @pytest.mark.upstream("DanceGRPO")
 @pytest.mark.parametrize("command", ["apply", "revert"])
 def test_full_disk(command: str, upstream_clone: Callable[[str, bool], Path], tmp_path: Path) -> None:

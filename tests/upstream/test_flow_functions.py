@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import types
 from types import SimpleNamespace
 
@@ -103,6 +104,106 @@ def test_log_ratio_in_lower_precision(upstream, dtype):
     print(f"\n{dtype}: largest |difference of log ratios| {error:.2e}, of {float(theirs.abs().max()):.2e}")
     assert ours.dtype == torch.float32
     assert error < 4e-6
+
+
+@pytest.mark.parametrize("steps", [5, 10, 28])
+@pytest.mark.parametrize("noise_level", [0.3, 0.8, 1.0])
+def test_coefficients_preserving_steps_in_float64(upstream64, steps, noise_level):
+    """``match`` is upstream's own number; divided by ``2*std**2`` it is the policies' log ratio."""
+    sched = scheduler(steps)
+    resolved = read_scheduler(sched, noise_level, parse("match"), range(steps - 1), "cps")
+    table = StepTable(resolved, CPU, torch.float64)
+    generator = torch.Generator().manual_seed(steps)
+    for i, t in enumerate(sched.timesteps[:-1]):
+        x, old, d, z = torch.randn(4, *SHAPE, generator=generator, dtype=torch.float64).unbind(0)
+        new, step = old + 1e-2 * d, t.repeat(SHAPE[0])
+        settings = {"noise_level": noise_level, "sde_type": "cps"}
+        _, _, mean, std = upstream64.sde_step_with_logprob(sched, old, step, x, prev_sample=x, **settings)
+        drawn = mean + std * z
+        both = [
+            upstream64.sde_step_with_logprob(sched, pred, step, x, prev_sample=drawn, **settings)
+            for pred in (old, new)
+        ]
+        theirs = both[1][1] - both[0][1]
+        torch.testing.assert_close(std.flatten()[0], resolved.std[i], rtol=1e-10, atol=0)
+        w = table.policy_weight(step, SHAPE[0])
+        log_rho = losses.log_ratio(new, old, z, w)
+        scale = table.clip_scale(step, SHAPE[0])
+        assert scale is not None
+        ours = log_rho * scale
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-10)
+        gaussian = [
+            -((drawn - other[2]) ** 2).flatten(1).mean(1) / (2 * resolved.std[i] ** 2) for other in both
+        ]
+        torch.testing.assert_close(log_rho, gaussian[1] - gaussian[0], rtol=1e-9, atol=1e-10)
+
+
+def test_grpo_guard_weighs_every_step_alike(upstream_clone, upstream64):
+    """What upstream calls ratio normalisation, from its source: its exponent is ``-mean(c*d*z)``, its loss over ``dt``.
+
+    ``c/dt`` is ``1 + noise_level**2/2`` at every step but the first, so its gradient is that of ``weights=uniform``.
+    """
+    script = upstream_clone("flow_grpo", False) / "scripts" / "train_sd3_GRPO_Guard.py"
+    names = {"sigma_t", "ratio_mean_bias", "ratio"}
+    tree = ast.parse(script.read_text())
+    (branch,) = [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If)
+        and {getattr(n.targets[0], "id", None) for n in node.body if isinstance(n, ast.Assign)} == names
+    ]
+    code = compile(ast.Module(branch.body, type_ignores=[]), script.name, "exec")
+    noise_level, sched = 0.7, scheduler(10)
+    generator, weights = torch.Generator().manual_seed(0), []
+    for i, t in enumerate(sched.timesteps):
+        # the bias is a mean over the batch too, so of one sample
+        x, old, d, z = torch.randn(4, 1, *SHAPE[1:], generator=generator, dtype=torch.float64).unbind(0)
+        new = (old + 1e-2 * d).requires_grad_()
+        step = {"noise_level": noise_level, "return_sqrt_dt": True}
+        _, _, mean, std, sqrt_dt = upstream64.sde_step_with_logprob(
+            sched, old, t[None], x, prev_sample=x, **step
+        )
+        drawn = mean + std * sqrt_dt * z
+        _, log_prob_old, *_ = upstream64.sde_step_with_logprob(
+            sched, old, t[None], x, prev_sample=drawn, **step
+        )
+        _, log_prob, live, std, sqrt_dt = upstream64.sde_step_with_logprob(
+            sched, new, t[None], x, prev_sample=drawn, **step
+        )
+        sample = {"log_probs": log_prob_old[:, None], "prev_sample_mean": mean[:, None]}
+        scope = {"torch": torch, "j": 0, "log_prob": log_prob, "sample": sample}
+        exec(code, {**scope, "prev_sample_mean": live, "std_dev_t": std, "sqrt_dt": sqrt_dt}, scope)
+        exponent = scope["ratio"].log()
+        resolved = read_scheduler(sched, noise_level, parse("match"))
+        c = float(resolved.weight_native[i] * resolved.std[i])
+        torch.testing.assert_close(exponent, -(c * 1e-2 * d * z).flatten(1).mean(1), rtol=1e-8, atol=1e-12)
+        (gradient,) = torch.autograd.grad(exponent.sum(), new)
+        weight = float((-gradient * z.numel() / z).mean() / sqrt_dt.mean() ** 2)
+        assert weight == pytest.approx(c / float(resolved.dt[i]), rel=1e-8)
+        weights.append(weight)
+    assert weights[1:] == pytest.approx([1 + noise_level**2 / 2] * 9, rel=1e-6)
+    assert weights[0] != pytest.approx(weights[1], rel=1e-2)
+
+
+@pytest.mark.parametrize("sde_type", ["sde", "cps"])
+def test_the_patched_step_returns_as_many_as_upstreams(upstream, upstream_clone, session, sde_type):
+    """The fifth is asked for by GRPO-Guard."""
+    patched = load(upstream_clone("flow_grpo", True) / STEP_FILE)
+    sched = scheduler(10, torch.float32)
+    x, pred = torch.randn(2, *SHAPE, generator=torch.Generator().manual_seed(0)).unbind(0)
+    hooks.begin_rollout(SimpleNamespace(mixed_precision="no"), None)
+    prev, *_ = patched.sde_step_with_logprob(sched, pred, sched.timesteps[3:4], x, sde_type=sde_type)
+    sample = {"log_probs": torch.ones(3, 1)}
+    hooks.end_rollout(sample)
+    timestep = sched.timesteps[3].repeat(3)
+    for five in (False, True):
+        hooks.begin_step(sample, 0, timestep)
+        step = [sched, pred.clone().requires_grad_(), timestep, x, 0.7, prev, None, sde_type, five]
+        ours, theirs = patched.sde_step_with_logprob(*step), upstream.sde_step_with_logprob(*step)
+        assert len(ours) == len(theirs) == 4 + five
+        assert not ours[1].any()  # on policy
+        for a, b in zip((ours[0], *ours[2:]), (theirs[0], *theirs[2:]), strict=True):
+            assert torch.equal(a, b)
 
 
 @pytest.fixture

@@ -44,11 +44,12 @@ def test_match_equals_log_in_float32(flow_run):
     assert 0 < gradient_distance(match, log, step=1) < 5e-2  # a mask or two may turn over
 
 
-def test_match_changes_the_gradient_in_half_precision(flow_run):
+def test_match_equals_log_in_half_precision(flow_run):
+    """This sampler rounds nothing, so what matching is exact about was exact before."""
     bf16 = {"mixed_precision": "bf16", "num_epochs": 1}
     match, log = flow_run("match", **bf16), flow_run("log", **bf16)
     assert samples_alike(match, log)
-    assert gradient_distance(match, log) > 1e-3
+    assert gradient_distance(match, log) < 1e-2
     assert "precision=match" not in match.stderr  # the sampler runs under the training's autocast already
 
 
@@ -100,7 +101,7 @@ def test_run_json_says_what_ran(flow_run):
     run = flow_run("full").run_json
     assert run["status"] == "finished"
     assert run["upstream"] == "flow_grpo"
-    assert run["clone"]["commit"] == "ac4c86e8cae021841f1fde853d340e0db67690dd"
+    assert run["clone"]["commit"] == "879042cf5707f8b90daa98d147d7deac2317c5da"
     assert run["clone"]["modified"] is False
     assert run["pcpo"]["variance"] == "native"
     assert run["trainer"]["num_epochs"] == 2

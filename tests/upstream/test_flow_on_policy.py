@@ -21,19 +21,11 @@ PRECISIONS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize(
-    ("precision", "mode"),
-    [("float32", "full"), ("bfloat16", "match"), ("bfloat16", "full"), ("float16", "full")],
-)
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("mode", ["observe", "match", "full"])
 def test_ratio_is_exactly_one(flow_run: Any, precision: str, mode: str) -> None:
+    """The baseline's too: this sampler keeps latents and guidance in float32."""
     settings = {**SETTINGS, **PRECISIONS[precision]}
     base, ours = (first_step(flow_run(m, **settings)) for m in ("observe", mode))
     show(f"{precision}, {mode}", base, ours)
     assert_exactly_one(ours, 9)
-
-
-def test_the_baseline_in_bfloat16_is_not(flow_run: Any) -> None:
-    """What the test above is for: with the same network the baseline's ratio is off, and partly outside."""
-    base = first_step(flow_run("observe", **SETTINGS, **PRECISIONS["bfloat16"]))
-    assert base["ratio_std"] > 0
-    assert base["fraction_outside"] > 0

@@ -179,13 +179,25 @@ def test_the_original_launch_script_trains_with_the_variable(upstream_clone: Any
 
 
 @pytest.mark.parametrize(
-    "script", ["single_node/grpo.sh", *(f"multi_node/main{i}.sh" for i in ("", 1, 2, 3))]
+    ("script", "trainer"),
+    [
+        ("single_node/grpo.sh", "sd3"),
+        ("single_node/grpo_flux.sh", "flux"),
+        ("multi_node/sd3.sh", "sd3"),
+        ("multi_node/sd3_fast.sh", "sd3_fast"),
+        ("multi_node/sd3_grpo_guard.sh", "sd3_GRPO_Guard"),
+        ("multi_node/flux.sh", "flux"),
+        ("multi_node/flux_fast.sh", "flux_fast"),
+        ("multi_node/flux_kontext.sh", "flux_kontext"),
+    ],
 )
-def test_every_launch_script_hands_the_variable_on(upstream_clone: Any, tmp_path: Path, script: str) -> None:
+def test_every_launch_script_hands_the_variable_on(
+    upstream_clone: Any, tmp_path: Path, script: str, trainer: str
+) -> None:
     clone = upstream_clone("flow_grpo", True)
     body = f"json.dump([sys.argv, os.environ['PCPO']], open({str(tmp_path / 'called')!r}, 'w'))"
     subprocess.run(
-        ["bash", f"scripts/{script}"],
+        ["bash", f"scripts/{script}", "0"],
         cwd=clone,
         env=launch_environment(clone, tmp_path, body),
         capture_output=True,
@@ -193,7 +205,7 @@ def test_every_launch_script_hands_the_variable_on(upstream_clone: Any, tmp_path
         check=False,
     )
     called = (tmp_path / "called").read_text()
-    assert "scripts/train_sd3.py" in called
+    assert f"scripts/train_{trainer}.py" in called
     assert called.endswith('"full"]')
 
 

@@ -118,9 +118,24 @@ _FLUX_LORA = replace(
     _FLUX, trainer=TRAINERS["dancegrpo_flux_lora"], config=_MINIATURE / "dancegrpo" / "flux_lora.sh"
 )
 
-#: By the trainer's name.
-UPSTREAMS = {upstream.name: upstream for upstream in (_DDPO, _FLOW_GRPO, _SD, _FLUX, _FLUX_LORA)}
-#: DanceGRPO's trainers by what ``--trainer`` calls them; on the command line the others are upstreams by themselves.
+#: DanceGRPO's trainers by what ``--trainer`` calls them.
 DANCEGRPO = {"sd": _SD, "flux": _FLUX, "flux_lora": _FLUX_LORA}
+#: flow_grpo's likewise; the first is the one without ``--trainer``.
+FLOW_GRPO = {
+    "sd3": _FLOW_GRPO,
+    **{
+        name: replace(_FLOW_GRPO, trainer=TRAINERS[f"flow_grpo_{trainer}"])
+        for name, trainer in (
+            ("sd3_fast", "sd3_fast"),
+            ("sd3_GRPO_Guard", "sd3_guard"),
+            ("flux", "flux"),
+            ("flux_fast", "flux_fast"),
+        )
+    },
+}
+#: What ``--trainer`` chooses from.
+CHOICES: Mapping[str, Mapping[str, Upstream]] = {"dancegrpo": DANCEGRPO, "flow_grpo": FLOW_GRPO}
+#: By the trainer's name.
+UPSTREAMS = {upstream.name: upstream for upstream in (_DDPO, *FLOW_GRPO.values(), *DANCEGRPO.values())}
 #: What the command line calls an upstream.
 NAMES = (_DDPO.name, _FLOW_GRPO.name, "dancegrpo")

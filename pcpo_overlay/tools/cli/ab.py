@@ -11,7 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pcpo_overlay.tools.ab.upstreams import DANCEGRPO, NAMES, PACKAGE, PORT, UPSTREAMS, Upstream
+from pcpo_overlay.tools.ab.upstreams import CHOICES, NAMES, PACKAGE, PORT, UPSTREAMS, Upstream
 from pcpo_overlay.tools.cli.arguments import at_least, seeds, split_at_dashes, thresholds
 from pcpo_overlay.tools.cli.report import tell
 from pcpo_overlay.tools.faults import Stopped, WrongArgument, told
@@ -34,8 +34,9 @@ with --config your own. What is finished is not repeated: type the same command
 again to go on after a stop.
 
   ddpo       scripts/train.py of ddpo-pytorch
-  flow_grpo  scripts/train_sd3.py of flow_grpo; its loop is endless, so --config
-             needs --epochs
+  flow_grpo  scripts/train_TRAINER.py of flow_grpo, for --trainer sd3 (the default),
+             sd3_fast, sd3_GRPO_Guard, flux or flux_fast; its loop is endless, so
+             --config needs --epochs
   dancegrpo  fastvideo/train_grpo_TRAINER.py of DanceGRPO, for --trainer flux,
              flux_lora or sd; of the first two --config takes a launch script
 """
@@ -64,7 +65,9 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
         usage=f"%(prog)s {{{','.join(NAMES)}}} [options] [-- OVERRIDE ...]",
     )
     parser.add_argument("upstream", choices=NAMES, help="which upstream to run")
-    parser.add_argument("--trainer", choices=list(DANCEGRPO), help="which of dancegrpo's trainers to run")
+    parser.add_argument(
+        "--trainer", metavar="TRAINER", help="which of dancegrpo's or flow_grpo's trainers to run"
+    )
     parser.add_argument(
         "--modes",
         metavar="LIST",
@@ -160,7 +163,10 @@ def _request(args: argparse.Namespace) -> Request:
     from pcpo_overlay.tools.ab.plan import Request, check_overrides
 
     upstream = _find_upstream(args.upstream, args.trainer)
-    arms, notes = arms_of(args.modes, args.mode, upstream.name)
+    modes = args.modes
+    if modes is None and not args.mode and upstream.trainer.remedy:
+        modes = "observe"  # its own objective is what there is to compare
+    arms, notes = arms_of(modes, args.mode, upstream.name)
     check_overrides(upstream, args.overrides)
     clone = _find_clone(upstream, args.vendor, args.clone)
     config, config_file = _find_config(upstream, args.config, clone)
@@ -233,13 +239,14 @@ def _split(text: str) -> list[str]:
 
 
 def _find_upstream(name: str, trainer: str | None) -> Upstream:
-    if name in UPSTREAMS:
-        if trainer is not None:
-            raise WrongArgument(f"--trainer is for dancegrpo; {name} has one trainer")
+    choices = CHOICES.get(name)
+    if trainer is None and name in UPSTREAMS:
         return UPSTREAMS[name]
-    if trainer is None:
-        raise WrongArgument(f"{name} has several trainers; give --trainer {'|'.join(DANCEGRPO)}")
-    return DANCEGRPO[trainer]
+    if choices is None:
+        raise WrongArgument(f"--trainer is for {' and '.join(CHOICES)}; {name} has one trainer")
+    if trainer is None or trainer not in choices:
+        raise WrongArgument(f"{name} has several trainers; give --trainer {'|'.join(choices)}")
+    return choices[trainer]
 
 
 #: Of a launch script's arguments those that name what has to be there, with what makes it.

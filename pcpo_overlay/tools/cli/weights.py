@@ -41,6 +41,12 @@ def add_parser(subparsers: Any) -> None:
     flow_grpo.add_argument(
         "--noise-level", type=number, default=0.7, metavar="A", help="SDE noise level (default: 0.7)"
     )
+    flow_grpo.add_argument(
+        "--sde-type",
+        choices=("sde", "cps"),
+        default="sde",
+        help="the trainer's sample.sde_type; cps is for coefficients-preserving steps (default: sde)",
+    )
     _add_scheduler(flow_grpo)
     flow_grpo.add_argument(
         "--mu", type=number, help="what a scheduler with dynamic shifting takes for the picture's size"
@@ -85,7 +91,7 @@ def _add_sampler(
 
 def run(args: argparse.Namespace) -> int:
     """Print one table; 0 done, 1 the plot could not be written, 2 a wrong value (by exit)."""
-    names = ("steps", "shift", "eta", "noise_level", "mode", "trained", "scheduler", "mu")
+    names = ("steps", "shift", "eta", "noise_level", "mode", "trained", "scheduler", "mu", "sde_type")
     try:
         table: WeightTable = args.table(
             **{name: value for name, value in vars(args).items() if name in names}

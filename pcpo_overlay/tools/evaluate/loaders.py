@@ -163,6 +163,7 @@ _DANCE_FLUX = Loader(
 LOADERS: dict[str, Loader] = {
     "ddpo": _DDPO,
     "flow_grpo": _FLOW_GRPO,
+    "flow_grpo_sd3_guard": _FLOW_GRPO,
     "dancegrpo_sd": _DANCE_SD,
     "dancegrpo_flux": _DANCE_FLUX,
     "dancegrpo_flux_lora": replace(_DANCE_FLUX, checkpoints=found.of_dancegrpo_flux_lora),

@@ -1,12 +1,15 @@
-"""A ``--config`` file for flow_grpo's ``scripts/train_sd3.py`` that wraps any other: it gains an end and rewards.
+"""A ``--config`` file for flow_grpo's trainers that wraps any other: it gains an end and rewards.
 
     scripts/train_sd3.py --config <path of this file>:config/grpo.py:general_ocr_sd3_1gpu --config.num_epochs=100
 
 absl executes this file by its path, after the script's imports and before its main(), with the clone as the working
-directory. The wrapped config is as it was, with one more setting:
+directory. The wrapped config is as it was, but for one setting:
 
-- ``num_epochs``: upstream's loop is endless. With a number here every rank leaves it after that many epochs, when
-  upstream has evaluated and saved the last one, whatever ``eval_freq`` and ``save_freq`` are. 0 is upstream's way.
+- ``num_epochs``: upstream's loop is endless, whatever its own number says. With a number here every rank leaves it
+  after that many epochs, when upstream has evaluated and saved the last one, whatever ``eval_freq`` and ``save_freq``
+  are. 0 is upstream's way.
+
+``train_sd3_GRPO_Guard.py`` logs to wandb without ever beginning a run of it, and fails on that; one is begun here.
 
 The rewards of this project (:data:`REWARDS`) can be named in ``reward_fn`` beside upstream's.
 """
@@ -14,12 +17,14 @@ The rewards of this project (:data:`REWARDS`) can be named in ``reward_fn`` besi
 from __future__ import annotations
 
 import functools
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from pcpo_overlay.tools.launch import config_file
+from pcpo_overlay.trainers import of_script
 
 
 def _digit_probability() -> Callable[[Any, Any], Any]:
@@ -50,6 +55,11 @@ def load(argument: str) -> Any:
 def extend(config: Any) -> Any:
     """Give a flow_grpo config its end and the running script the code that keeps it."""
     config.num_epochs = 0
+    trainer = of_script(sys.argv[0])
+    if trainer and not trainer.begins_wandb and os.environ.get("RANK", "0") == "0":
+        import wandb
+
+        wandb.init(project=trainer.upstream)
     _offer_rewards()
     _end_after_num_epochs()
     return config
@@ -126,10 +136,12 @@ def _offer_rewards() -> None:
         rest = {name: score_dict[name] for name in score_dict if name not in REWARDS}
         score_rest = theirs(device, rest) if rest else None
 
-        def score(images: Any, prompts: Any, metadata: Any, only_strict: bool = True) -> tuple[Any, Any]:
+        def score(
+            images: Any, prompts: Any, metadata: Any, *edited: Any, only_strict: bool = True
+        ) -> tuple[Any, Any]:
             details: dict[str, Any] = {}
             if score_rest is not None:
-                details, _ = score_rest(images, prompts, metadata, only_strict=only_strict)
+                details, _ = score_rest(images, prompts, metadata, *edited, only_strict=only_strict)
             total = details.pop("avg", [0.0] * len(prompts))
             for name, reward in ours.items():
                 details[name] = reward(images, prompts)

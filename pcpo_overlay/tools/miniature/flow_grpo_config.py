@@ -1,6 +1,8 @@
-"""A ``--config`` file for flow_grpo's ``scripts/train_sd3.py``: its own defaults, shrunk to the digits miniature.
+"""A ``--config`` file for flow_grpo's trainers of SD3 and FLUX: its own defaults, shrunk to the digits miniature.
 
     scripts/train_sd3.py --config <path of this file>[:REWARD] [--config.num_epochs=20 ...]
+
+What a trainer other than ``train_sd3.py`` asks for besides is as in upstream's configurations of it.
 
 REWARD is one of two:
 
@@ -15,14 +17,64 @@ Every setting not named here is that of the clone's ``config/base.py``.
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from pcpo_overlay.tools.launch import flow_grpo
-from pcpo_overlay.tools.miniature import IMAGE_SIZE, prompts_path, sd3_path
+from pcpo_overlay.tools.miniature import IMAGE_SIZE, flux_path, prompts_path, sd3_path
+from pcpo_overlay.trainers import of_script
 
 BASE = "config/base.py"
 REWARDS = ("digit_probability", "jpeg_compressibility")
+
+
+def _fast(config: Any) -> None:
+    """As ``pickscore_sd3_fast_nocfg``."""
+    config.train.clip_range = 1e-5
+    config.sample.noise_level = 0.8
+    config.sample.sde_window_size = 3
+    config.sample.sde_window_range = (0, config.sample.num_steps // 2)
+    config.sample.sde_type = "cps"
+
+
+def _guard(config: Any) -> None:
+    """As ``general_ocr_sd3_rationorm``."""
+    config.rationorm = True
+    config.run_project = "flow_grpo"
+    config.train.clip_range = 2e-6
+
+
+def _flux(config: Any) -> None:
+    """As ``pickscore_flux_8gpu``; guidance is one of the network's inputs, and there is no second pass."""
+    config.pretrained.model = str(flux_path())
+    config.sample.num_steps = 6
+    config.sample.eval_num_steps = 28
+    config.sample.guidance_scale = 3.5
+    config.sample.noise_level = 0.9
+
+
+def _flux_fast(config: Any) -> None:
+    """As ``pickscore_flux_fast``."""
+    _flux(config)
+    _fast(config)
+
+
+def _kontext(config: Any) -> None:
+    """As ``counting_flux_kontext``, on FLUX. What it edits is for ``--config.dataset`` to say, images with prompts."""
+    _flux(config)
+    config.sample.guidance_scale = 2.5
+
+
+#: What a trainer asks for that ``train_sd3.py`` does not, by its name.
+_DIFFERS: dict[str, Callable[[Any], None]] = {
+    "flow_grpo_sd3_fast": _fast,
+    "flow_grpo_sd3_guard": _guard,
+    "flow_grpo_flux": _flux,
+    "flow_grpo_flux_fast": _flux_fast,
+    "flow_grpo_flux_kontext": _kontext,
+}
 
 
 def get_config(reward: str = REWARDS[0]) -> Any:
@@ -66,4 +118,8 @@ def get_config(reward: str = REWARDS[0]) -> Any:
     config.sample.test_batch_size = 80
     config.train.batch_size = config.sample.train_batch_size
     config.train.gradient_accumulation_steps = config.sample.num_batches_per_epoch // 2
+
+    trainer = of_script(sys.argv[0])
+    if trainer and trainer.name in _DIFFERS:
+        _DIFFERS[trainer.name](config)
     return config

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from pcpo_overlay.config import MODES
 from pcpo_overlay.tools.faults import printable
 from pcpo_overlay.tools.runs.run import Run
+from pcpo_overlay.trainers import TRAINERS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,7 +53,7 @@ def by_upstream(runs: Iterable[Run]) -> dict[str, list[Arm]]:
     """Arms by upstream, in the order of the ablation ladder, then by label; runs by seed."""
     gathered: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
-        gathered.setdefault((run.upstream, run.label), []).append(run)
+        gathered.setdefault((compared_with(run.upstream), run.label), []).append(run)
     upstreams: dict[str, list[Arm]] = {}
     for (upstream, label), members in sorted(
         gathered.items(), key=lambda item: (item[0][0], _rung(item[0][1]))
@@ -60,6 +61,12 @@ def by_upstream(runs: Iterable[Run]) -> dict[str, list[Arm]]:
         members.sort(key=lambda run: (run.seed is None, run.seed or 0, str(run.path)))
         upstreams.setdefault(upstream, []).append(Arm(upstream, label, members))
     return upstreams
+
+
+def compared_with(upstream: str) -> str:
+    """The trainer by whose name its runs are compared: its own, or that of the one it is a rival of."""
+    trainer = TRAINERS.get(upstream)
+    return trainer.rival_of or upstream if trainer else upstream
 
 
 def _rung(label: str) -> tuple[int, str]:

@@ -132,8 +132,9 @@ def flow_grpo_table(
     trained: int | None = None,
     scheduler: Path | None = None,
     mu: float | None = None,
+    sde_type: str = "sde",
 ) -> WeightTable:
-    """Flow-GRPO's SDE on the sigmas of SD3's scheduler, whose shift acts twice, or on those of a model's own.
+    """Flow-GRPO's steps on the sigmas of SD3's scheduler, whose shift acts twice, or on those of a model's own.
 
     Args:
         steps: 1 to 1000.
@@ -143,6 +144,7 @@ def flow_grpo_table(
         trained: number of steps, the first ones, that are trained; None for all but the last.
         scheduler: a model's ``scheduler_config.json``.
         mu: what a scheduler with dynamic shifting takes for the picture's size.
+        sde_type: ``sde`` or ``cps``, coefficients-preserving steps.
 
     Raises:
         PCPOError, ValueError: as :func:`ddim_table`.
@@ -151,6 +153,8 @@ def flow_grpo_table(
     config = parse(mode, "--mode").on("flow_grpo")
     trained = _or_all_but_last(trained, steps)
     parameters: dict[str, Any] = {"steps": steps}
+    if sde_type != "sde":
+        parameters["sde_type"] = sde_type
     if scheduler is not None:
         if shift is not None:
             raise PCPOError("--shift and --scheduler exclude each other: the file has the shift")
@@ -168,7 +172,11 @@ def flow_grpo_table(
         parameters.update({"noise_level": noise_level, "scheduler": str(scheduler)})
         parameters.update({} if mu is None else {"mu": mu})
         return WeightTable(
-            "flow-grpo", parameters, mode, config, read_scheduler(made, noise_level, config, trained)
+            "flow-grpo",
+            parameters,
+            mode,
+            config,
+            read_scheduler(made, noise_level, config, trained, sde_type),
         )
     if mu is not None:
         raise PCPOError("--mu is for a --scheduler with dynamic shifting")
@@ -176,7 +184,7 @@ def flow_grpo_table(
     _check_positive("shift", shift)
     sigmas = sd3_sigmas(steps, shift)
     parameters.update({"shift": shift, "noise_level": noise_level})
-    resolved = flow_grpo_steps(sigmas, sigmas[:-1] * _TRAIN_TIMESTEPS, noise_level, config, trained)
+    resolved = flow_grpo_steps(sigmas, sigmas[:-1] * _TRAIN_TIMESTEPS, noise_level, config, trained, sde_type)
     return WeightTable("flow-grpo", parameters, mode, config, resolved)
 
 

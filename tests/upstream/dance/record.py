@@ -195,30 +195,6 @@ def run(script: Path) -> None:
     exec(compile(ast.Module([main_part], []), str(script), "exec"), vars(module))
 
 
-def watch_hooks() -> set[tuple[str, int]]:
-    """File and line of every call of a hook from upstream's code; the set grows while the script runs."""
-    from pcpo_overlay import hooks
-
-    called: set[tuple[str, int]] = set()
-
-    def watched(function: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            frame = sys._getframe(1)
-            file, line = Path(frame.f_code.co_filename).name, frame.f_lineno
-            result = function(*args, **kwargs)
-            called.add((file, line))
-            if function.__name__ == "match_step" and result is not None:
-                called.add((file, line + 2))  # what returns it
-            return result
-
-        return call
-
-    for name, function in inspect.getmembers(hooks, inspect.isfunction):
-        if function.__module__ == hooks.__name__ and not name.startswith("_"):
-            setattr(hooks, name, watched(function))
-    return called
-
-
 def main() -> None:
     out, script = Path(sys.argv[1]).resolve(), Path(sys.argv[2]).resolve()
     sys.argv = [str(script), *sys.argv[3:]]
@@ -231,7 +207,7 @@ def main() -> None:
     sys.path[0] = str(script.parent)  # as Python has it for a script
     shim.install()
     asked.prepare()
-    called = watch_hooks() if "PCPO" in os.environ else set()
+    called = asked.watch_hooks() if "PCPO" in os.environ else set()
     wrap_clipping()
     wrap_wandb()
     if script.name == "train_grpo_sd.py":
