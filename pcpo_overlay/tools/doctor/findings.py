@@ -264,9 +264,9 @@ def _on_policy(run: Run, found: Mapping[str, Any], exact: bool, as_trained: bool
         )
     elif found["mixed_precision"] in ("fp16", "bf16"):
         why = (
-            f"What is kept is in float32, but the run is in {found['mixed_precision']}: the sampler rounds on its way what "
-            "the training does not. PCPO's match and full compare predictions as the training computes them; without "
-            "PCPO, float32 mends it."
+            f"What is kept is in float32, but the run is in {found['mixed_precision']}: the sampler rounds on its way "
+            "what the training does not. PCPO's match and full compare predictions as the training computes them; "
+            "without PCPO, float32 mends it."
         )
     else:
         why = (
