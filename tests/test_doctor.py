@@ -101,6 +101,14 @@ def test_off_in_float32_is_no_rounding(tmp_path: Path) -> None:
     assert "does not give the same output twice: look for dropout" in found.verdict[0]
 
 
+def test_a_sampler_that_rounds_and_hands_out_float32(tmp_path: Path) -> None:
+    run = load(written(tmp_path / "run", 0.99, 1.002, 0.75, trainer={"mixed_precision": "bf16"}))
+    assert (
+        "the run is in bf16: the sampler rounds on its way what the training does not"
+        in examine(run).verdict[0]
+    )
+
+
 def test_off_within_the_clip_range_is_harmless(tmp_path: Path) -> None:
     half = {"latents": "float16", "samples_as_trained": True}
     found = examine(load(written(tmp_path / "run", 1 - 3e-5, 1.0, precision=half)))

@@ -87,12 +87,8 @@ class Mutation(NamedTuple):
 
 FAULTS: dict[str, tuple[Fault, ...]] = {
     "losses.py": (
-        (
-            "return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x",
-            "return x",
-            "half precision stays half precision",
-        ),
-        ("(torch.float16, torch.bfloat16) else x", "(torch.float16,) else x", "bfloat16 is not upcast"),
+        ("return x.float() if x.dtype in _HALF else x", "return x", "half precision stays half precision"),
+        ("_HALF = (torch.float16, torch.bfloat16)", "_HALF = (torch.float16,)", "bfloat16 is not upcast"),
         (
             'return (x.cpu() if x.device.type == "mps" else x).double()',
             'return x.cpu() if x.device.type == "mps" else x',
@@ -133,19 +129,14 @@ FAULTS: dict[str, tuple[Fault, ...]] = {
             "the ratio's linear term under the objective's weight",
         ),
         (
-            "return 0.5 * w_policy**2 * d.mul_(d)",
-            "return w_policy**2 * d.mul_(d)",
+            "return (0.5 / pred[0].numel()) * (w_policy * norm) ** 2",
+            "return (1 / pred[0].numel()) * (w_policy * norm) ** 2",
             "KL of observe and log twice too large",
         ),
         (
-            "return 0.5 * w_policy**2 * d.mul_(d)",
-            "return 0.5 * w_policy * d.mul_(d)",
+            "return (0.5 / pred[0].numel()) * (w_policy * norm) ** 2",
+            "return (0.5 / pred[0].numel()) * w_policy * norm**2",
             "KL under the weight, not its square",
-        ),
-        (
-            "d = torch.sub(at_least_float32(pred), pred_old)\n    return",
-            "d = torch.sub(pred, pred_old)\n    return",
-            "KL from a difference rounded to half precision",
         ),
         (
             "if not pred.shape == pred_old.shape == z.shape:",
@@ -153,13 +144,13 @@ FAULTS: dict[str, tuple[Fault, ...]] = {
             "shapes that do not agree are broadcast",
         ),
         (
-            "d = torch.sub(at_least_float32(pred), pred_old)\n        wd",
-            "d = torch.sub(pred, pred_old).float()\n        wd",
+            "return pred.float().sub_(pred_old) if pred.dtype in _HALF else torch.sub(pred, pred_old)",
+            "return torch.sub(pred, pred_old)",
             "the difference is rounded before the upcast",
         ),
         (
-            "        d = torch.sub(at_least_float32(pred), pred_old)",
-            "        d = torch.sub(pred_old, at_least_float32(pred))",
+            "if pred.dtype in _HALF else torch.sub(pred, pred_old)",
+            "if pred.dtype in _HALF else torch.sub(pred_old, pred)",
             "old less new",
         ),
         (
@@ -989,7 +980,7 @@ FAULTS: dict[str, tuple[Fault, ...]] = {
             "the sampler wrapped once more with every batch",
         ),
         (
-            "elif self._config.matching and not _why_alike(accelerator, network):",
+            "elif self._config.matching and not self.samples_as_trained:",
             "elif False:",
             "rounding is not told of",
         ),

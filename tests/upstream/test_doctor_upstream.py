@@ -89,7 +89,9 @@ def test_flow_grpo_in_bfloat16(flow_run: Any) -> None:
     assert found.outside == pytest.approx(float(clipped[0]), abs=1e-6)
     first = full.metrics("step")[0]
     assert first["ratio_min"] == first["ratio_max"] == 1
-    assert (ROUNDED in found.verdict[0]) == (found.off > 0)
+    # Upstream's sampler rounds latents and guidance on its way and hands out float32; newer commits do not round.
+    cause = "the sampler rounds on its way what the training does not" if found.off else EXACT
+    assert cause in found.verdict[0]
 
 
 @pytest.mark.parametrize("name", ["flux", "flux_lora", "qwenimage"])

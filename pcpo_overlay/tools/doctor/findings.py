@@ -115,6 +115,7 @@ def examine(run: Run) -> Findings:
         "masked": masked,
         "clip_range": clip_range if is_number(clip_range) else None,
         "precision": precision,
+        "mixed_precision": setting(settings, "mixed_precision"),
         "groups_without_spread": _number(epoch, "groups_without_spread"),
         "nonfinite": _count(epoch),
         "steps": _steps(run, first.get("per_timestep") or {}),
@@ -128,7 +129,6 @@ def examine(run: Run) -> Findings:
         samples=_number(first, "samples"),
         lowest=lowest,
         highest=highest,
-        mixed_precision=setting(settings, "mixed_precision"),
         tape_bytes=_number(epoch, "tape_bytes_matching"),
         peak_memory_bytes=_number(epoch, "peak_memory_bytes"),
         verdict=verdict,
@@ -261,6 +261,12 @@ def _on_policy(run: Run, found: Mapping[str, Any], exact: bool, as_trained: bool
             f"Latents or predictions are kept in {' and '.join(half)}, their log probabilities are of what was there "
             "before the rounding. PCPO's match and full compare predictions, and are exactly 1 if the network gives "
             "the same output twice; without PCPO, float32 mends it."
+        )
+    elif found["mixed_precision"] in ("fp16", "bf16"):
+        why = (
+            f"What is kept is in float32, but the run is in {found['mixed_precision']}: the sampler rounds on its way "
+            "what the training does not. PCPO's match and full compare predictions as the training computes them; "
+            "without PCPO, float32 mends it."
         )
     else:
         why = (
