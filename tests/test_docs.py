@@ -29,6 +29,7 @@ PLACEHOLDERS = {
     "STUDY": "ddpo-digit",
     "SHA": "a" * 40,
     "N": "7",
+    "P": "0.5",
     "W": "5",
     "S,...": "0,1",
     "A,B,...": "0.5,0.6",
@@ -220,6 +221,10 @@ def test_every_option_named_is_one(path: Path) -> None:
     assert {option for option in named if option not in known and not option.startswith("--config.")} == set()
 
 
+#: What an option cannot stand without.
+_GOES_WITH = {"power": ",weights=power"}
+
+
 @pytest.mark.parametrize("path", OF_TODAY, ids=name)
 def test_every_mode_and_option_of_pcpo_is_one(path: Path) -> None:
     wrong = {}
@@ -234,7 +239,10 @@ def test_every_mode_and_option_of_pcpo_is_one(path: Path) -> None:
         if not equals or option not in config._ACTS_IN:
             continue
         for value in map(_plain, values.split("|")):
-            refusals = [_parse_mode(f"{mode},{option}={value}") for mode in config._ACTS_IN[option]]
+            refusals = [
+                _parse_mode(f"{mode},{option}={value}{_GOES_WITH.get(option, '')}")
+                for mode in config._ACTS_IN[option]
+            ]
             if all(refusals):
                 wrong[piece.text] = str(refusals[-1])
     assert wrong == {}
