@@ -80,8 +80,7 @@ class Source:
 def find_source(ctx: Context, upstream: Upstream) -> Source:
     """The mirror's copy if a mirror is given, else the url, which the user's ``insteadOf`` may turn into a folder.
 
-    Raises:
-        Fault: UNREACHABLE when a mirror is given and has neither ``NAME`` nor ``NAME.git``; FAILED if git refuses it.
+    Raises Fault: UNREACHABLE where a mirror has neither ``NAME`` nor ``NAME.git``; FAILED if git refuses it.
     """
     if ctx.mirror is None:
         found = outer("ls-remote", "--get-url", upstream.url, cwd=Path("/")).must()
@@ -179,9 +178,7 @@ def leave_out(git_dir: Path, repo: Scratch, missing: Sequence[str]) -> None:
 def clone_into_place(ctx: Context, upstream: Upstream, needed: Sequence[str]) -> bool:
     """Clone at the pin where there is nothing, or an empty folder; whether that was so.
 
-    Args:
-        needed: files that the patches touch; a source without their content is refused.
-
+    ``needed`` are the files that the patches touch; a source without their content is refused.
     Raises Fault: UNREACHABLE, INCOMPLETE, WRONG_TREE or UNWRITABLE; nothing is there then.
     """
     path = ctx.path(upstream)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 
 from . import lockfile, refresh, status, update, work
 from .context import Context
@@ -19,12 +18,7 @@ from .work import opened
 
 
 def run(args: argparse.Namespace, command: str, say: Callable[[str], None]) -> int:
-    """Carry out the parsed command line; returns the exit code.
-
-    Args:
-        command: the command line as typed, for the note in the lock.
-        say: prints one message to stderr.
-    """
+    """Carry out the parsed command line, ``command`` as it was typed; returns the exit code."""
     require_git()
     dest = argument(args.dest, "--dest")
     given = (getattr(args, "into", None), args.mirror)
@@ -114,11 +108,11 @@ def _status(args: argparse.Namespace, ctx: Context, upstreams: Sequence[Upstream
 
     code = _each(ctx, upstreams, one)
     if args.json:
-        print(json.dumps([asdict(one) for one in found], indent=2))
+        print(json.dumps([one.as_json() for one in found], indent=2))
         return code
     for s in found:
-        print(f"{s.name}: {s.state}{f' ({s.detail})' if s.detail else ''}")
-        print(f"  {s.url} at {s.commit}\n  {s.path}")
+        print(f"{s.upstream.name}: {s.state}{f' ({s.detail})' if s.detail else ''}")
+        print(f"  {s.upstream.url} at {s.upstream.commit}\n  {s.path}")
         for name in s.modified_files:
             print(f"  edited: {name}")
         for name, scripts in s.missing_files.items():

@@ -138,7 +138,7 @@ def _with_hooks(path: str, before: bytes, file: FilePlan) -> bytes:
     return like(carried.text, before)
 
 
-def _aim(at: Site, touched: Sequence[Touched]) -> dict[str, Known]:
+def aim(at: Site, touched: Sequence[Touched]) -> dict[str, Known]:
     """For each touched file its content without the hooks and with the plan's.
 
     Raises Fault: EDITED, with all that stands in the way named; CONFLICT.
@@ -155,35 +155,21 @@ def _aim(at: Site, touched: Sequence[Touched]) -> dict[str, Known]:
     return out
 
 
-def preview(at: Site, plan: Plan) -> dict[str, tuple[bytes, bytes]]:
-    """Each file without hooks and with them, as :func:`put_in` would have it."""
-    files = _aim(at, survey(at, plan))
-    return {path: (files[path].before, files[path].after) for path in plan.files}
-
-
 def put_in(at: Site, plan: Plan) -> tuple[bool, list[str]]:
-    """Have the plan's hooks in the clone; everything is worked out before the first file is written.
-
-    Returns:
-        whether a file was changed, and the files into which the hooks were merged.
+    """Have the plan's hooks in the clone; whether a file was changed, and the files into which hooks were merged.
 
     Raises Fault: EDITED, CONFLICT, UNWRITABLE; a run that dies between files is completed by the next.
     """
     touched = survey(at, plan)
-    files = _aim(at, touched)
+    files = aim(at, touched)
     merged = [path for path, file in plan.files.items() if to_lf(files[path].before) != to_lf(file.base)]
     return _carry_out(at, files, touched), merged
 
 
 def take_all_out(at: Site, patches: Sequence[Patch] = (), plan: Plan | None = None) -> bool:
-    """Have no hooks in the clone; the user's own edits stay.
+    """Have no hooks in the clone; the user's own edits stay. Whether a file was changed.
 
-    Args:
-        patches: the lock's, to recognise hooks by where the record is lost; ``plan`` is of those, or None.
-
-    Returns:
-        whether a file was changed.
-
+    ``patches`` are the lock's, to recognise hooks by where the record is lost; ``plan`` is of those, if there is one.
     Raises Fault: EDITED, CONFLICT, UNWRITABLE.
     """
     ours = {patch.path: patch for patch in patches}

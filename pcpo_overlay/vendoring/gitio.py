@@ -274,11 +274,6 @@ class Scratch:
         there = self.objects(entry.oid for entry in files.values())
         return sorted(path for path, entry in files.items() if there[entry.oid] is None)
 
-    def resolve(self, prefix: str) -> str | None:
-        """The commit whose name begins with ``prefix``, hexadecimal digits, if there is exactly one here."""
-        found = self.outcome("rev-parse", "--verify", "--quiet", f"{prefix}^{{commit}}")
-        return found.stdout.decode().strip() if found.status == 0 else None
-
 
 @contextmanager
 def scratch(*alternates: Path) -> Iterator[Scratch]:

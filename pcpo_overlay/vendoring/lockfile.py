@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from .atomic import read_regular
@@ -72,10 +72,6 @@ class Lock:
                 return upstream
         known = ", ".join(upstream.name for upstream in self.upstreams)
         raise ExitCode.USAGE.fault(f"no upstream {name!r} in {self.path.name}; it has: {known}")
-
-    def with_upstream(self, changed: Upstream) -> Lock:
-        upstreams = tuple(changed if u.name == changed.name else u for u in self.upstreams)
-        return replace(self, upstreams=upstreams)
 
 
 def load(path: Path) -> Lock:

@@ -96,10 +96,7 @@ def _move_index(at: Site, start: str, to: str, absent: Sequence[str], index: Pat
 
 
 def check_move(at: Site, to: str, passed_over: Collection[str]) -> None:
-    """Find out, changing nothing, whether a move is possible.
-
-    Args:
-        passed_over: files that will be upstream's own again when the move begins.
+    """Find out, changing nothing, whether a move is possible; ``passed_over`` will be upstream's own when it begins.
 
     Raises Fault: EDITED, with the files in the way named.
     """

@@ -31,10 +31,7 @@ class Plan:
 
 
 def read_patches(lock: Lock, upstream: Upstream, *, verify: bool = True) -> tuple[Patch, ...]:
-    """The patch files of one upstream, in the lock's order.
-
-    Args:
-        verify: compare each with its sha256 in the lock.
+    """The patch files of one upstream, in the lock's order; ``verify`` holds each against its sha256 in the lock.
 
     Raises Fault: PATCH_CHANGED or UNSAFE_PATH; nothing has been written then.
     """
@@ -94,9 +91,6 @@ def pinned_entries(repo: Scratch, upstream: Upstream) -> dict[str, Entry]:
 
 def make_plan(repo: Scratch, upstream: Upstream, patches: Sequence[Patch], *, verify: bool = True) -> Plan:
     """Insert the patches' lines into the pin's files; git applies them too, and both have to agree.
-
-    Args:
-        verify: compare the patched tree with the lock.
 
     Raises Fault: WRONG_TREE when the commit's tree or the patched tree is not the locked one.
     """

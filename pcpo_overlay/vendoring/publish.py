@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 
 from .atomic import write_atomically
@@ -28,9 +29,7 @@ def _guard(ctx: Context) -> AbstractContextManager[None]:
 def save(ctx: Context, changed: Upstream, patches: Mapping[str, bytes]) -> None:
     """Replace an upstream's entry and its patch files; a run that dies leaves the old ones, or is finished by the next.
 
-    Args:
-        patches: content of patch files by their names in the lock; those that ``changed`` no longer lists go.
-
+    ``patches`` are contents by their names in the lock; patch files that ``changed`` no longer lists go.
     Raises Fault: BUSY, or UNWRITABLE.
     """
     try:
@@ -39,7 +38,8 @@ def save(ctx: Context, changed: Upstream, patches: Mapping[str, bytes]) -> None:
             lock = load(ctx.lock.path)  # as it is now: another entry may have changed since
             gone = {e.file for e in lock.get(changed.name).patches} - {e.file for e in changed.patches}
             files = {**{file: decode(data) for file, data in patches.items()}, **dict.fromkeys(gone)}
-            new = {"lock": render(lock.with_upstream(changed)), "patches": files}
+            upstreams = tuple(changed if u.name == changed.name else u for u in lock.upstreams)
+            new = {"lock": render(replace(lock, upstreams=upstreams)), "patches": files}
             write_atomically(_waiting(ctx), json.dumps(new).encode())
             stage("lock-begun")
             _put_in_place(ctx)

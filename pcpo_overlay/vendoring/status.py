@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from difflib import unified_diff
 from typing import Any
 
@@ -11,7 +11,7 @@ from . import lint
 from .atomic import Seen, holds
 from .context import Context
 from .difference import insertions
-from .engine import preview, survey
+from .engine import aim, survey
 from .errors import ExitCode, Fault
 from .gitio import decode
 from .home import PROGRAM
@@ -32,19 +32,19 @@ class Status:
     edited); ``foreign`` (not a clone, or at another commit).
     """
 
-    name: str
-    url: str
-    commit: str
-    tree: str
-    patched_tree: str
+    upstream: Upstream
     path: str
     state: str = "absent"
     detail: str = ""
     head: str | None = None
-    patches: list[str] = field(default_factory=list)
     modified_files: list[str] = field(default_factory=list)
     missing_files: dict[str, list[str]] = field(default_factory=dict)
     stamp: Mapping[str, Any] | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        fields = asdict(self)
+        upstream = fields.pop("upstream")
+        return {**upstream, **fields, "patches": [entry.file for entry in self.upstream.patches]}
 
 
 def left_out(at: Site) -> dict[str, list[str]]:
@@ -56,10 +56,8 @@ def left_out(at: Site) -> dict[str, list[str]]:
 
 def status(ctx: Context, upstream: Upstream, patches: Sequence[Patch] | None) -> Status:
     """``patches`` is None where the patch files are not what the lock lists."""
-    path, u = ctx.path(upstream), upstream
-    out = Status(
-        u.name, u.url, u.commit, u.tree, u.patched_tree, str(path), patches=[e.file for e in u.patches]
-    )
+    path = ctx.path(upstream)
+    out = Status(upstream, str(path))
     if not path.exists() and not path.is_symlink():
         out.detail = f"not cloned; {PROGRAM} {upstream.name}"
         return out
@@ -157,8 +155,10 @@ def show(ctx: Context, upstream: Upstream) -> str:
     """The hooks with the clone's lines around them, each file's reasons first, as they stand or would stand."""
     with opened(ctx, upstream) as at:
         plan = at.plan(read_patches(ctx.lock, upstream))
-        pinned = {path: (file.base, file.patched) for path, file in plan.files.items()}
-        files = preview(at, plan) if at.merge else pinned
+        files = {path: (file.base, file.patched) for path, file in plan.files.items()}
+        if at.merge:
+            aims = aim(at, survey(at, plan))
+            files = {path: (aims[path].before, aims[path].after) for path in plan.files}
     pieces: list[str] = []
     for path, texts in files.items():
         a, b = (decode(text).splitlines(keepends=True) for text in texts)

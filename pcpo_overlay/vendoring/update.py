@@ -14,7 +14,7 @@ from .clone import fetch, find_source, object_folders
 from .context import Context
 from .difference import carry
 from .errors import ExitCode
-from .gitio import Entry, Scratch, scratch
+from .gitio import Entry, Scratch, decode, scratch
 from .home import PROGRAM
 from .lockfile import Upstream, render_entry
 from .patchfile import Patch, render
@@ -31,7 +31,12 @@ def _find(ctx: Context, repo: Scratch, upstream: Upstream, to: str) -> str:
 
     Raises Fault: WRONG_TREE where there is none, UNREACHABLE.
     """
-    commit = repo.resolve(to) if _HEX.fullmatch(to) else None
+    commit: str | None = None
+    if _HEX.fullmatch(to):  # of exactly one commit that is here
+        commit = (
+            decode(repo.outcome("rev-parse", "--verify", "--quiet", f"{to}^{{commit}}").stdout).strip()
+            or None
+        )
     if commit is None or repo.tree_of(upstream.commit) is None:
         source = find_source(ctx, upstream)
         commit = commit or (to if len(to) == 40 and _HEX.fullmatch(to) else source.named(to))
@@ -58,7 +63,7 @@ def _carry(repo: Scratch, file: FilePlan, commit: str, entry: Entry | None) -> _
     ours = repo.objects([entry.oid])[entry.oid] if entry else None
     if ours is None:
         found = repo.outcome("log", "-1", "--format=%h %s", "--diff-filter=DR", commit, "--", patch.path)
-        words = found.stdout.decode("utf-8", "replace").strip() if found.status == 0 else ""
+        words = decode(found.stdout).strip() if found.status == 0 else ""
         gone = "the file is not there any more" + (f" (last seen in {words})" if words else "")
         return _Carried("conflict", None, patch.labels, gone)
     if ours == file.base:
