@@ -14,7 +14,6 @@ from .lockfile import Upstream
 from .paths import argument
 from .plan import read_patches
 from .publish import finish
-from .work import opened
 
 
 def run(args: argparse.Namespace, command: str, say: Callable[[str], None]) -> int:
@@ -75,24 +74,16 @@ def _apply(args: argparse.Namespace, ctx: Context, upstreams: Sequence[Upstream]
         raise ExitCode.USAGE.fault("--into patches a clone you have; with --no-patch there is nothing to do")
 
     def one(upstream: Upstream) -> None:
-        text = work.apply(ctx, upstream, patches[upstream.name], patch=not args.no_patch)
+        text, missing = work.apply(ctx, upstream, patches[upstream.name], patch=not args.no_patch)
         print(f"{upstream.name}: {text} ({ctx.path(upstream)})", flush=True)
-        if ctx.into is None:
-            _report_missing(ctx, upstream)
+        if missing:
+            what = f"{len(missing)} file(s) are left out of the clone, whose content the source lacks:"
+            ctx.say(f"warning: {upstream.name}: {what}")
+            for path, scripts in missing.items():
+                ctx.say(f"  {path}: {_readers(scripts, 'no script of upstream names it')}")
+            ctx.say(f"  With a network, `git -C {ctx.path(upstream)} sparse-checkout disable` fetches them.")
 
     return _each(ctx, upstreams, one)
-
-
-def _report_missing(ctx: Context, upstream: Upstream) -> None:
-    """Say on stderr which files the source did not have, and which scripts will want them."""
-    with opened(ctx, upstream) as at:
-        missing = status.left_out(at)
-    if missing:
-        what = f"{len(missing)} file(s) are left out of the clone, whose content the source lacks:"
-        ctx.say(f"warning: {upstream.name}: {what}")
-        for path, scripts in missing.items():
-            ctx.say(f"  {path}: {_readers(scripts, 'no script of upstream names it')}")
-        ctx.say(f"  With a network, `git -C {ctx.path(upstream)} sparse-checkout disable` fetches them.")
 
 
 def _status(args: argparse.Namespace, ctx: Context, upstreams: Sequence[Upstream]) -> int:

@@ -11,6 +11,7 @@ from .errors import ExitCode, Fault
 from .gitio import Clone, Scratch
 from .home import PROGRAM
 from .lockfile import Upstream
+from .missing import needed_by, scripts_of
 from .patchfile import Patch
 from .plan import Plan, make_plan
 from .record import read_pin, read_record
@@ -63,6 +64,12 @@ class Site:
     def left_out(self) -> list[str]:
         """Files that are not in the work tree, for want of their content or by the user's wish."""
         return sorted(path for path, entries in self.index.items() if entries[0].tag == "S")
+
+    def missing_files(self) -> dict[str, list[str]]:
+        """The same, each with the scripts of upstream's that read it."""
+        paths = self.left_out()
+        texts = scripts_of(self.root, self.index) if paths else {}
+        return {path: needed_by(texts, path) for path in paths}
 
     def changed_files(self) -> list[str]:
         """Tracked files that are not HEAD's."""

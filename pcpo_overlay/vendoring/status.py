@@ -16,7 +16,6 @@ from .errors import ExitCode, Fault
 from .gitio import decode
 from .home import PROGRAM
 from .lockfile import Upstream
-from .missing import needed_by, scripts_of
 from .patchfile import Patch, keep_labels, render
 from .plan import Plan, make_plan, read_patches
 from .site import Site
@@ -47,13 +46,6 @@ class Status:
         return {**upstream, **fields, "patches": [entry.file for entry in self.upstream.patches]}
 
 
-def left_out(at: Site) -> dict[str, list[str]]:
-    """Files that are not in the work tree for want of their content, each with the scripts that read it."""
-    paths = at.left_out()
-    texts = scripts_of(at.root, at.index) if paths else {}
-    return {path: needed_by(texts, path) for path in paths}
-
-
 def status(ctx: Context, upstream: Upstream, patches: Sequence[Patch] | None) -> Status:
     """``patches`` is None where the patch files are not what the lock lists."""
     path = ctx.path(upstream)
@@ -65,7 +57,7 @@ def status(ctx: Context, upstream: Upstream, patches: Sequence[Patch] | None) ->
         with opened(ctx, upstream) as at:
             out.head = at.head
             at.check_head()
-            _describe(at, patches, out)
+            return describe(at, patches)
     except Fault as fault:
         if fault.code != ExitCode.WRONG_COMMIT:
             raise
@@ -73,10 +65,12 @@ def status(ctx: Context, upstream: Upstream, patches: Sequence[Patch] | None) ->
     return out
 
 
-def _describe(at: Site, patches: Sequence[Patch] | None, out: Status) -> None:
+def describe(at: Site, patches: Sequence[Patch] | None) -> Status:
+    """The state of a clone whose HEAD is where it has to be."""
+    out = Status(at.upstream, str(at.ctx.path(at.upstream)), head=at.head)
     stamp = at.record.stamp() if at.record else {}
     out.stamp = {key: stamp[key] for key in ("commit", "patched_tree", "files")} if stamp else None
-    out.missing_files = left_out(at)
+    out.missing_files = at.missing_files()
     readable = patches is not None and at.repo.tree_of(at.upstream.commit) is not None
     plan = make_plan(at.repo, at.upstream, patches or ()) if readable and (at.merge or at.at_pin) else None
     touched = survey(at, plan)
@@ -104,6 +98,7 @@ def _describe(at: Site, patches: Sequence[Patch] | None, out: Status) -> None:
     else:
         found = "outdated", "the patches changed since"
     out.state, out.detail = found
+    return out
 
 
 def check(ctx: Context, upstream: Upstream) -> str:
@@ -118,11 +113,11 @@ def check(ctx: Context, upstream: Upstream) -> str:
     with opened(ctx, upstream) as at:
         plan = at.plan(patches)
         _check_plan(ctx, plan)
-    found = status(ctx, upstream, patches)
-    codes = {"foreign": ExitCode.WRONG_COMMIT, "modified": ExitCode.EDITED}
+        at.check_head()
+        found = describe(at, patches)
     expected = "patched" if patches else "pristine"
     if found.state != expected:
-        code = codes.get(found.state, ExitCode.NOT_IN_ORDER)
+        code = ExitCode.EDITED if found.state == "modified" else ExitCode.NOT_IN_ORDER
         raise code.fault(f"{found.path}: {found.state}: {found.detail}")
     if ctx.merge:
         return f"patched ({found.path})"

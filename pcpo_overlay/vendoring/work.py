@@ -71,10 +71,12 @@ def _wait_for_git(at: Site) -> None:
     at.look()
 
 
-def apply(ctx: Context, upstream: Upstream, patches: Sequence[Patch], *, patch: bool = True) -> str:
+def apply(
+    ctx: Context, upstream: Upstream, patches: Sequence[Patch], *, patch: bool = True
+) -> tuple[str, dict[str, list[str]]]:
     """Have a clone with the hooks in, at the pin unless the user named it; ``patch=False`` stops at the clone.
 
-    Running it again does nothing. Edits of the user's are kept.
+    Running it again does nothing. Edits of the user stay. Returns what was done, and which files the source lacks.
 
     Raises Fault: any of the module's; each file is then without hooks or with them, and the next run goes on.
     """
@@ -98,7 +100,7 @@ def apply(ctx: Context, upstream: Upstream, patches: Sequence[Patch], *, patch: 
             did += [f"patched{how}"] if changed else []
         if not ctx.merge:
             write_pin(at.git_dir, upstream.commit)
-        return ", ".join(did or ["nothing to do"])
+        return ", ".join(did or ["nothing to do"]), {} if ctx.merge else at.missing_files()
 
 
 def _refuse_patched(at: Site, plan: Plan | None) -> None:
