@@ -69,6 +69,7 @@ def _wait_for_git(at: Site) -> None:
         )
     lock.unlink(missing_ok=True)
     at.look()
+    at.record = at.record or takeover.read(at)
 
 
 def apply(
