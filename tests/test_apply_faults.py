@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from apply_toy import HOOKS, ROOT, STEP, TRAIN, URL, Toy, build, git, tree_of
 
-from pcpo_overlay.vendoring.errors import MEANING, ExitCode
+from pcpo_overlay.vendoring.errors import ExitCode
 
 
 @pytest.fixture(scope="module")
@@ -456,7 +456,7 @@ def test_patch_that_points_outside(toy: Toy, target: str) -> None:
     path = toy.overlay / "patches/toy/step.patch"
     lock = toy.lock.read_text()
     path.write_text(path.read_text().replace("a/step.py", f"a/{target}").replace("b/step.py", f"b/{target}"))
-    from pcpo_overlay.vendoring.patchfile import sha256
+    from pcpo_overlay.vendoring.lockfile import sha256
 
     old = lock.split("step.patch")[1].split('"')[2]
     toy.lock.write_text(lock.replace(old, sha256(path.read_bytes())))
@@ -589,8 +589,8 @@ def test_help_needs_no_package_and_lists_every_exit_code() -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0
     for code in ExitCode:
-        assert f"{int(code):>3}  {MEANING[code]}" in done.stdout
-    assert len({int(code) for code in ExitCode}) == len(list(ExitCode)) == len(MEANING)
+        assert f"{int(code):>3}  {code.meaning}" in done.stdout
+    assert len({int(code) for code in ExitCode}) == len(list(ExitCode))
 
 
 def test_apply_does_not_load_torch(toy: Toy) -> None:

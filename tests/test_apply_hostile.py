@@ -210,3 +210,12 @@ def test_a_clone_that_leads_elsewhere_is_refused_but_with_into(toy: Toy, mine: P
     toy.ok("toy", "--into", str(toy.clone))
     assert (elsewhere / "step.py").read_bytes() == toy.patched("step.py")
     assert (elsewhere / "scripts/train.py").read_bytes() != TRAIN.encode()
+
+
+@pytest.mark.parametrize("name", ["../outside.py", "vendor.lock", "/tmp/outside.py", "patches/../../x"])
+def test_what_waits_beside_the_lock_leads_nowhere_but_to_patches(toy: Toy, name: str) -> None:
+    waiting = {"lock": toy.lock.read_text(), "patches": {"patches/toy/step.patch": None, name: "evil\n"}}
+    (toy.overlay / ".vendor.lock.new").write_text(json.dumps(waiting))
+    before = tree_of(toy.root)
+    assert toy.run("toy").code == ExitCode.UNSAFE_PATH
+    assert {name: data for name, data in tree_of(toy.root).items() if ".lock.lock" not in name} == before

@@ -241,3 +241,14 @@ def test_odd_records_are_one_line(toy: Toy, text: str) -> None:
     record.unlink(missing_ok=True)  # as the message says
     toy.ok("toy")
     assert json.loads((toy.clone / ".git/pcpo-overlay.json").read_text())["files"].keys() == HOOKS.keys()
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, "\0", "[]", '{"lock": ""}', '{"lock": "", "patches": 1}', '"']
+)
+def test_odd_words_that_wait_beside_the_lock_are_one_line(toy: Toy, text: str) -> None:
+    waiting = toy.overlay / ".vendor.lock.new"
+    waiting.write_text(text)
+    assert ".vendor.lock.new" in one_line(toy.run("toy"), ExitCode.FAILED)
+    waiting.unlink()  # as the message says
+    toy.ok("toy")

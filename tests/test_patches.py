@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from pcpo_overlay.vendoring import lint
-from pcpo_overlay.vendoring.lockfile import load, render
-from pcpo_overlay.vendoring.patchfile import parse, sha256
+from pcpo_overlay.vendoring.lockfile import load, render, sha256
+from pcpo_overlay.vendoring.patchfile import parse
 from pcpo_overlay.vendoring.patchfile import render as render_patch
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -5,42 +5,50 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 
-from . import check, lockfile, refresh, update, work
-from .context import Context, find, looked_at
+from . import lockfile, refresh, status, update, work
+from .context import Context
 from .errors import ExitCode, Fault
 from .gitio import require_git
 from .lockfile import Upstream
-from .mutex import Patience
 from .paths import argument
-from .plan import NamedPatch, read_patches
+from .plan import read_patches
 from .publish import finish
-from .status import Status, left_out, status
 
 
 def run(args: argparse.Namespace, command: str, say: Callable[[str], None]) -> int:
-    """Carry out the parsed command line; returns the exit code.
-
-    Args:
-        command: the command line as typed, for the note in the lock.
-        say: prints one message to stderr.
-    """
+    """Carry out the parsed command line, ``command`` as it was typed; returns the exit code."""
     require_git()
     dest = argument(args.dest, "--dest")
-    into, mirror = (
-        p and argument(p, "--into or --mirror") for p in (getattr(args, "into", None), args.mirror)
-    )
+    given = (getattr(args, "into", None), args.mirror)
+    into, mirror = (path and argument(path, "--into or --mirror") for path in given)
     lock = lockfile.load(argument(args.lock, "--lock"))
-    patience = Patience(args.wait, command, say)
-    for file in finish(lock, patience) if args.command not in ("status", "check", "diff") else ():
-        say(f"{file}: put into place for a run that was killed")
-    ctx = Context(lock, dest, into, mirror, patience, say)
-    upstreams = [lock.get(name) for name in dict.fromkeys(args.names)] or list(lock.upstreams)
+    ctx = Context(lock, dest, into, mirror, args.wait, command, say)
+    if args.command not in ("status", "check", "diff") and finish(ctx):
+        say(f"{lock.path.name} and its patch files: put into place for a run that was killed")
+        ctx = Context(lockfile.load(lock.path), dest, into, mirror, args.wait, command, say)
+    upstreams = [ctx.lock.get(name) for name in dict.fromkeys(args.names)] or list(ctx.lock.upstreams)
     if into is not None and len(upstreams) != 1:
-        raise Fault(ExitCode.USAGE, "--into takes exactly one NAME, so that it is clear which patches to use")
-    handlers = {"apply": _apply, "check": _check, "status": _status, "diff": _diff, "revert": _revert}
-    return {**handlers, "refresh": _refresh, "update": _update}[args.command](args, ctx, upstreams)
+        raise ExitCode.USAGE.fault("--into takes exactly one NAME, so that it is clear which patches to use")
+    if args.command in ("check", "revert"):
+        done = status.check if args.command == "check" else work.revert
+        return _each(ctx, upstreams, lambda upstream: print(f"{upstream.name}: {done(ctx, upstream)}"))
+    if args.command in ("apply", "status"):
+        return (_apply if args.command == "apply" else _status)(args, ctx, upstreams)
+    (upstream,) = upstreams
+    if args.command == "diff":
+        print(status.show(ctx, upstream), end="")
+    elif args.command == "update":
+        if args.leave_out and not args.write:
+            raise ExitCode.USAGE.fault("--leave-out says what to write, so it needs --write")
+        clean, told = update.update(ctx, upstream, args.to, write=args.write, leave_out=args.leave_out)
+        print(told)
+        return int(ExitCode.OK if clean else ExitCode.CONFLICT)
+    elif args.from_patches:
+        print(refresh.from_patches(ctx, upstream))
+    else:
+        print(refresh.refresh(ctx, upstream, args.why, args.until))
+    return int(ExitCode.OK)
 
 
 def _each(ctx: Context, upstreams: Sequence[Upstream], work: Callable[[Upstream], None]) -> int:
@@ -55,94 +63,49 @@ def _each(ctx: Context, upstreams: Sequence[Upstream], work: Callable[[Upstream]
     return int(code)
 
 
+def _readers(scripts: Sequence[str], none: str) -> str:
+    return f"read by {'; '.join(scripts)}" if scripts else none
+
+
 def _apply(args: argparse.Namespace, ctx: Context, upstreams: Sequence[Upstream]) -> int:
     # All patches are read before anything is written anywhere.
     patches = {upstream.name: read_patches(ctx.lock, upstream) for upstream in upstreams}
     if ctx.into and args.no_patch:
-        raise Fault(ExitCode.USAGE, "--into patches a clone you have; with --no-patch there is nothing to do")
+        raise ExitCode.USAGE.fault("--into patches a clone you have; with --no-patch there is nothing to do")
 
     def one(upstream: Upstream) -> None:
-        text = work.apply(ctx, upstream, patches[upstream.name], patch=not args.no_patch)
+        text, missing = work.apply(ctx, upstream, patches[upstream.name], patch=not args.no_patch)
         print(f"{upstream.name}: {text} ({ctx.path(upstream)})", flush=True)
-        if ctx.into is None:
-            _report_missing(ctx, upstream)
-
-    return _each(ctx, upstreams, one)
-
-
-def _report_missing(ctx: Context, upstream: Upstream) -> None:
-    """Say on stderr which files the source did not have, and which scripts will want them."""
-    with looked_at(ctx, find(ctx, upstream)) as at:
-        missing = left_out(at)
-    if missing:
-        count = len(missing)
-        ctx.say(
-            f"warning: {upstream.name}: {count} file(s) are left out of the clone, whose content the source lacks:"
-        )
-        for path, users in missing.items():
-            ctx.say(
-                f"  {path}: " + (f"read by {'; '.join(users)}" if users else "no script of upstream names it")
-            )
-        ctx.say(f"  With a network, `git -C {ctx.path(upstream)} sparse-checkout disable` fetches them.")
-
-
-def _revert(args: argparse.Namespace, ctx: Context, upstreams: Sequence[Upstream]) -> int:
-    def one(upstream: Upstream) -> None:
-        print(f"{upstream.name}: {work.revert(ctx, upstream, lambda: read_patches(ctx.lock, upstream))}")
+        if missing:
+            what = f"{len(missing)} file(s) are left out of the clone, whose content the source lacks:"
+            ctx.say(f"warning: {upstream.name}: {what}")
+            for path, scripts in missing.items():
+                ctx.say(f"  {path}: {_readers(scripts, 'no script of upstream names it')}")
+            ctx.say(f"  With a network, `git -C {ctx.path(upstream)} sparse-checkout disable` fetches them.")
 
     return _each(ctx, upstreams, one)
 
 
 def _status(args: argparse.Namespace, ctx: Context, upstreams: Sequence[Upstream]) -> int:
-    found: list[Status] = []
+    found: list[status.Status] = []
 
     def one(upstream: Upstream) -> None:
-        fault: Fault | None = None
-        patches: Sequence[NamedPatch] | None = None
         try:
             patches = read_patches(ctx.lock, upstream)
-        except Fault as changed:  # still say what the clone is
-            fault = changed
-        found.append(status(ctx, upstream, patches))
-        if fault:
-            raise fault
+        except Fault:  # still say what the clone is
+            found.append(status.status(ctx, upstream, None))
+            raise
+        found.append(status.status(ctx, upstream, patches))
 
     code = _each(ctx, upstreams, one)
     if args.json:
-        print(json.dumps([asdict(one) for one in found], indent=2))
+        print(json.dumps([one.as_json() for one in found], indent=2))
         return code
     for s in found:
-        print(f"{s.name}: {s.state}{f' ({s.detail})' if s.detail else ''}")
-        print(f"  {s.url} at {s.commit}\n  {s.path}")
+        print(f"{s.upstream.name}: {s.state}{f' ({s.detail})' if s.detail else ''}")
+        print(f"  {s.upstream.url} at {s.upstream.commit}\n  {s.path}")
         for name in s.modified_files:
             print(f"  edited: {name}")
-        for name, users in s.missing_files.items():
-            print(f"  missing: {name}, " + (f"read by {'; '.join(users)}" if users else "no script names it"))
+        for name, scripts in s.missing_files.items():
+            print(f"  missing: {name}, {_readers(scripts, 'no script names it')}")
     return code
-
-
-def _check(args: argparse.Namespace, ctx: Context, upstreams: Sequence[Upstream]) -> int:
-    return _each(ctx, upstreams, lambda upstream: print(f"{upstream.name}: {check.check(ctx, upstream)}"))
-
-
-def _diff(args: argparse.Namespace, ctx: Context, upstreams: Sequence[Upstream]) -> int:
-    print(check.show(ctx, upstreams[0]), end="")
-    return 0
-
-
-def _refresh(args: argparse.Namespace, ctx: Context, upstreams: Sequence[Upstream]) -> int:
-    upstream = upstreams[0]
-    if args.from_patches:
-        said = refresh.from_patches(ctx, upstream)
-    else:
-        said = refresh.refresh(ctx, upstream, args.why, args.until)
-    print("\n".join(f"{upstream.name}: {line}" for line in said))
-    return 0
-
-
-def _update(args: argparse.Namespace, ctx: Context, upstreams: Sequence[Upstream]) -> int:
-    if args.leave_out and not args.write:
-        raise Fault(ExitCode.USAGE, "--leave-out says what to write, so it needs --write")
-    trial = update.update(ctx, upstreams[0], args.to, write=args.write, leave_out=args.leave_out)
-    print(update.describe(trial, upstreams[0], wrote=args.write))
-    return int(ExitCode.OK if trial.upstream is not None else ExitCode.CONFLICT)

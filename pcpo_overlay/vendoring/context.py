@@ -1,30 +1,46 @@
-"""What every command is given, and the clone it works on: opened, looked at, its lock held."""
+"""What every command is given, and one run at a time: the second one waits, and can say for whom."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import json
+import os
+import platform
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
 
-from . import takeover
-from .errors import ExitCode, Fault
-from .gitio import Clone, Entry, Scratch, scratch
-from .home import PROGRAM
+import filelock
+
+from .atomic import read_regular, write_atomically
+from .errors import ExitCode
+from .gitio import inherited
 from .lockfile import Lock, Upstream
-from .mutex import Patience
-from .record import Record, read_record
+
+
+def _holder(note: Path) -> str:
+    """Who holds a lock, in words, from the note they left; notes can be stale or missing."""
+    try:
+        by = json.loads(read_regular(note))
+        return f"pid {by['pid']} on {by['host']} since {by['since']} ({by['command']})"
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return "a run that left no note"
 
 
 @dataclass(frozen=True)
 class Context:
-    """The lock, where clones go or (``into``) the one the user has, where they come from, how to talk."""
+    """The lock, where clones go or (``into``) the one the user has, where they come from, how to wait and to talk.
+
+    ``command`` is the command line as typed, for the note that waiting runs read.
+    """
 
     lock: Lock
     dest: Path
     into: Path | None
     mirror: Path | None
-    patience: Patience
+    wait: float
+    command: str
     say: Callable[[str], None]
 
     def path(self, upstream: Upstream) -> Path:
@@ -35,50 +51,35 @@ class Context:
         """Whether hooks may be merged into files that the user edited: only where the user named the clone."""
         return self.into is not None
 
+    @contextmanager
+    def exclusive(self, lock: Path, what: str) -> Iterator[None]:
+        """Hold the file ``lock`` for the block. The system frees it when the process and its git are dead.
 
-@dataclass(frozen=True)
-class Opened:
-    """A clone, and what is known of it: the record, the files of HEAD, and the index (a copy, in ``repo``)."""
-
-    clone: Clone
-    repo: Scratch
-    record: Record | None
-    entries: Mapping[str, Entry]
-    index: Mapping[str, list[Entry]]
-    say: Callable[[str], None]
-
-
-def find(ctx: Context, upstream: Upstream) -> Clone:
-    """The clone to work on.
-
-    Raises Fault: NOT_IN_ORDER if it is absent, WRONG_COMMIT if something else is in its place.
-    """
-    path = ctx.path(upstream)
-    if ctx.into is None and not path.exists() and not path.is_symlink():
-        raise Fault(ExitCode.NOT_IN_ORDER, f"{path} is not there; make it with `{PROGRAM} {upstream.name}`")
-    if ctx.into is None and (path.is_symlink() or (path / ".git").is_symlink() or (path / ".git").is_file()):
-        raise Fault(
-            ExitCode.WRONG_COMMIT,
-            f"{path} leads to a repository elsewhere; only `{PROGRAM} {upstream.name} --into {path}` works on that",
-        )
-    clone = Clone.open(path)
-    if clone is None:
-        raise Fault(
-            ExitCode.WRONG_COMMIT,
-            f"{path} is not the top folder of a git clone with its own files"
-            + ("" if ctx.into else f"; move it away, then run `{PROGRAM} {upstream.name}`"),
-        )
-    return clone
-
-
-@contextmanager
-def looked_at(ctx: Context, clone: Clone, *others: Path) -> Iterator[Opened]:
-    """A clone to look at. Raises Fault: WRONG_COMMIT where it has no commit yet."""
-    if clone.head is None:
-        raise Fault(
-            ExitCode.WRONG_COMMIT, f"{clone.work_tree} has no commit yet; make one and run this again"
-        )
-    with scratch(clone.objects, *others, index_of=clone) as repo:
-        entries = repo.entries(clone.head)
-        record = read_record(clone.git_dir) or takeover.read(clone, repo, entries)
-        yield Opened(clone, repo, record, entries, repo.index(), ctx.say)
+        Raises Fault: BUSY when ``wait`` seconds are over, UNWRITABLE where no lock file can be made.
+        """
+        note = lock.with_name(lock.name + ".holder")
+        try:
+            handle = filelock.FileLock(str(lock))
+            try:
+                handle.acquire(timeout=0)
+            except filelock.Timeout:
+                self.say(f"{what} is held by {_holder(note)}; waiting up to {self.wait:g} s (--wait)")
+                handle.acquire(timeout=self.wait)
+        except filelock.Timeout:
+            raise ExitCode.BUSY.fault(
+                f"{what} is still held by {_holder(note)} after {self.wait:g} s; nothing was done"
+            ) from None
+        except (OSError, NotImplementedError) as error:
+            raise ExitCode.UNWRITABLE.fault(f"cannot make the lock file {lock}: {error}") from None
+        descriptor = getattr(handle._context, "lock_file_fd", None)
+        descriptors = set() if descriptor is None else {descriptor}
+        inherited.update(descriptors)
+        try:
+            since = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+            who = {"pid": os.getpid(), "host": platform.node(), "since": since, "command": self.command}
+            write_atomically(note, json.dumps(who).encode())
+            yield
+        finally:
+            note.unlink(missing_ok=True)
+            inherited.difference_update(descriptors)
+            handle.release()

@@ -7,19 +7,20 @@ the record is, and the record before the first file changes place: a run that di
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-from .atomic import Seen, Swap, look, remove_leftovers
-from .context import Opened
-from .difference import carry, is_crlf, take_out, to_crlf, to_lf
-from .errors import ExitCode, Fault
+from .atomic import Seen, Swap, look_below, remove_leftovers
+from .difference import carry, like, take_out, to_lf
+from .errors import ExitCode
 from .gitio import Entry, blob_oid
 from .home import PROGRAM
-from .patchfile import Patch, sha256, strip
-from .paths import link_on_the_way
-from .plan import FilePlan, NamedPatch, Plan
+from .lockfile import sha256
+from .patchfile import Patch, strip
+from .plan import FilePlan, Plan
 from .record import Known, Record, write_record, write_stamp
+from .site import Site
 from .stages import stage
 
 
@@ -32,18 +33,11 @@ class Touched:
     """
 
     path: str
-    now: bytes | None
     state: str
-    before: bytes | None
-    known: Known | None
-    file: FilePlan | None
-
-    @property
-    def own(self) -> bool:
-        """Whether the file without hooks is the user's own, not upstream's at the pin."""
-        return (
-            self.file is not None and self.before is not None and to_lf(self.before) != to_lf(self.file.base)
-        )
+    now: bytes | None = None
+    before: bytes | None = None
+    known: Known | None = None
+    file: FilePlan | None = None
 
     def holds(self, patch: Patch) -> bool:
         """Whether the file is the one without hooks and these hooks, and nothing else."""
@@ -51,238 +45,206 @@ class Touched:
             return False
         return strip(patch, to_lf(self.now)) == to_lf(self.before)
 
+    @property
+    def strange(self) -> bool:
+        """Whether the user edited what is there, or hooks of another lock are in a file that the user edited before."""
+        if self.file is None or self.before is None:
+            return self.before is None
+        return to_lf(self.before) != to_lf(self.file.base) and not self.holds(self.file.patch)
 
-def _like(text: bytes, now: bytes) -> bytes:
-    """``text`` with the line endings of ``now``."""
-    return to_crlf(text) if is_crlf(now) and b"\r\n" not in text else text
 
-
-def survey(at: Opened, plan: Plan | None, *, staged: bool) -> list[Touched]:
-    """Look at every file that the overlay touches or touched.
-
-    Args:
-        staged: count a file as edited if the index holds something for it that is neither HEAD's nor the overlay's.
-    """
+def survey(at: Site, plan: Plan | None) -> list[Touched]:
+    """Look at every file that the overlay touches or touched."""
     recorded = at.record.files if at.record else {}
     planned = plan.files if plan else {}
-    out: list[Touched] = []
-    for path in sorted({*recorded, *planned}):
-        known, file = recorded.get(path), planned.get(path)
-        out.append(_classify(at, path, known, file, staged))
-    return out
+    paths = sorted({*recorded, *planned})
+    return [_classify(at, path, recorded.get(path), planned.get(path)) for path in paths]
 
 
-def _classify(at: Opened, path: str, known: Known | None, file: FilePlan | None, staged: bool) -> Touched:
-    link = link_on_the_way(at.clone.work_tree, path)
-    seen = None if link else look(at.clone.work_tree / path)
-    if link or seen is None:
-        return Touched(path, None, "link" if link else "missing", None, known, file)
-    now, state, before = seen.data, "edited", None
-    if known and known.holds(now):
-        state = "out" if now == known.before else "in" if now == known.after else "older"
-        before = known.before
-    elif file and now in (base := _like(file.base, now), _like(file.patched, now)):
-        state, before = ("out" if now == base else "in"), base
-    if staged:
-        ours = [
-            now,
-            *([known.before, known.after] if known else []),
-            *([file.base, file.patched] if file else []),
-        ]
-        fine = {blob_oid(data) for data in ours} | ({at.entries[path].oid} if path in at.entries else set())
-        if any(entry.oid not in fine for entry in at.index.get(path, [])):
-            state, before = "edited", None
-    return Touched(path, now, state, before, known, file)
+def _classify(at: Site, path: str, known: Known | None = None, file: FilePlan | None = None) -> Touched:
+    seen = look_below(at.root, path)
+    if seen is None or seen.link:
+        return Touched(path, "link" if seen else "missing", None, None, known, file)
+    now, ours, state, before = seen.data, [seen.data], "edited", None
+    if known:
+        ours += [known.before, known.after]
+        if known.holds(now):
+            state = "out" if now == known.before else "in" if now == known.after else "older"
+            before = known.before
+    if file:
+        ours += [file.base, file.patched]
+        base, patched = like(file.base, now), like(file.patched, now)
+        if before is None and now in (base, patched):
+            state, before = "out" if now == base else "in", base
+    # In a clone of ours, what is staged counts: an edit of the user's, unless it is HEAD's content or the overlay's.
+    fine = {blob_oid(data) for data in ours} | {entry.oid for p, entry in at.entries.items() if p == path}
+    if not at.merge and any(entry.oid not in fine for entry in at.index.get(path, [])):
+        before = None
+    return Touched(path, state, now, before, known, file)
 
 
-def refuse(at: Opened, edited: Sequence[Touched], what: str, name: str) -> None:
+def refuse(at: Site, edited: Sequence[Touched], what: str) -> None:
     """Stop before anything is written if a file to be changed holds someone's edits. Raises Fault: EDITED."""
     words = {"missing": " (deleted)", "link": " (a symbolic link is in the way)"}
     if edited:
         names = "\n  ".join(f"{t.path}{words.get(t.state, '')}" for t in edited)
-        raise Fault(
-            ExitCode.EDITED,
-            f"cannot {what} {at.clone.work_tree}: these files were edited by hand and were left alone:\n  {names}\n"
-            f"The same command with `--into {at.clone.work_tree}` keeps your edits and merges. To keep hook lines you "
-            f"added, fold them in with `{PROGRAM} refresh {name}`.",
+        raise ExitCode.EDITED.fault(
+            f"cannot {what} {at.root}: these files were edited by hand and were left alone:\n  {names}\nThe same "
+            f"command with `--into {at.root}` keeps your edits and merges. To keep hook lines you added, fold them "
+            f"in with `{PROGRAM} refresh {at.upstream.name}`."
         )
 
 
-def _without_hooks(at: Opened, touched: Touched, patch: Patch | None) -> bytes:
-    """An edited file as the user has it, with the hooks that are in it taken out.
+def _without_hooks(at: Site, touched: Touched, patch: Patch | None) -> bytes:
+    """A file as the user has it, with the hooks that are in it taken out.
 
     Raises Fault: EDITED for a link, CONFLICT where hooks and edits cannot be told apart.
     """
     path, now, known = touched.path, touched.now, touched.known
     if touched.state == "link":
-        raise Fault(
-            ExitCode.EDITED,
-            f"{path} in {at.clone.work_tree} is reached by a symbolic link; it is not followed",
-        )
+        raise ExitCode.EDITED.fault(f"{path} in {at.root} is reached by a symbolic link; it is not followed")
     if now is None:
-        raise Fault(
-            ExitCode.CONFLICT, f"{path} is not in {at.clone.work_tree}, so its hooks have no place there"
-        )
+        raise ExitCode.CONFLICT.fault(f"{path} is not in {at.root}, so its hooks have no place there")
     if touched.before is not None:
         return touched.before
     if known is not None:
-        bare = take_out(known.before, known.after, now) if known.before != known.after else now
+        bare = take_out(known.before, known.after, now)
         if bare is None:
-            raise Fault(
-                ExitCode.CONFLICT, f"{path}: your edits and the hooks meet; move yours a line away from them"
+            raise ExitCode.CONFLICT.fault(
+                f"{path}: your edits and the hooks meet; move yours a line away from them"
             )
         return bare
-    bare = (
-        strip(patch, now) if patch else None
-    )  # the record is lost, but the lock's own hooks can be recognised
+    # The record is lost, but the lock's own hooks can be recognised.
+    bare = strip(patch, now) if patch else None
     if bare is None and b"pcpo_overlay" in now:
-        raise Fault(
-            ExitCode.CONFLICT,
+        raise ExitCode.CONFLICT.fault(
             f"{path} holds hooks that are not the lock's, and no record says what was there before; nothing was "
-            "written. Copy the file, take the lines that name pcpo out, and run this again.",
+            "written. Copy the file, take the lines that name pcpo out, and run this again."
         )
     return now if bare is None else bare
 
 
 def _with_hooks(path: str, before: bytes, file: FilePlan) -> bytes:
     """The user's file with the hooks in. Raises Fault: CONFLICT where a hook has no place in it."""
-    if to_lf(before) == to_lf(file.base):
-        return _like(file.patched, before)
-    carried = carry(file.named.patch.insertions, file.base, to_lf(before) if is_crlf(before) else before)
+    plain = to_lf(before)
+    if plain == to_lf(file.base):
+        return like(file.patched, before)
+    carried = carry(file.patch.insertions, file.base, plain if like(plain, before) == before else before)
     if carried.lost:
-        raise Fault(
-            ExitCode.CONFLICT,
+        raise ExitCode.CONFLICT.fault(
             f"{path} differs from the pin where a hook goes, so the hooks do not merge cleanly; nothing was written:\n"
-            + carried.why_lost(),
+            + carried.why_lost
         )
-    return to_crlf(carried.text) if is_crlf(before) else carried.text
+    return like(carried.text, before)
 
 
-def _aim(at: Opened, plan: Plan, touched: Sequence[Touched], *, merge: bool) -> dict[str, Known]:
+def aim(at: Site, touched: Sequence[Touched]) -> dict[str, Known]:
     """For each touched file its content without the hooks and with the plan's.
 
     Raises Fault: EDITED, with all that stands in the way named; CONFLICT.
     """
-    own = [t for t in touched if t.before is None or (t.own and t.file and not t.holds(t.file.named.patch))]
-    if not merge:
-        refuse(at, own, "patch", plan.upstream.name)
+    if not at.merge:
+        refuse(at, [t for t in touched if t.strange], "patch")
     out: dict[str, Known] = {}
     for t in touched:
-        before = _without_hooks(at, t, t.file.named.patch if t.file else None)
-        now = t.now or b""
-        if t.file is None:
-            after = before
-        else:
-            held = replace(t, before=before).holds(t.file.named.patch)
-            after = now if held else _with_hooks(t.path, before, t.file)
-        out[t.path] = Known(before, after, () if now in (before, after) else (sha256(now),))
+        before = after = _without_hooks(at, t, t.file.patch if t.file else None)
+        if t.file is not None:
+            held = replace(t, before=before).holds(t.file.patch)
+            after = t.now if held and t.now else _with_hooks(t.path, before, t.file)
+        out[t.path] = Known(before, after)
     return out
 
 
-def preview(at: Opened, plan: Plan) -> dict[str, tuple[bytes, bytes]]:
-    """Each file without hooks and with them, as :func:`put_in` with ``merge`` would have it."""
-    files = _aim(at, plan, survey(at, plan, staged=False), merge=True)
-    return {path: (files[path].before, files[path].after) for path in plan.files}
+def put_in(at: Site, plan: Plan) -> tuple[bool, list[str]]:
+    """Have the plan's hooks in the clone; whether a file was changed, and the files into which hooks were merged.
 
-
-def put_in(at: Opened, plan: Plan, *, merge: bool) -> tuple[bool, list[str]]:
-    """Have the plan's hooks in the clone; everything is worked out before the first file is written.
-
-    Returns:
-        whether a file was changed, and the files into which the hooks were merged.
-
-    Raises:
-        Fault: EDITED, CONFLICT, UNWRITABLE; a run that dies between files is completed by the next.
+    Raises Fault: EDITED, CONFLICT, UNWRITABLE; a run that dies between files is completed by the next.
     """
-    touched = survey(at, plan, staged=not merge)
-    files = _aim(at, plan, touched, merge=merge)
-    carry_out(at, _record(at, plan.upstream.name, files), touched)
+    touched = survey(at, plan)
+    files = aim(at, touched)
     merged = [path for path, file in plan.files.items() if to_lf(files[path].before) != to_lf(file.base)]
-    return any(t.now != files[t.path].after for t in touched), merged
+    return _carry_out(at, files, touched), merged
 
 
-def take_all_out(
-    at: Opened, name: str, patches: Sequence[NamedPatch], plan: Plan | None, *, merge: bool
-) -> bool:
-    """Have no hooks in the clone; the user's own edits stay.
+def take_all_out(at: Site, patches: Sequence[Patch] = (), plan: Plan | None = None) -> bool:
+    """Have no hooks in the clone; the user's own edits stay. Whether a file was changed.
 
-    Args:
-        patches: the lock's, to recognise hooks by where the record is lost; ``plan`` is of those, or None.
-
-    Returns:
-        whether a file was changed.
-
-    Raises:
-        Fault: EDITED, CONFLICT, UNWRITABLE.
+    ``patches`` are the lock's, to recognise hooks by where the record is lost; ``plan`` is of those, if there is one.
+    Raises Fault: EDITED, CONFLICT, UNWRITABLE.
     """
-    named = {n.patch.path: n.patch for n in patches}
-    touched = survey(at, plan, staged=not merge)
-    if at.record is None and merge:
-        found = [_classify(at, path, None, None, False) for path in named]
-        touched = [t for t in found if t.now is not None and strip(named[t.path], t.now) is not None]
-    if not merge:
-        refuse(at, [t for t in touched if t.before is None], "revert", name)
-    bare = {t.path: _without_hooks(at, t, named.get(t.path)) for t in touched}
-    files = {
-        t.path: Known(bare[t.path], bare[t.path], () if t.now == bare[t.path] else (sha256(t.now or b""),))
-        for t in touched
-    }
-    if at.record is not None or any(known.older for known in files.values()):
-        carry_out(at, _record(at, name, files), touched)
-    return any(known.older for known in files.values())
+    ours = {patch.path: patch for patch in patches}
+    touched = survey(at, plan)
+    if at.record is None and at.merge:
+        found = [_classify(at, path) for path in ours]
+        touched = [t for t in found if t.now is not None and strip(ours[t.path], t.now) is not None]
+    if not at.merge:
+        refuse(at, [t for t in touched if t.before is None], "revert")
+    bare = {t.path: _without_hooks(at, t, ours.get(t.path)) for t in touched}
+    return _carry_out(at, {path: Known(data, data) for path, data in bare.items()}, touched)
 
 
-def _record(at: Opened, name: str, files: Mapping[str, Known]) -> Record:
+def _record(at: Site, files: Mapping[str, Known]) -> Record:
     """The record of these files on HEAD; the tree it names is HEAD's with the hooks in."""
-    head = str(at.clone.head)
-    patched = {path: known for path, known in files.items() if known.before != known.after}
-    base_tree = str(at.repo.tree_of(head))
-    if not patched:
-        return Record(name, head, base_tree, base_tree, files)
-    ours = {
-        path: replace(at.entries.get(path, Entry("100644", "")), oid=blob_oid(_like_entry(at, path, known)))
-        for path, known in patched.items()
-    }
-    return Record(name, head, base_tree, at.repo.tree_name({**at.entries, **ours}), files)
+    ours = {path: known for path, known in files.items() if known.before != known.after}
+    base_tree = patched_tree = str(at.repo.tree_of(at.head))
+    if ours:
+        patched = dict(at.entries)
+        for path, known in ours.items():
+            entry = at.entries.get(path, Entry("100644", ""))
+            # of a file that differs from HEAD in line endings only, git would store HEAD's
+            same = blob_oid(to_lf(known.before)) == entry.oid
+            patched[path] = replace(entry, oid=blob_oid(to_lf(known.after) if same else known.after))
+        patched_tree = at.repo.tree_name(patched)
+    return Record(at.upstream.name, at.head, base_tree, patched_tree, files)
 
 
-def _like_entry(at: Opened, path: str, known: Known) -> bytes:
-    """The content that git would store: of a file that differs from HEAD in line endings only, with HEAD's."""
-    same = path in at.entries and blob_oid(to_lf(known.before)) == at.entries[path].oid
-    return to_lf(known.after) if same else known.after
+@contextmanager
+def swapping(at: Site) -> Iterator[list[Swap]]:
+    """A list for changes of files; what of them is not in place at the end is deleted. Raises Fault: UNWRITABLE."""
+    swaps: list[Swap] = []
+    try:
+        yield swaps
+    except OSError as error:
+        words = f"cannot write to {at.root}: {error}; the next run finishes or undoes this one"
+        raise ExitCode.UNWRITABLE.fault(words) from None
+    finally:
+        for swap in swaps:
+            swap.discard()
 
 
-def carry_out(at: Opened, record: Record, touched: Sequence[Touched]) -> None:
-    """Bring the files from what they hold to what the record says, and settle it.
+def _carry_out(at: Site, files: Mapping[str, Known], touched: Sequence[Touched]) -> bool:
+    """Bring the files from what they hold to what they are to hold, and settle the record; whether one was changed.
 
     Raises Fault: UNWRITABLE, or EDITED for a file that someone saved in the meantime; the next run finishes or undoes.
     """
-    git_dir, root = at.clone.git_dir, at.clone.work_tree
-    swaps: list[Swap] = []
-    try:
+    aims: dict[str, Known] = {}
+    with swapping(at) as swaps:
         for t in touched:
-            path = root / t.path
-            if t.now is None or t.now == record.files[t.path].after:
+            path, known, now = at.root / t.path, files[t.path], t.now or b""
+            older = () if now in (known.before, known.after) else (sha256(now),)
+            aims[t.path] = replace(known, older=older)
+            if now == known.after:
                 remove_leftovers(path)
                 continue
             if path.stat().st_nlink > 1:
-                at.say(f"{path} is a hard link: its other names keep the content of before")
-            swaps.append(Swap(path, Seen(t.now), Seen(record.files[t.path].after)))
+                at.ctx.say(f"{path} is a hard link: its other names keep the content of before")
+            swaps.append(Swap(path, Seen(now), Seen(known.after)))
+        record = _record(at, aims)
+        settled = record.settled()
+        if at.record is None and not swaps and not settled.files:
+            return False
         if at.record != record:
-            write_record(git_dir, record)
+            write_record(at.git_dir, record)
             stage("record-written")
         for swap in swaps:
             swap.commit()
             stage("file-written")
-        settled = record.settled()
-        write_stamp(git_dir, settled)
-        if settled != record or not settled.files:
-            write_record(git_dir, settled if settled.files else None)
-        stage("settled")
-    except OSError as error:
-        raise Fault(
-            ExitCode.UNWRITABLE, f"cannot write to {root}: {error}; the next run finishes or undoes this one"
-        ) from None
-    finally:
-        for swap in swaps:
-            swap.discard()
+        settle(at, settled)
+        return bool(swaps)
+
+
+def settle(at: Site, record: Record) -> None:
+    """Have record and stamp say what was put in, now that it is; without hooks there is neither."""
+    write_stamp(at.git_dir, record)
+    write_record(at.git_dir, record if record.files else None)
+    stage("settled")

@@ -6,53 +6,41 @@ from enum import IntEnum
 
 
 class ExitCode(IntEnum):
-    """Exit codes of ``apply.py``; :data:`MEANING` is what ``--help`` prints about them."""
+    """Exit codes of ``apply.py``, with what ``--help`` says about each."""
 
-    OK = 0
-    FAILED = 1
-    USAGE = 2
-    MISSING_PACKAGE = 3
-    BAD_LOCK = 4
-    UNSAFE_PATH = 5
-    PATCH_CHANGED = 6
-    UNREACHABLE = 7
-    WRONG_TREE = 8
-    WRONG_COMMIT = 9
-    EDITED = 10
-    BUSY = 11
-    UNWRITABLE = 12
-    CONFLICT = 13
-    NOT_IN_ORDER = 14
-    INCOMPLETE = 15
-    NOT_INSERTIONS = 16
-    INTERRUPTED = 130
+    meaning: str
 
+    OK = 0, "done, or nothing to do"
+    FAILED = 1, "git failed in a way not listed here; its own words are shown"
+    USAGE = 2, "wrong arguments, or an unknown upstream name"
+    MISSING_PACKAGE = 3, "GitPython, filelock, rich or git itself is not installed, or git does not run"
+    BAD_LOCK = 4, "vendor.lock is missing or malformed"
+    UNSAFE_PATH = 5, "a path in vendor.lock or in a patch points outside its folder; nothing was written"
+    PATCH_CHANGED = 6, "a patch file is missing, malformed, or not the one vendor.lock lists"
+    UNREACHABLE = 7, "the upstream cannot be reached: no network, or not in the mirror"
+    WRONG_TREE = 8, "the pinned commit is not there, or does not hold (or patch to) the locked tree"
+    WRONG_COMMIT = 9, "the folder is not a clone of the upstream at its pin"
+    EDITED = 10, "files the overlay would touch were edited by hand; they were left as they are"
+    BUSY = 11, "another run, or another git, is at work on the same clone"
+    UNWRITABLE = 12, "the destination cannot be written, or its disk is full"
+    CONFLICT = 13, "a three-way merge did not come out clean; nothing was written"
+    NOT_IN_ORDER = 14, "check found a clone that is absent, unpatched, half-patched or edited"
+    INCOMPLETE = 15, "the mirror lacks a file that the patches touch"
+    NOT_INSERTIONS = 16, "refresh found more than inserted hook lines in the clone; nothing was written"
+    INTERRUPTED = 130, "interrupted; run the same command again to finish or undo"
 
-MEANING: dict[ExitCode, str] = {
-    ExitCode.OK: "done, or nothing to do",
-    ExitCode.FAILED: "git failed in a way not listed here; its own words are shown",
-    ExitCode.USAGE: "wrong arguments, or an unknown upstream name",
-    ExitCode.MISSING_PACKAGE: "GitPython, filelock, rich or git itself is not installed, or git does not run",
-    ExitCode.BAD_LOCK: "vendor.lock is missing or malformed",
-    ExitCode.UNSAFE_PATH: "a path in vendor.lock or in a patch points outside its folder; nothing was written",
-    ExitCode.PATCH_CHANGED: "a patch file is missing, malformed, or not the one vendor.lock lists",
-    ExitCode.UNREACHABLE: "the upstream cannot be reached: no network, or not in the mirror",
-    ExitCode.WRONG_TREE: "the pinned commit is not there, or does not hold (or patch to) the locked tree",
-    ExitCode.WRONG_COMMIT: "the folder is not a clone of the upstream at its pin",
-    ExitCode.EDITED: "files the overlay would touch were edited by hand; they were left as they are",
-    ExitCode.BUSY: "another run, or another git, is at work on the same clone",
-    ExitCode.UNWRITABLE: "the destination cannot be written, or its disk is full",
-    ExitCode.CONFLICT: "a three-way merge did not come out clean; nothing was written",
-    ExitCode.NOT_IN_ORDER: "check found a clone that is absent, unpatched, half-patched or edited",
-    ExitCode.INCOMPLETE: "the mirror lacks a file that the patches touch",
-    ExitCode.NOT_INSERTIONS: "refresh found more than inserted hook lines in the clone; nothing was written",
-    ExitCode.INTERRUPTED: "interrupted; run the same command again to finish or undo",
-}
+    def __new__(cls, code: int, meaning: str) -> ExitCode:
+        member = int.__new__(cls, code)
+        member._value_, member.meaning = code, meaning
+        return member
+
+    def fault(self, message: str) -> Fault:
+        return Fault(self, message)
 
 
 def exit_code_table() -> str:
     """The exit codes as the block of text at the end of ``--help``."""
-    return "\n".join(f"  {int(code):>3}  {MEANING[code]}" for code in ExitCode)
+    return "\n".join(f"  {int(code):>3}  {code.meaning}" for code in ExitCode)
 
 
 class Fault(Exception):
@@ -60,8 +48,7 @@ class Fault(Exception):
 
     def __init__(self, code: ExitCode, message: str) -> None:
         super().__init__(message)
-        self.code = code
-        self.message = message
+        self.code, self.message = code, message
 
 
 def spoken(stderr: str, status: int | None = None) -> str:

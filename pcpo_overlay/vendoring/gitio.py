@@ -18,8 +18,8 @@ from pathlib import Path
 
 import git
 
-from .atomic import read_regular
-from .errors import ExitCode, Fault, disk_full, spoken
+from .atomic import Seen, read_regular
+from .errors import ExitCode, disk_full, spoken
 from .paths import HEX40
 
 OLDEST = (2, 25)
@@ -27,43 +27,46 @@ OLDEST = (2, 25)
 inherited: set[int] = set()
 # What the user's own settings must not change where they are read at all.
 _SETTINGS = (
-    f"core.hooksPath={os.devnull}",
-    "core.fsmonitor=false",
-    "protocol.file.allow=always",
-    "fetch.recurseSubmodules=false",
-    "fetch.writeCommitGraph=false",
-    "maintenance.auto=false",
-    "color.ui=false",
-    "gc.auto=0",
+    *(f"core.hooksPath={os.devnull}", "core.fsmonitor=false", "protocol.file.allow=always", "color.ui=false"),
+    *("fetch.recurseSubmodules=false", "fetch.writeCommitGraph=false", "maintenance.auto=false", "gc.auto=0"),
 )
 
 
 def require_git() -> None:
-    """One line for a git that does not run or is too old. Raises Fault: MISSING_PACKAGE."""
-    version = git.Git().version_info
-    if tuple(version[:2]) < OLDEST:
-        found = ".".join(str(part) for part in version)
-        oldest = ".".join(str(part) for part in OLDEST)
-        raise Fault(ExitCode.MISSING_PACKAGE, f"git {found} is too old; git {oldest} or newer is needed")
+    """Raises Fault: MISSING_PACKAGE, in one line, for a git that is too old."""
+    found = git.Git().version_info
+    if tuple(found[:2]) < OLDEST:
+        found, oldest = (".".join(str(part) for part in version) for version in (found, OLDEST))
+        raise ExitCode.MISSING_PACKAGE.fault(f"git {found} is too old; git {oldest} or newer is needed")
+
+
+def decode(data: bytes) -> str:
+    """Bytes to text without loss, whatever the encoding."""
+    return data.decode("utf-8", "surrogateescape")
+
+
+def encode(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
 
 
 @dataclass(frozen=True)
 class Outcome:
     """What a git command said."""
 
+    command: str
     status: int
     stdout: bytes
     stderr: str
 
-    def must(self, command: Sequence[str]) -> bytes:
-        """Standard output of a command that has to succeed.
+    @property
+    def words(self) -> str:
+        return spoken(self.stderr, self.status)
 
-        Raises Fault: UNWRITABLE for a full disk, else FAILED with git's words.
-        """
+    def must(self) -> bytes:
+        """Its output. Raises Fault if it failed: UNWRITABLE for a full disk, else FAILED, with git's words."""
         if self.status != 0:
-            words = spoken(self.stderr, self.status)
-            code = ExitCode.UNWRITABLE if disk_full(words) else ExitCode.FAILED
-            raise Fault(code, f"git {command[0]} failed (exit {self.status}):\n  {words}")
+            code = ExitCode.UNWRITABLE if disk_full(self.words) else ExitCode.FAILED
+            raise code.fault(f"git {self.command} failed (exit {self.status}):\n  {self.words}")
         return self.stdout
 
 
@@ -71,15 +74,18 @@ def _call(
     command: Sequence[str],
     cwd: Path,
     env: Mapping[str, str],
+    *,
+    settings: Iterable[str] = (),
     stdin: bytes = b"",
     watch: Callable[[str], None] | None = None,
 ) -> Outcome:
     """Run git and wait for it; whatever ends this ends git too. ``watch`` is told each line of progress."""
+    options = [word for setting in settings for word in ("-c", setting)]
     with tempfile.TemporaryFile() as given:
         given.write(stdin)
         given.seek(0)
         process = git.Git().execute(  # which is given no folder: it would expand `$NAME` in it
-            [git.Git.GIT_PYTHON_GIT_EXECUTABLE or "git", "-C", str(cwd), *command],
+            [git.Git.GIT_PYTHON_GIT_EXECUTABLE or "git", "-C", str(cwd), *options, *command],
             istream=given,
             as_process=True,
             env={"LC_ALL": "C", "GIT_TERMINAL_PROMPT": "0", "GIT_OPTIONAL_LOCKS": "0", **env},
@@ -95,18 +101,14 @@ def _call(
             process.proc.kill()
             process.proc.wait()
             raise
-    return Outcome(int(process.returncode), stdout, (said + stderr).decode("utf-8", "replace"))
+    return Outcome(command[0], int(process.returncode), stdout, (said + stderr).decode("utf-8", "replace"))
 
 
 def outer(
-    command: Sequence[str],
-    cwd: Path,
-    watch: Callable[[str], None] | None = None,
-    env: Mapping[str, str] | None = None,
+    *command: str, cwd: Path, watch: Callable[[str], None] | None = None, env: Mapping[str, str] | None = None
 ) -> Outcome:
     """Run git with the user's settings, less those that :data:`_SETTINGS` overrules."""
-    settings = [word for setting in _SETTINGS for word in ("-c", setting)]
-    return _call([*settings, *command], cwd, env or {}, watch=watch)
+    return _call(command, cwd, env or {}, settings=_SETTINGS, watch=watch)
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,16 @@ class Entry:
     mode: str
     oid: str
     tag: str = ""
+
+    @property
+    def link(self) -> bool:
+        return self.mode == "120000"
+
+    def is_(self, seen: Seen | None) -> bool:
+        """Whether this is what stands there, line endings apart. Git is not asked: it would run a clone's filters."""
+        if seen is None or seen.link != self.link:
+            return False
+        return self.oid in (blob_oid(seen.data), blob_oid(seen.data.replace(b"\r\n", b"\n")))
 
 
 @dataclass(frozen=True)
@@ -134,27 +146,20 @@ class Clone:
         Raises Fault: FAILED, with git's advice, for a repository that belongs to someone else.
         """
         dot = path / ".git"
-        for file in (dot / "HEAD", dot / "config", dot / "index"):
-            if os.path.lexists(file) and not file.is_file():
-                return None
-        if not os.path.lexists(dot):
+        files = [file for file in (dot / "HEAD", dot / "config", dot / "index") if os.path.lexists(file)]
+        if not os.path.lexists(dot) or not all(file.is_file() for file in files):
             return None
-        command = ["rev-parse", "--show-toplevel", "--absolute-git-dir", "--git-path", "objects"]
-        found = outer(command, path)
+        where = ("--show-toplevel", "--absolute-git-dir", "--git-path", "objects")
+        found = outer("rev-parse", *where, "--revs-only", "HEAD", cwd=path)
         if "dubious ownership" in found.stderr or "unsafe repository" in found.stderr:
-            raise Fault(ExitCode.FAILED, f"git refuses {path}:\n  {spoken(found.stderr)}")
-        lines = found.stdout.split(b"\n")
-        if found.status != 0 or len(lines) != 4 or not Path(os.fsdecode(lines[0])).samefile(path):
+            raise ExitCode.FAILED.fault(f"git refuses {path}:\n  {found.words}")
+        lines = [os.fsdecode(line) for line in found.stdout.splitlines()]
+        if found.status != 0 or len(lines) not in (3, 4) or not Path(lines[0]).samefile(path):
             return None
-        head = (
-            outer(["rev-parse", "--verify", "--quiet", "HEAD"], path)
-            .stdout.decode("ascii", "replace")
-            .strip()
-        )
-        git_dir, objects = (Path(os.fsdecode(line)) for line in lines[1:3])
+        head = lines[3] if lines[3:] else None
         if head and not HEX40.fullmatch(head):
             return None
-        return cls(path.resolve(), git_dir, (path / objects).resolve(), head or None)
+        return cls(path.resolve(), Path(lines[1]), (path / lines[2]).resolve(), head)
 
 
 def blob_oid(data: bytes, kind: str = "blob") -> str:
@@ -165,40 +170,26 @@ def blob_oid(data: bytes, kind: str = "blob") -> str:
 class Scratch:
     """A throw-away repository. It reads the objects of others and checks each by its name; new ones stay here."""
 
-    def __init__(self, folder: Path, alternates: Iterable[Path], index_of: Clone | None = None) -> None:
-        self.git_dir = folder / "scratch.git"
+    def __init__(self, folder: Path, alternates: Iterable[Path]) -> None:
+        self.git_dir, self.work_tree = folder / "scratch.git", folder
         for part in ("objects/info", "refs", "info"):
             (self.git_dir / part).mkdir(parents=True)
         (self.git_dir / "HEAD").write_text("ref: refs/heads/none\n")
         (self.git_dir / "config").write_text("[core]\n\trepositoryformatversion = 0\n\tbare = false\n")
         listed = b"".join(os.fsencode(path) + b"\n" for path in alternates)
         (self.git_dir / "objects/info/alternates").write_bytes(listed)
-        self.work_tree = index_of.work_tree if index_of else folder
-        if index_of is not None:
-            for file in [index_of.git_dir / "index", *index_of.git_dir.glob("sharedindex.*")]:
-                if file.exists():
-                    (self.git_dir / file.name).write_bytes(read_regular(file))
-
-    def isolated(self, extra: Mapping[str, str]) -> dict[str, str]:
-        """The variables that keep every configuration but this repository's own away."""
-        return {
-            "HOME": str(self.git_dir),
-            "XDG_CONFIG_HOME": str(self.git_dir),
-            "GIT_CONFIG_NOSYSTEM": "1",
-            "GIT_CONFIG_GLOBAL": os.devnull,
-            "GIT_CONFIG_COUNT": "0",
-            "GIT_CONFIG_PARAMETERS": "",
-            "GIT_DIR": str(self.git_dir),
-            "GIT_WORK_TREE": str(self.work_tree),
-            **extra,
-        }
 
     def outcome(self, *command: str, stdin: bytes = b"", env: Mapping[str, str] | None = None) -> Outcome:
-        return _call(command, self.work_tree, self.isolated(env or {}), stdin)
+        """Run git here; no configuration but this repository's own is read."""
+        home = str(self.git_dir)
+        ours = {"HOME": home, "XDG_CONFIG_HOME": home, "GIT_DIR": home, "GIT_WORK_TREE": str(self.work_tree)}
+        none = {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
+        none |= {"GIT_CONFIG_COUNT": "0", "GIT_CONFIG_PARAMETERS": ""}
+        return _call(command, self.work_tree, {**ours, **none, **(env or {})}, stdin=stdin)
 
     def run(self, *command: str, stdin: bytes = b"", env: Mapping[str, str] | None = None) -> bytes:
         """Standard output of a command that must succeed."""
-        return self.outcome(*command, stdin=stdin, env=env).must(command)
+        return self.outcome(*command, stdin=stdin, env=env).must()
 
     def objects(self, oids: Iterable[str], kind: str = "blob") -> dict[str, bytes | None]:
         """The content of objects by name; None for those that are nowhere.
@@ -213,17 +204,16 @@ class Scratch:
             at = 0
             for oid in part:
                 end = given.index(b"\n", at)
-                words = given[at:end].decode().split()
+                _, found, *size = given[at:end].decode().split()
                 at = end + 1
-                if words[1] == "missing":
+                if found == "missing":
                     out[oid] = None
                     continue
-                data = given[at : at + int(words[2])]
+                data = given[at : at + int(size[0])]
                 at += len(data) + 1
-                if blob_oid(data, words[1]) != oid or words[1] != kind:
-                    raise Fault(
-                        ExitCode.WRONG_TREE,
-                        f"the object {oid} does not hold what its name says; the repository or mirror is damaged",
+                if blob_oid(data, found) != oid or found != kind:
+                    raise ExitCode.WRONG_TREE.fault(
+                        f"the object {oid} does not hold what its name says; the repository or mirror is damaged"
                     )
                 out[oid] = data
         return out
@@ -236,31 +226,31 @@ class Scratch:
     def entries(self, tree: str) -> dict[str, Entry]:
         """All files of a tree (or commit) by path."""
         out: dict[str, Entry] = {}
-        for record in self.run("ls-tree", "-r", "-z", "--full-tree", tree).split(b"\0"):
-            if record:
-                meta, name = record.split(b"\t", 1)
-                mode, _kind, oid = meta.decode().split(" ")
-                out[name.decode("utf-8", "surrogateescape")] = Entry(mode, oid)
+        for record in self.run("ls-tree", "-r", "-z", "--full-tree", tree).split(b"\0")[:-1]:
+            meta, name = record.split(b"\t", 1)
+            mode, _kind, oid = meta.decode().split(" ")
+            out[decode(name)] = Entry(mode, oid)
         return out
 
-    def index(self) -> dict[str, list[Entry]]:
-        """The entries of the index that was copied here; more than one for a file with a merge conflict."""
+    def index_of(self, clone: Clone) -> dict[str, list[Entry]]:
+        """The entries of a clone's index, copied here; more than one for a file with a merge conflict."""
+        self.work_tree = clone.work_tree
+        for file in [clone.git_dir / "index", *clone.git_dir.glob("sharedindex.*")]:
+            if file.exists():
+                (self.git_dir / file.name).write_bytes(read_regular(file))
         out: dict[str, list[Entry]] = {}
-        for record in self.run("ls-files", "-s", "-t", "-z").split(b"\0"):
-            if record:
-                meta, name = record.split(b"\t", 1)
-                tag, mode, oid, _stage = meta.decode().split(" ")
-                out.setdefault(name.decode("utf-8", "surrogateescape"), []).append(Entry(mode, oid, tag))
+        for record in self.run("ls-files", "-s", "-t", "-z").split(b"\0")[:-1]:
+            meta, name = record.split(b"\t", 1)
+            tag, mode, oid, _stage = meta.decode().split(" ")
+            out.setdefault(decode(name), []).append(Entry(mode, oid, tag))
         return out
 
-    def set_index(self, changes: Mapping[str, Entry | None], env: Mapping[str, str] | None = None) -> None:
-        """Point index entries at objects; None takes one out."""
-        lines = [
-            f"0 {'0' * 40}\t{path}" if entry is None else f"{entry.mode} {entry.oid} 0\t{path}"
-            for path, entry in changes.items()
-        ]
-        given = "".join(f"{line}\0" for line in lines).encode("utf-8", "surrogateescape")
-        self.run("update-index", "-z", "--index-info", stdin=given, env=env)
+    def set_index(self, changes: Mapping[str, Entry | None], index: Path) -> None:
+        """Point entries of an index at objects; None takes one out."""
+        gone = Entry("0", "0" * 40)
+        lines = [f"{(e or gone).mode} {(e or gone).oid}\t{path}\0" for path, e in changes.items()]
+        given = encode("".join(lines))
+        self.run("update-index", "-z", "--index-info", stdin=given, env={"GIT_INDEX_FILE": str(index)})
 
     def tree_name(self, entries: Mapping[str, Entry], patches: Sequence[bytes] = ()) -> str:
         """The name git gives to a tree of these entries, with patches applied by git, in an index of its own.
@@ -269,16 +259,13 @@ class Scratch:
         """
         index = self.git_dir / "scratch-index"
         index.unlink(missing_ok=True)
+        self.set_index(entries, index)
         alone = {"GIT_INDEX_FILE": str(index)}
-        self.set_index(entries, alone)
         for patch in patches:
-            done = self.outcome(
-                "apply", "--cached", "--unidiff-zero", "--whitespace=nowarn", "-", stdin=patch, env=alone
-            )
+            options = ("--cached", "--unidiff-zero", "--whitespace=nowarn")
+            done = self.outcome("apply", *options, "-", stdin=patch, env=alone)
             if done.status != 0:
-                raise Fault(
-                    ExitCode.WRONG_TREE, f"a patch does not apply: {spoken(done.stderr, done.status)}"
-                )
+                raise ExitCode.WRONG_TREE.fault(f"a patch does not apply: {done.words}")
         return self.run("write-tree", "--missing-ok", env=alone).decode().strip()
 
     def missing(self, entries: Mapping[str, Entry]) -> list[str]:
@@ -287,17 +274,12 @@ class Scratch:
         there = self.objects(entry.oid for entry in files.values())
         return sorted(path for path, entry in files.items() if there[entry.oid] is None)
 
-    def resolve(self, prefix: str) -> str | None:
-        """The commit whose name begins with ``prefix``, hexadecimal digits, if there is exactly one here."""
-        found = self.outcome("rev-parse", "--verify", "--quiet", f"{prefix}^{{commit}}")
-        return found.stdout.decode().strip() if found.status == 0 else None
-
 
 @contextmanager
-def scratch(*alternates: Path, index_of: Clone | None = None) -> Iterator[Scratch]:
+def scratch(*alternates: Path) -> Iterator[Scratch]:
     """A :class:`Scratch` repository over these object folders, deleted afterwards."""
     folder = Path(tempfile.mkdtemp(prefix="pcpo-"))
     try:
-        yield Scratch(folder, alternates, index_of)
+        yield Scratch(folder, alternates)
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from .atomic import read_regular
-from .errors import ExitCode, Fault
-from .home import INSTALL
+from .errors import ExitCode
 from .paths import HEX40, safe_name, safe_relative
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 _HEX64 = re.compile(r"[0-9a-f]{64}")
 _URL = re.compile(r"https://[A-Za-z0-9.-]+/[A-Za-z0-9._/-]+")
+_FIELDS = {"url": _URL, "commit": HEX40, "tree": HEX40, "patched_tree": HEX40}
 
 _INTRO = """\
 # The upstreams this overlay works on, and exactly what it makes of them. Written by `python apply.py refresh`
@@ -24,6 +29,10 @@ _INTRO = """\
 #   patched_tree  git's name of the files after the patches, in the order listed
 #   patches       patch files with the sha256 of each
 """
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -62,25 +71,7 @@ class Lock:
             if upstream.name == name:
                 return upstream
         known = ", ".join(upstream.name for upstream in self.upstreams)
-        raise Fault(ExitCode.USAGE, f"no upstream {name!r} in {self.path.name}; it has: {known}")
-
-    def with_upstream(self, changed: Upstream) -> Lock:
-        return replace(
-            self, upstreams=tuple(changed if u.name == changed.name else u for u in self.upstreams)
-        )
-
-
-def _toml(text: str) -> dict[str, Any]:
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:
-        try:
-            import tomli as tomllib
-        except ImportError:
-            raise Fault(
-                ExitCode.MISSING_PACKAGE, f"reading vendor.lock on Python 3.10 needs tomli: {INSTALL}"
-            ) from None
-    return tomllib.loads(text)
+        raise ExitCode.USAGE.fault(f"no upstream {name!r} in {self.path.name}; it has: {known}")
 
 
 def load(path: Path) -> Lock:
@@ -91,72 +82,61 @@ def load(path: Path) -> Lock:
 
     def need(good: object, why: str) -> None:
         if not good:
-            raise Fault(ExitCode.BAD_LOCK, f"{path}: {why}")
+            raise ExitCode.BAD_LOCK.fault(f"{path}: {why}")
+
+    def matches(pattern: re.Pattern[str], value: object) -> bool:
+        return isinstance(value, str) and pattern.fullmatch(value) is not None
 
     try:
-        raw = _toml(read_regular(path).decode("utf-8"))
+        raw = tomllib.loads(read_regular(path).decode("utf-8"))
     except OSError as error:
-        raise Fault(ExitCode.BAD_LOCK, f"{path}: cannot be read: {error.strerror or error}") from None
+        raise ExitCode.BAD_LOCK.fault(f"{path}: cannot be read: {error.strerror or error}") from None
     except (ValueError, RecursionError) as error:  # of TOML, of UTF-8, of tables within tables without end
-        raise Fault(ExitCode.BAD_LOCK, f"{path}: not valid TOML: {error}") from None
-    found = raw.get("format")
-    need(found == 1 and not isinstance(found, bool), f"format is {found!r}; this version reads format 1")
-    entries = raw.get("upstream")
+        raise ExitCode.BAD_LOCK.fault(f"{path}: not valid TOML: {error}") from None
+    found, entries = raw.get("format"), raw.get("upstream")
+    need(found == 1 and found is not True, f"format is {found!r}; this version reads format 1")
     need(isinstance(entries, list) and entries, "no [[upstream]]")
     upstreams: list[Upstream] = []
     for n, entry in enumerate(entries or (), start=1):
         need(isinstance(entry, dict), f"upstream {n} is not a table")
         name, listed = entry.get("name"), entry.get("patches")
-        where = f"{path.name}, upstream {n} ({name})"
         need(isinstance(name, str), f"upstream {n}: no name")
+        where = f"{path.name}, upstream {n} ({name})"
         safe_name(name, where)
-        for key, pattern in (("url", _URL), ("commit", HEX40), ("tree", HEX40), ("patched_tree", HEX40)):
+        for key, pattern in _FIELDS.items():
             value = entry.get(key)
-            good: object = isinstance(value, str) and pattern.fullmatch(value)
-            need(good, f"upstream {n}: {key} is {value!r}, expected {pattern.pattern}")
+            need(matches(pattern, value), f"upstream {n}: {key} is {value!r}, expected {pattern.pattern}")
         need(isinstance(listed, list), f"{name}: patches is not a list")
         for item in listed:
-            good = (
-                isinstance(item, dict) and set(item) == {"file", "sha256"} and isinstance(item["file"], str)
-            )
+            good = isinstance(item, dict) and item.keys() == {"file", "sha256"}
+            good = good and isinstance(item["file"], str)
             need(good, f"{name}: a patch needs exactly file and sha256, got {item!r}")
             digest = item["sha256"]
-            good = isinstance(digest, str) and _HEX64.fullmatch(digest)
-            need(good, f"{name}: patch {item['file']!r} has a malformed sha256 {digest!r}")
+            need(matches(_HEX64, digest), f"{name}: patch {item['file']!r} has a malformed sha256 {digest!r}")
             check_patch_file(path.parent, item["file"], where)
-        patches = tuple(PatchEntry(item["file"], item["sha256"]) for item in listed)
-        keys = ("name", "url", "commit", "tree", "patched_tree")
-        upstreams.append(Upstream(**{key: entry[key] for key in keys}, patches=patches))
-    names = [upstream.name.lower() for upstream in upstreams]
-    need(len(set(names)) == len(names), "an upstream is listed twice")
+        patches = tuple(PatchEntry(**item) for item in listed)
+        upstreams.append(Upstream(name, **{key: entry[key] for key in _FIELDS}, patches=patches))
+    names = {upstream.name.lower() for upstream in upstreams}
+    need(len(names) == len(upstreams), "an upstream is listed twice")
     files = [patch.file for upstream in upstreams for patch in upstream.patches]
     need(len(set(files)) == len(files), "a patch file is listed twice")
     return Lock(path, tuple(upstreams))
 
 
 def check_patch_file(root: Path, file: str, where: str) -> None:
-    """Refuse a patch file's name that leaves ``patches/``, or that a lock could not hold.
-
-    Raises Fault: UNSAFE_PATH.
-    """
+    """Refuse a patch file's name that leaves ``patches/``, or that a lock could not hold. Raises Fault: UNSAFE_PATH."""
     for part in safe_relative(file, where).split("/"):
         safe_name(part, where)
     root = root.resolve()
     if not file.startswith("patches/") or not (root / file).resolve().is_relative_to(root / "patches"):
-        raise Fault(ExitCode.UNSAFE_PATH, f"{where}: patch {file!r} is outside patches/")
+        raise ExitCode.UNSAFE_PATH.fault(f"{where}: patch {file!r} is outside patches/")
 
 
 def render_entry(upstream: Upstream) -> str:
     """One ``[[upstream]]`` table as it stands in the lock file."""
-    lines = ["[[upstream]]"]
-    for key in ("name", "url", "commit", "tree", "patched_tree"):
-        lines.append(f'{key} = "{getattr(upstream, key)}"')
-    if upstream.patches:
-        lines.append("patches = [")
-        lines += [f'  {{ file = "{p.file}", sha256 = "{p.sha256}" }},' for p in upstream.patches]
-        lines.append("]")
-    else:
-        lines.append("patches = []")
+    lines = ["[[upstream]]", *(f'{key} = "{getattr(upstream, key)}"' for key in ("name", *_FIELDS))]
+    patches = [f'  {{ file = "{p.file}", sha256 = "{p.sha256}" }},' for p in upstream.patches]
+    lines += ["patches = [", *patches, "]"] if patches else ["patches = []"]
     return "\n".join(lines) + "\n"
 
 

@@ -1,82 +1,81 @@
-"""Write patch files and their entry in the lock together."""
+"""Write patch files and their entry in the lock together: all that is new waits in one file until it is in place."""
 
 from __future__ import annotations
 
-import hashlib
+import json
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 
-from .atomic import read_regular, write_atomically
-from .errors import ExitCode, Fault
-from .lockfile import Lock, Upstream, load, render
-from .mutex import Patience, exclusive
+from .atomic import write_atomically
+from .context import Context
+from .errors import ExitCode
+from .gitio import decode, encode
+from .lockfile import Upstream, check_patch_file, load, render
+from .record import MALFORMED, damaged, read_json
 from .stages import stage
 
 
-def _waiting(file: Path) -> Path:
-    return file.with_name(f".{file.name}.new")
+def _waiting(ctx: Context) -> Path:
+    return ctx.lock.path.with_name(f".{ctx.lock.path.name}.new")
 
 
-def save(lock: Lock, changed: Upstream, files: Mapping[str, bytes], patience: Patience) -> None:
-    """Replace an upstream's entry together with its patch files, so that dying in between leaves the old or the new.
+def _guard(ctx: Context) -> AbstractContextManager[None]:
+    """One run at a time writes a lock, whichever upstream it is about."""
+    return ctx.exclusive(ctx.lock.path.with_name(f".{ctx.lock.path.name}.lock"), str(ctx.lock.path))
 
-    The new files wait under other names until the lock is written; from then on :func:`finish` moves them into place,
-    here or at the start of the next run. One run at a time does this, whichever upstream it is about.
 
-    Args:
-        files: content of each patch file of ``changed``, by its name in the lock.
+def save(ctx: Context, changed: Upstream, patches: Mapping[str, bytes]) -> None:
+    """Replace an upstream's entry and its patch files; a run that dies leaves the old ones, or is finished by the next.
 
-    Raises:
-        Fault: BUSY, or UNWRITABLE.
+    ``patches`` are contents by their names in the lock; patch files that ``changed`` no longer lists go.
+    Raises Fault: BUSY, or UNWRITABLE.
     """
     try:
-        with _guard(lock, patience):
-            for stale in (lock.root / "patches" / changed.name).glob(".*.patch.new"):
-                stale.unlink(missing_ok=True)
-            for file, data in files.items():
-                path = lock.root / file
-                path.parent.mkdir(parents=True, exist_ok=True)
-                if not path.exists() or read_regular(path) != data:
-                    write_atomically(_waiting(path), data)
-                stage("patch-written")
-            after = load(lock.path).with_upstream(
-                changed
-            )  # as it is now: another entry may have changed since
-            write_atomically(lock.path.resolve(), render(after).encode())
-            stage("lock-written")
-            _move(after)
-            kept = {entry.file for entry in changed.patches}
-            for entry in lock.get(changed.name).patches:
-                if entry.file not in kept:
-                    (lock.root / entry.file).unlink(missing_ok=True)
+        with _guard(ctx):
+            _put_in_place(ctx)  # of a run that died since this one began
+            lock = load(ctx.lock.path)  # as it is now: another entry may have changed since
+            gone = {e.file for e in lock.get(changed.name).patches} - {e.file for e in changed.patches}
+            files = {**{file: decode(data) for file, data in patches.items()}, **dict.fromkeys(gone)}
+            upstreams = tuple(changed if u.name == changed.name else u for u in lock.upstreams)
+            new = {"lock": render(replace(lock, upstreams=upstreams)), "patches": files}
+            write_atomically(_waiting(ctx), json.dumps(new).encode())
+            stage("lock-begun")
+            _put_in_place(ctx)
     except OSError as error:
-        raise Fault(ExitCode.UNWRITABLE, f"cannot write {lock.path.name} and the patches: {error}") from None
+        raise ExitCode.UNWRITABLE.fault(
+            f"cannot write {ctx.lock.path.name} and the patches: {error}"
+        ) from None
 
 
-def _guard(lock: Lock, patience: Patience) -> AbstractContextManager[None]:
-    return exclusive(lock.path.with_name(f".{lock.path.name}.lock"), str(lock.path), patience)
+def finish(ctx: Context) -> bool:
+    """Put into place what a killed run left waiting; whether there was anything."""
+    if not _waiting(ctx).exists():
+        return False
+    with _guard(ctx):
+        return _put_in_place(ctx)
 
 
-def finish(lock: Lock, patience: Patience) -> list[str]:
-    """Move into place what a killed run left waiting beside the patch files; returns the names of these."""
-    files = [lock.root / entry.file for upstream in lock.upstreams for entry in upstream.patches]
-    if not any(_waiting(file).exists() for file in files):
-        return []
-    with _guard(lock, patience):
-        return _move(load(lock.path))
-
-
-def _move(lock: Lock) -> list[str]:
-    """Move into place the patch files that the lock lists and that wait beside; returns their names."""
-    done: list[str] = []
-    for upstream in lock.upstreams:
-        for entry in upstream.patches:
-            waiting = _waiting(lock.root / entry.file)
-            try:
-                if hashlib.sha256(read_regular(waiting)).hexdigest() == entry.sha256:
-                    waiting.replace(lock.root / entry.file)
-                    done.append(entry.file)
-            except FileNotFoundError:  # the usual case, or another run was faster
-                continue
-    return done
+def _put_in_place(ctx: Context) -> bool:
+    waiting, root = _waiting(ctx), ctx.lock.root
+    new = read_json(waiting)
+    if new is None:
+        return False
+    try:
+        lock, patches = str(new["lock"]), dict(new["patches"])
+    except MALFORMED as error:
+        raise damaged(waiting, error) from None
+    for file in patches:
+        check_patch_file(root, file, str(waiting))
+    for file, text in patches.items():
+        if text is None:
+            (root / file).unlink(missing_ok=True)
+        else:
+            (root / file).parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(root / file, encode(text))
+        stage("patch-written")
+    write_atomically(ctx.lock.path.resolve(), lock.encode())
+    stage("lock-written")
+    waiting.unlink()
+    return True

@@ -17,10 +17,12 @@ from typing import Any
 
 from .atomic import read_regular, write_atomically
 from .errors import ExitCode, Fault
-from .patchfile import sha256
+from .lockfile import sha256
 from .paths import HEX40, safe_relative
 
 RECORD, STAMP, PIN = "pcpo-overlay.record.json", "pcpo-overlay.json", "pcpo-overlay.pin"
+#: What reading a file of ours can raise that somebody else wrote.
+MALFORMED = (ValueError, KeyError, TypeError, AttributeError, IndexError, zlib.error)
 
 
 @dataclass(frozen=True)
@@ -56,9 +58,7 @@ class Record:
 
     @property
     def complete(self) -> bool:
-        return self.moving_from is None and all(
-            not known.older and known.before != known.after for known in self.files.values()
-        )
+        return self == self.settled()
 
     def settled(self) -> Record:
         """The record as it is once every file is in place."""
@@ -66,27 +66,24 @@ class Record:
         return replace(self, files=files, moving_from=None)
 
     def stamp(self) -> dict[str, Any]:
-        files = {path: sha256(known.after) for path, known in self.files.items()}
         keys = ("name", "commit", "base_tree", "patched_tree")
+        files = {path: sha256(known.after) for path, known in self.files.items()}
         return {**{key: getattr(self, key) for key in keys}, "files": files}
 
 
 def read_json(path: Path) -> Any:
-    """A file of ours as JSON, or None where there is none.
-
-    Raises Fault: FAILED for one that cannot be read as such.
-    """
+    """A file of ours as JSON, or None where there is none. Raises Fault: FAILED for one that cannot be read."""
     try:
         return json.loads(read_regular(path))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, RecursionError) as error:
-        raise _damaged(path, error) from None
+        raise damaged(path, error) from None
 
 
-def _damaged(path: Path, error: object) -> Fault:
-    return Fault(
-        ExitCode.FAILED, f"{path} cannot be read ({error}); move it away and run the same command again"
+def damaged(path: Path, error: object) -> Fault:
+    return ExitCode.FAILED.fault(
+        f"{path} cannot be read ({error}); move it away and run the same command again"
     )
 
 
@@ -95,6 +92,14 @@ def hex40(value: object) -> str:
     if not isinstance(value, str) or not HEX40.fullmatch(value):
         raise ValueError(f"{value!r} is no object name")
     return value
+
+
+def _pack(data: bytes) -> str:
+    return base64.b64encode(zlib.compress(data)).decode()
+
+
+def _unpack(text: str) -> bytes:
+    return zlib.decompress(base64.b64decode(text))
 
 
 def read_record(git_dir: Path) -> Record | None:
@@ -107,18 +112,16 @@ def read_record(git_dir: Path) -> Record | None:
     if raw is None:
         return None
     try:
-        unpack = lambda text: zlib.decompress(base64.b64decode(text))  # noqa: E731
-        files = {
-            safe_relative(name, str(path)): Known(
-                unpack(item["before"]), unpack(item["after"]), tuple(str(digest) for digest in item["older"])
-            )
-            for name, item in raw["files"].items()
-        }
-        names = [hex40(raw[key]) for key in ("commit", "base_tree", "patched_tree")]
+        files: dict[str, Known] = {}
+        for name, item in raw["files"].items():
+            older = tuple(str(digest) for digest in item["older"])
+            before, after = _unpack(item["before"]), _unpack(item["after"])
+            files[safe_relative(name, str(path))] = Known(before, after, older)
+        commit, base_tree, patched_tree = (hex40(raw[key]) for key in ("commit", "base_tree", "patched_tree"))
         moving = None if raw["moving_from"] is None else hex40(raw["moving_from"])
-        return Record(str(raw["name"]), names[0], names[1], names[2], files, moving)
-    except (ValueError, KeyError, TypeError, AttributeError, zlib.error) as error:
-        raise _damaged(path, error) from None
+        return Record(str(raw["name"]), commit, base_tree, patched_tree, files, moving)
+    except MALFORMED as error:
+        raise damaged(path, error) from None
 
 
 def write_record(git_dir: Path, record: Record | None) -> None:
@@ -126,24 +129,20 @@ def write_record(git_dir: Path, record: Record | None) -> None:
     if record is None:
         (git_dir / RECORD).unlink(missing_ok=True)
         return
-    pack = lambda data: base64.b64encode(zlib.compress(data)).decode()  # noqa: E731
     files = {
-        path: {"before": pack(known.before), "after": pack(known.after), "older": list(known.older)}
+        path: {"before": _pack(known.before), "after": _pack(known.after), "older": list(known.older)}
         for path, known in record.files.items()
     }
     raw = {**record.stamp(), "moving_from": record.moving_from, "files": files}
     write_atomically(git_dir / RECORD, json.dumps(raw).encode())
 
 
-def write_stamp(git_dir: Path, record: Record | None) -> None:
+def write_stamp(git_dir: Path, record: Record) -> None:
     """Have the stamp say what the record says; without hooks there is none."""
-    path = git_dir / STAMP
-    if record is None or not record.files:
-        path.unlink(missing_ok=True)
-        return
-    data = (json.dumps(record.stamp(), indent=2) + "\n").encode()
-    if not path.is_file() or read_regular(path) != data:
-        write_atomically(path, data)
+    if record.files:
+        write_atomically(git_dir / STAMP, (json.dumps(record.stamp(), indent=2) + "\n").encode())
+    else:
+        (git_dir / STAMP).unlink(missing_ok=True)
 
 
 def read_pin(git_dir: Path) -> str | None:
@@ -155,5 +154,4 @@ def read_pin(git_dir: Path) -> str | None:
 
 
 def write_pin(git_dir: Path, commit: str) -> None:
-    if read_pin(git_dir) != commit:
-        write_atomically(git_dir / PIN, f"{commit}\n".encode())
+    write_atomically(git_dir / PIN, f"{commit}\n".encode())

@@ -3,206 +3,174 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from . import lint
-from .atomic import look, read_regular
-from .context import Context, Opened, find, looked_at
+from .atomic import holds, look_below, read_regular
+from .context import Context
 from .difference import insertions
+from .engine import settle
 from .errors import ExitCode, Fault
-from .home import INSTALLED, PROGRAM
-from .lockfile import PatchEntry, Upstream, check_patch_file
-from .patchfile import Patch, file_name, insert, keep_labels, parse, render, sha256
-from .paths import link_on_the_way
-from .plan import NamedPatch, base_files, make_plan, pinned_entries, read_patches
+from .home import INSTALLED, PROGRAM, SHIPPED
+from .lockfile import PatchEntry, Upstream, check_patch_file, sha256
+from .patchfile import Patch, file_name, keep_labels, parse, render
+from .plan import base_file, make_plan, pinned_entries, read_patches
 from .publish import save
-from .record import Known, Record, write_pin, write_record, write_stamp
-from .stages import stage
-from .status import changed_files
-from .work import held
+from .record import Known, Record, write_pin
+from .site import Site
+from .work import held, opened
 
 _UNTIL = "if upstream offers hooks of its own at these places, or the overlay drops this upstream."
 
 
 def need_repository(ctx: Context) -> None:
     """Patches are written in the repository, not in an installed package. Raises Fault: USAGE."""
-    if INSTALLED and ctx.lock.root == Path(__file__).with_name("shipped"):
-        raise Fault(
-            ExitCode.USAGE,
-            "patches are written in the overlay's repository; run apply.py there, or give --lock",
+    if INSTALLED and ctx.lock.root == SHIPPED:
+        raise ExitCode.USAGE.fault(
+            "patches are written in the overlay's repository; run apply.py there, or give --lock"
         )
 
 
-def _new_header(
-    path: str, why: Sequence[str], until: str | None, labels: Sequence[str], paths: set[str]
-) -> str:
+def entries_of(files: Mapping[str, bytes]) -> tuple[PatchEntry, ...]:
+    return tuple(PatchEntry(file, sha256(data)) for file, data in files.items())
+
+
+def _told(upstream: Upstream, *lines: str) -> str:
+    return "\n".join(f"{upstream.name}: {line}" for line in lines)
+
+
+def _new_header(patch: Patch, why: Sequence[str], until: str | None, paths: Collection[str]) -> str:
     """A header for a file's first patch; ``why`` items are ``TEXT`` or ``FILE=TEXT``."""
-    named = dict(item.split("=", 1) for item in why if "=" in item and item.split("=", 1)[0] in paths)
-    texts = [named[path]] if path in named else [item for item in why if item.partition("=")[0] not in named]
-    text = " ".join((texts or [""])[0].split())
+    path = patch.path
+    split = [item.partition("=") if item.partition("=")[0] in paths else ("", "", item) for item in why]
+    texts = [text for file, _, text in split if file == path] or [text for file, _, text in split if not file]
+    text = " ".join("".join(texts[:1]).split())
     if not text:
-        raise Fault(
-            ExitCode.USAGE,
-            f"{path} has no patch yet: say why it gets one with --why TEXT (or --why {path}=TEXT)",
+        raise ExitCode.USAGE.fault(
+            f"{path} has no patch yet: say why it gets one with --why TEXT (or --why {path}=TEXT)"
         )
-    parts = (
-        f"Hooks in {path}.",
-        f"Why: {text}",
-        f"Hooks: {'; '.join(labels)}.",
-        f"When it may go: {until or _UNTIL}",
-    )
+    parts = [f"Hooks in {path}.", f"Why: {text}", f"Hooks: {'; '.join(patch.labels)}."]
+    parts.append(f"When it may go: {until or _UNTIL}")
     return "\n\n".join(textwrap.fill(part, width=88) for part in parts)
 
 
-def _patch_of(at: Opened, path: str, base: bytes, old: NamedPatch | None, wrong: list[str]) -> Patch | None:
-    """What one edited file asks for as a patch; ``wrong`` gets what keeps it from being one."""
-    link = link_on_the_way(at.clone.work_tree, path)
-    seen = None if link else look(at.clone.work_tree / path)
-    reason = lint.unpatchable(path) or (f"{path} was deleted, or is a link" if seen is None else None)
-    if reason or seen is None:
-        wrong.append(str(reason))
-        return None
-    likely = old.patch.insertions if old else ()
+def _patch_of(at: Site, path: str, base: bytes, old: Patch | None) -> tuple[Patch | None, list[str]]:
+    """What one edited file asks for as a patch, and what keeps it from being one."""
+    seen = look_below(at.root, path)
+    reason = lint.unpatchable(path)
+    if reason or seen is None or seen.link:
+        return None, [reason or f"{path} was deleted, or is a link"]
+    likely = old.insertions if old else ()
     try:
         hunks = keep_labels(likely, insertions(base, seen.data, path, likely))
     except Fault as fault:
-        wrong.append(fault.message)
-        return None
-    wrong += [f"{path}: {problem}" for hunk in hunks for problem in lint.inserted_code(hunk)]
-    return Patch(old.patch.header if old else "", path, hunks)
+        return None, [fault.message]
+    wrong = [f"{path}: {problem}" for hunk in hunks for problem in lint.inserted_code(hunk)]
+    return Patch(old.header if old else "", path, hunks, old.file if old else ""), wrong
 
 
-def refresh(ctx: Context, upstream: Upstream, why: Sequence[str], until: str | None) -> list[str]:
-    """Make the patch files say what the clone holds.
+def refresh(ctx: Context, upstream: Upstream, why: Sequence[str], until: str | None) -> str:
+    """Make the patch files say what the clone holds; returns what was done, a line each.
 
-    Returns:
-        One line per patch file written.
-
-    Raises:
-        Fault: NOT_INSERTIONS when the clone holds anything but inserted hook lines; nothing is written then.
+    Raises Fault: NOT_INSERTIONS when the clone holds anything but inserted hook lines; nothing is written then.
     """
     need_repository(ctx)
     with held(ctx, upstream) as at:
-        if at.clone.head != upstream.commit:
-            raise Fault(
-                ExitCode.WRONG_COMMIT,
-                f"{at.clone.work_tree} is at {at.clone.head}, not at the pin {upstream.commit}; refresh works there "
-                f"only. For another commit see `{PROGRAM} update`.",
+        if not at.at_pin:
+            raise ExitCode.WRONG_COMMIT.fault(
+                f"{at.root} is at {at.head}, not at the pin {upstream.commit}; refresh works there only. For another "
+                f"commit see `{PROGRAM} update`."
             )
-        old = {named.patch.path: named for named in read_patches(ctx.lock, upstream, verify=False)}
-        changed = changed_files(at)
-        unhooked = sorted(set(old) - set(changed))
-        if unhooked or not changed:
-            raise Fault(
-                ExitCode.NOT_IN_ORDER,
+        old = {patch.path: patch for patch in read_patches(ctx.lock, upstream, verify=False)}
+        changed = at.changed_files()
+        unhooked = sorted(old.keys() - set(changed))
+        if unhooked:
+            raise ExitCode.NOT_IN_ORDER.fault(
                 f"{', '.join(unhooked)}: no hooks in the clone, though there is a patch. Put them in with "
                 f"`{PROGRAM} {upstream.name}` first; to drop a patch, delete its file and its line in the lock."
-                if unhooked
-                else f"{at.clone.work_tree} holds no edits to make a patch of",
             )
+        if not changed:
+            raise ExitCode.NOT_IN_ORDER.fault(f"{at.root} holds no edits to make a patch of")
         wrong = [f"{path} is not in the pin" for path in changed if path not in at.entries]
-        there = [path for path in changed if path in at.entries]
-        base = base_files(pinned_entries(at.repo, upstream), at.repo, there, upstream.commit)
-        new = {path: _patch_of(at, path, base[path], old.get(path), wrong) for path in there}
+        pinned = pinned_entries(at.repo, upstream)
+        base = {p: base_file(at.repo, pinned, p, upstream.commit) for p in changed if p in at.entries}
+        new: dict[str, Patch] = {}
+        for path in sorted(base, key=lambda path: list(old).index(path) if path in old else len(old)):
+            patch, problems = _patch_of(at, path, base[path], old.get(path))
+            wrong += problems
+            if patch is not None:
+                new[path] = patch
         if wrong:
-            raise Fault(
-                ExitCode.NOT_INSERTIONS,
-                f"{at.clone.work_tree} holds more than inserted hook lines; nothing was written. Move these edits away "
-                "(`git stash` there keeps them):\n  " + "\n  ".join(wrong),
+            raise ExitCode.NOT_INSERTIONS.fault(
+                f"{at.root} holds more than inserted hook lines; nothing was written. Move these edits away "
+                "(`git stash` there keeps them):\n  " + "\n  ".join(wrong)
             )
-        patches: list[NamedPatch] = []
-        taken = {Path(entry.file).name for entry in upstream.patches}
-        for path in [*(p for p in old if p in new), *(p for p in there if p not in old)]:
-            patch, named = new[path], old.get(path)
-            assert patch is not None  # else something was wrong
-            if (
-                named
-                and _hand_edited(ctx, upstream, named)
-                and insert(named.patch, base[path]) != insert(patch, base[path])
-            ):
-                raise Fault(
-                    ExitCode.PATCH_CHANGED,
-                    f"both {named.file} and {path} in the clone were edited. Keep the patch file with `refresh "
-                    f"{upstream.name} --from-patches`, or restore it with git and run this again.",
+        listed = {entry.file: entry.sha256 for entry in upstream.patches}
+        taken = {Path(file).name for file in listed}
+        for path, patch in new.items():
+            if path not in old:
+                header = _new_header(patch, why, until, new)
+                name = file_name(path, taken)
+                taken.add(name)
+                new[path] = replace(patch, header=header, file=f"patches/{upstream.name}/{name}")
+            elif patch != old[path] and sha256(render(old[path])) != listed[patch.file]:
+                raise ExitCode.PATCH_CHANGED.fault(
+                    f"both {patch.file} and {path} in the clone were edited. Keep the patch file with `refresh "
+                    f"{upstream.name} --from-patches`, or restore it with git and run this again."
                 )
-            if not named:
-                patch = replace(patch, header=_new_header(path, why, until, patch.labels(), set(new)))
-            file = named.file if named else f"patches/{upstream.name}/{file_name(path, taken)}"
-            taken.add(Path(file).name)
-            _reads_back(patch, file)
-            patches.append(NamedPatch(file, patch))
-        return _write(ctx, at, upstream, patches)
+            _reads_back(new[path])
+        return _write(at, list(new.values()))
 
 
-def _reads_back(patch: Patch, file: str) -> None:
+def _reads_back(patch: Patch) -> None:
     """Refuse what no command could read afterwards. Raises Fault: USAGE."""
     try:
-        good = parse(render(patch), file) == patch
+        parse(render(patch), patch.file)
     except Fault:
-        good = False
-    if not good:
-        raise Fault(
-            ExitCode.USAGE,
-            f"{file} could not be read again: --why and --until must not hold lines that look like a diff",
-        )
+        raise ExitCode.USAGE.fault(
+            f"{patch.file} could not be read again: --why and --until must not hold lines that look like a diff"
+        ) from None
 
 
-def _hand_edited(ctx: Context, upstream: Upstream, named: NamedPatch) -> bool:
-    digest = next(entry.sha256 for entry in upstream.patches if entry.file == named.file)
-    return sha256(read_regular(ctx.lock.root / named.file)) != digest
-
-
-def _write(ctx: Context, at: Opened, upstream: Upstream, patches: Sequence[NamedPatch]) -> list[str]:
+def _write(at: Site, patches: Sequence[Patch]) -> str:
     """Patch files and lock, then the clone's record; each step alone is complete."""
+    root, upstream = at.ctx.lock.root, at.upstream
     plan = make_plan(at.repo, upstream, patches, verify=False)
-    files = {named.file: render(named.patch) for named in patches}
-    said = [
-        f"wrote {named.file}: {len(named.patch.insertions)} hunks"
-        for named in patches
-        if not (ctx.lock.root / named.file).exists()
-        or read_regular(ctx.lock.root / named.file) != files[named.file]
-    ]
-    entries = tuple(PatchEntry(file, sha256(data)) for file, data in files.items())
-    save(ctx.lock, replace(upstream, patches=entries, patched_tree=plan.patched_tree), files, ctx.patience)
+    files = {patch.file: render(patch) for patch in patches}
+    written = [patch for patch in patches if not holds(root / patch.file, files[patch.file])]
+    entries, tree = entries_of(files), plan.patched_tree
+    save(at.ctx, replace(upstream, patches=entries, patched_tree=tree), files)
     known = {path: Known(file.base, file.patched) for path, file in plan.files.items()}
-    record = Record(upstream.name, upstream.commit, upstream.tree, plan.patched_tree, known)
-    write_record(at.clone.git_dir, record)
-    write_stamp(at.clone.git_dir, record)
-    stage("settled")
-    write_pin(at.clone.git_dir, upstream.commit)
-    return [*said, f"patched_tree = {plan.patched_tree}"]
+    settle(at, Record(upstream.name, upstream.commit, upstream.tree, tree, known))
+    write_pin(at.git_dir, upstream.commit)
+    said = [f"wrote {patch.file}: {len(patch.insertions)} hunks" for patch in written]
+    return _told(upstream, *said, f"patched_tree = {tree}")
 
 
-def from_patches(ctx: Context, upstream: Upstream) -> list[str]:
+def from_patches(ctx: Context, upstream: Upstream) -> str:
     """Make the lock say what the patch files are: sha256 of each, new files added, and the tree they give.
 
     The clone is read, never changed; ``apply`` brings it up to date afterwards.
 
-    Raises:
-        Fault: PATCH_CHANGED, UNSAFE_PATH for a name that the lock could not hold.
+    Raises Fault: PATCH_CHANGED, UNSAFE_PATH for a name that the lock could not hold.
     """
     need_repository(ctx)
-    with looked_at(ctx, find(ctx, upstream)) as at:
-        added = lint.orphans(ctx.lock, ctx.lock.root / "patches" / upstream.name)
-        for file in added:
-            check_patch_file(ctx.lock.root, file, f"patches/{upstream.name}")
-        listed = [*(entry.file for entry in upstream.patches), *added]
-        entries = (PatchEntry(file, sha256(read_regular(ctx.lock.root / file))) for file in listed)
-        fresh = replace(upstream, patches=tuple(entries))
-        patches = read_patches(ctx.lock, fresh)
-        problems = [f"{named.file}: {problem}" for named in patches for problem in lint.problems(named.patch)]
-        problems += [
-            f"{named.file}: not in the canonical spelling (one empty line before '---', none after)"
-            for named in patches
-            if render(named.patch) != read_regular(ctx.lock.root / named.file)
-        ]
-        if problems:
-            raise Fault(ExitCode.PATCH_CHANGED, "the lock was not changed:\n  " + "\n  ".join(problems))
+    added = lint.orphans(ctx.lock, ctx.lock.root / "patches" / upstream.name)
+    for file in added:
+        check_patch_file(ctx.lock.root, file, f"patches/{upstream.name}")
+    files = [*(entry.file for entry in upstream.patches), *added]
+    entries = entries_of({file: read_regular(ctx.lock.root / file) for file in files})
+    fresh = replace(upstream, patches=entries)
+    patches = read_patches(ctx.lock, fresh)
+    problems = [f"{patch.file}: {problem}" for patch in patches for problem in lint.problems(patch)]
+    if problems:
+        raise ExitCode.PATCH_CHANGED.fault("the lock was not changed:\n  " + "\n  ".join(problems))
+    with opened(ctx, upstream) as at:
         fresh = replace(fresh, patched_tree=make_plan(at.repo, fresh, patches, verify=False).patched_tree)
     if fresh == upstream:
-        return ["the lock says so already"]
-    save(ctx.lock, fresh, {}, ctx.patience)
+        return _told(upstream, "the lock says so already")
+    save(ctx, fresh, {})
     hint = f"patched_tree = {fresh.patched_tree}; run `{PROGRAM} {upstream.name}` to patch the clone"
-    return [*(f"added {file}" for file in added), hint]
+    return _told(upstream, *(f"added {file}" for file in added), hint)

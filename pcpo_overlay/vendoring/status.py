@@ -1,23 +1,25 @@
-"""What is where: look at a clone, change nothing."""
+"""What is where, held against the lock: status, check and diff look at a clone and change nothing."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from difflib import unified_diff
 from typing import Any
 
-from .atomic import Seen, look
-from .context import Context, Opened, find, looked_at
-from .difference import to_lf
-from .engine import survey
+from . import lint
+from .atomic import Seen, holds
+from .context import Context
+from .difference import insertions
+from .engine import aim, survey
 from .errors import ExitCode, Fault
-from .gitio import blob_oid
+from .gitio import decode
 from .home import PROGRAM
 from .lockfile import Upstream
-from .missing import needed_by, scripts_of
-from .paths import link_on_the_way
-from .plan import NamedPatch, make_plan
-from .record import read_pin
+from .patchfile import Patch, keep_labels, render
+from .plan import Plan, make_plan, read_patches
+from .site import Site
+from .work import opened
 
 
 @dataclass
@@ -29,79 +31,33 @@ class Status:
     edited); ``foreign`` (not a clone, or at another commit).
     """
 
-    name: str
-    url: str
-    commit: str
-    tree: str
-    patched_tree: str
+    upstream: Upstream
     path: str
     state: str = "absent"
     detail: str = ""
     head: str | None = None
-    patches: list[str] = field(default_factory=list)
     modified_files: list[str] = field(default_factory=list)
     missing_files: dict[str, list[str]] = field(default_factory=dict)
     stamp: Mapping[str, Any] | None = None
 
-
-def left_out(at: Opened) -> dict[str, list[str]]:
-    """Files that are not in the work tree for want of their content, each with the scripts that read it."""
-    paths = sorted(path for path, entries in at.index.items() if entries[0].tag == "S")
-    texts = scripts_of(at.clone.work_tree, at.index) if paths else {}
-    return {path: needed_by(texts, path) for path in paths}
+    def as_json(self) -> dict[str, Any]:
+        fields = asdict(self)
+        upstream = fields.pop("upstream")
+        return {**upstream, **fields, "patches": [entry.file for entry in self.upstream.patches]}
 
 
-def _is_heads(at: Opened, path: str, seen: Seen | None) -> bool:
-    """Whether content is HEAD's for a path, line endings apart. Git is not asked: it would run the clone's filters."""
-    entry = at.entries.get(path)
-    if seen is None or entry is None or seen.link != (entry.mode == "120000"):
-        return False
-    return entry.oid in (blob_oid(seen.data), blob_oid(to_lf(seen.data)))
-
-
-def changed_files(at: Opened) -> list[str]:
-    """Tracked files that are not HEAD's."""
-    out: list[str] = []
-    for path in sorted({*at.entries, *at.index}):
-        modes = {at.entries[path].mode} if path in at.entries else set()
-        if "160000" in modes or (modes and any(entry.tag == "S" for entry in at.index.get(path, []))):
-            continue
-        try:
-            reached = link_on_the_way(at.clone.work_tree, path) in (None, path)
-            same = reached and _is_heads(at, path, look(at.clone.work_tree / path))
-        except Fault:  # a folder, a FIFO
-            same = False
-        out += [] if same else [path]
-    return out
-
-
-def check_head(ctx: Context, at: Opened, upstream: Upstream) -> None:
-    """HEAD is the lock's pin, or where an earlier pin of ours left it. Raises Fault: WRONG_COMMIT otherwise."""
-    if ctx.merge or at.clone.head in (upstream.commit, read_pin(at.clone.git_dir)):
-        return
-    path = at.clone.work_tree
-    raise Fault(
-        ExitCode.WRONG_COMMIT,
-        f"{path} is at commit {at.clone.head}, but the lock pins {upstream.name} at {upstream.commit}; nothing "
-        f"was changed. Either go back with `git -C {path} checkout --detach {upstream.commit}`, or "
-        f"patch the clone as it is with `{PROGRAM} {upstream.name} --into {path}`.",
-    )
-
-
-def status(ctx: Context, upstream: Upstream, patches: Sequence[NamedPatch] | None) -> Status:
+def status(ctx: Context, upstream: Upstream, patches: Sequence[Patch] | None) -> Status:
     """``patches`` is None where the patch files are not what the lock lists."""
     path = ctx.path(upstream)
-    u, files = upstream, [entry.file for entry in upstream.patches]
-    out = Status(u.name, u.url, u.commit, u.tree, u.patched_tree, str(path), patches=files)
+    out = Status(upstream, str(path))
     if not path.exists() and not path.is_symlink():
         out.detail = f"not cloned; {PROGRAM} {upstream.name}"
         return out
     try:
-        clone = find(ctx, upstream)
-        out.head = clone.head
-        with looked_at(ctx, clone) as at:
-            check_head(ctx, at, upstream)
-            _describe(ctx, at, upstream, patches, out)
+        with opened(ctx, upstream) as at:
+            out.head = at.head
+            at.check_head()
+            return describe(at, patches)
     except Fault as fault:
         if fault.code != ExitCode.WRONG_COMMIT:
             raise
@@ -109,38 +65,100 @@ def status(ctx: Context, upstream: Upstream, patches: Sequence[NamedPatch] | Non
     return out
 
 
-def _describe(
-    ctx: Context, at: Opened, upstream: Upstream, patches: Sequence[NamedPatch] | None, out: Status
-) -> None:
-    stamp = {} if at.record is None else at.record.stamp()
+def describe(at: Site, patches: Sequence[Patch] | None) -> Status:
+    """The state of a clone whose HEAD is where it has to be."""
+    out = Status(at.upstream, str(at.ctx.path(at.upstream)), head=at.head)
+    stamp = at.record.stamp() if at.record else {}
     out.stamp = {key: stamp[key] for key in ("commit", "patched_tree", "files")} if stamp else None
-    out.missing_files = left_out(at)
-    at_pin = at.repo.tree_of(upstream.commit) is not None and (ctx.merge or at.clone.head == upstream.commit)
-    plan = make_plan(at.repo, upstream, patches) if at_pin and patches is not None else None
-    touched = survey(at, plan, staged=not ctx.merge)
-    if ctx.merge and at.record is None:  # a file that differs from the pin is simply the user's
+    out.missing_files = at.missing_files()
+    readable = patches is not None and at.repo.tree_of(at.upstream.commit) is not None
+    plan = make_plan(at.repo, at.upstream, patches or ()) if readable and (at.merge or at.at_pin) else None
+    touched = survey(at, plan)
+    if at.merge and at.record is None:  # a file that differs from the pin is simply the user's
         touched = [t for t in touched if t.state == "in"]
-    states = {t.state for t in touched}
-    as_known = {t.path for t in touched if t.before is not None and _is_heads(at, t.path, Seen(t.before))}
-    edited = {t.path for t in touched if t.before is None}
-    out.modified_files = sorted((set(changed_files(at)) - as_known) | edited)
-    hooked = {
-        t.path for t in touched if any(t.holds(n.patch) for n in patches or () if n.patch.path == t.path)
-    }
+    states, edited = {t.state for t in touched}, {t.path for t in touched if t.before is None}
+    bare = {t.path: Seen(t.before) for t in touched if t.before is not None}
+    as_known = {path for path, seen in bare.items() if path in at.entries and at.entries[path].is_(seen)}
+    out.modified_files = sorted((set(at.changed_files()) - as_known) | edited)
+    ours = {patch.path: patch for patch in patches or ()}
+    hooked = {t.path for t in touched if t.path in ours and t.holds(ours[t.path])}
+    program = f"{PROGRAM} {at.upstream.name}"
     if at.record is not None and not at.record.complete:
-        out.state, out.detail = "partial", f"an interrupted run; {PROGRAM} or revert finishes or undoes it"
-    elif states & {"edited", "missing", "link"}:
-        out.state, out.detail = "modified", "a file that the overlay touches was edited"
-    elif not ctx.merge and at.clone.head != upstream.commit:
-        out.state, out.detail = "outdated", f"of an older lock; {PROGRAM} {upstream.name}"
+        found = "partial", f"an interrupted run; {PROGRAM} or revert finishes or undoes it"
+    elif edited:
+        found = "modified", "a file that the overlay touches was edited"
+    elif not at.merge and not at.at_pin:
+        found = "outdated", f"of an older lock; {program}"
     elif {"in", "out"} <= states:
-        out.state, out.detail = "partial", f"some hooks are in, some are not; {PROGRAM} {upstream.name}"
+        found = "partial", f"some hooks are in, some are not; {program}"
     elif "in" not in states:
-        out.state, out.detail = (
-            "pristine",
-            "hooks not in" if upstream.patches else "there is no patch for it yet",
-        )
-    elif {n.patch.path for n in patches or ()} == {t.path for t in touched} == hooked:
-        out.state = "patched"
+        found = "pristine", "hooks not in" if at.upstream.patches else "there is no patch for it yet"
+    elif ours.keys() == {t.path for t in touched} == hooked:
+        found = "patched", ""
     else:
-        out.state, out.detail = "outdated", "the patches changed since"
+        found = "outdated", "the patches changed since"
+    out.state, out.detail = found
+    return out
+
+
+def check(ctx: Context, upstream: Upstream) -> str:
+    """Verify patch files and lock, and that the clone is patched and, at the pin, its touched files are as locked.
+
+    Raises Fault: NOT_IN_ORDER, EDITED, WRONG_COMMIT for the clone; PATCH_CHANGED, WRONG_TREE for the patches.
+    """
+    patches = read_patches(ctx.lock, upstream)
+    problems = [f"{patch.file}: {problem}" for patch in patches for problem in lint.problems(patch)]
+    problems += [f"{file}: not listed in {ctx.lock.path.name}" for file in lint.orphans(ctx.lock)]
+    _refuse(problems + lint.misplaced(ctx.lock))
+    with opened(ctx, upstream) as at:
+        plan = at.plan(patches)
+        _check_plan(ctx, plan)
+        at.check_head()
+        found = describe(at, patches)
+    expected = "patched" if patches else "pristine"
+    if found.state != expected:
+        code = ExitCode.EDITED if found.state == "modified" else ExitCode.NOT_IN_ORDER
+        raise code.fault(f"{found.path}: {found.state}: {found.detail}")
+    if ctx.merge:
+        return f"patched ({found.path})"
+    edited = sorted(set(found.modified_files) & set(plan.files))
+    if edited:
+        raise ExitCode.EDITED.fault(f"{found.path}: edited where the overlay works: {', '.join(edited)}")
+    none = "" if patches else " (there is no patch for it yet)"
+    yours = f"; edited by you elsewhere: {', '.join(found.modified_files)}" if found.modified_files else ""
+    return f"{expected}, as locked: {upstream.patched_tree}{none}{yours}"
+
+
+def _refuse(found: Sequence[str]) -> None:
+    if found:
+        raise ExitCode.PATCH_CHANGED.fault("problems with the patches:\n  " + "\n  ".join(found))
+
+
+def _check_plan(ctx: Context, plan: Plan) -> None:
+    """Export the patches again and compare, and look for lines of upstream's in them. Raises Fault: PATCH_CHANGED."""
+    found: list[str] = []
+    for path, file in plan.files.items():
+        patch = file.patch
+        found += [f"{path}: {problem}" for problem in lint.upstream_lines(patch, file.base)]
+        hunks = keep_labels(patch.insertions, insertions(file.base, file.patched, path, patch.insertions))
+        if not holds(ctx.lock.root / patch.file, render(replace(patch, insertions=hunks))):
+            found.append(f"{patch.file}: exported again from the trees it reads differently; run refresh")
+    _refuse(found)
+
+
+def show(ctx: Context, upstream: Upstream) -> str:
+    """The hooks with the clone's lines around them, each file's reasons first, as they stand or would stand."""
+    with opened(ctx, upstream) as at:
+        plan = at.plan(read_patches(ctx.lock, upstream))
+        files = {path: (file.base, file.patched) for path, file in plan.files.items()}
+        if at.merge:
+            aims = aim(at, survey(at, plan))
+            files = {path: (aims[path].before, aims[path].after) for path in plan.files}
+    pieces: list[str] = []
+    for path, texts in files.items():
+        a, b = (decode(text).splitlines(keepends=True) for text in texts)
+        lines = unified_diff(a, b, f"a/{path}", f"b/{path}", n=4)
+        body = [line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in lines]
+        header = plan.files[path].patch.header
+        pieces.append("".join([*(f"# {line}".rstrip() + "\n" for line in header.splitlines()), *body]))
+    return "\n".join(pieces) or f"{upstream.name}: there is no patch for it yet\n"

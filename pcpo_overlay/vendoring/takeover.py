@@ -6,89 +6,85 @@ That version had git write the work tree and staged the hooks; what it staged is
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from .atomic import look
+from .atomic import look_below
 from .errors import ExitCode, Fault
-from .gitio import Clone, Entry, Scratch, blob_oid
-from .patchfile import sha256
-from .paths import link_on_the_way, safe_relative
-from .record import STAMP, Known, Record, hex40, read_json, write_record
+from .gitio import blob_oid
+from .lockfile import sha256
+from .paths import safe_relative
+from .record import MALFORMED, STAMP, Known, Record, hex40, read_json, write_record
+from .site import Site
 
 UNDO, JOURNAL = "pcpo-overlay.undo.json", "pcpo-overlay.journal"
 
 
-def read(clone: Clone, repo: Scratch, head: Mapping[str, Entry]) -> Record | None:
+def read(at: Site) -> Record | None:
     """What the older version put in, or None.
 
-    Raises:
-        Fault: UNSAFE_PATH where a name leads outside the clone, FAILED for notes that cannot be read, WRONG_COMMIT
-            where it was interrupted while HEAD was to move.
+    Raises Fault: UNSAFE_PATH where a name leads outside the clone, FAILED for notes that cannot be read, WRONG_COMMIT
+    where it was interrupted while HEAD was to move.
     """
-    notes = {file: read_json(clone.git_dir / file) for file in (UNDO, JOURNAL)}
+    undo, journal = (read_json(at.git_dir / file) for file in (UNDO, JOURNAL))
     try:
-        stamp: dict[str, Any] = read_json(clone.git_dir / STAMP) or {}
+        stamp: dict[str, Any] = read_json(at.git_dir / STAMP) or {}
     except Fault:  # an unreadable stamp always counted as none
         stamp = {}
-    if not stamp and not any(notes.values()):
+    if not (stamp or undo or journal):
         return None
     try:
-        journal, undo = notes[JOURNAL], (notes[UNDO] or {"files": {}})["files"]
-        files = {path: (str(digest), b"") for path, digest in stamp.get("files", {}).items()}
-        files |= {path: ("", base64.b64decode(item["after"])) for path, item in undo.items()}
+        noted = undo["files"] if undo else {}
+        put_in = {path: (str(digest), b"") for path, digest in stamp.get("files", {}).items()}
+        put_in |= {path: ("", base64.b64decode(item["after"])) for path, item in noted.items()}
         if journal:
-            if journal["head"] not in (None, clone.head):
-                raise Fault(
-                    ExitCode.WRONG_COMMIT,
-                    f"{clone.work_tree}: an older version was interrupted while it moved the pin. Copy your edits, "
-                    "move the folder away, and clone again.",
+            if journal["head"] not in (None, at.head):
+                raise ExitCode.WRONG_COMMIT.fault(
+                    f"{at.root}: an older version was interrupted while it moved the pin. Copy your edits, "
+                    "move the folder away, and clone again."
                 )
-            sides = [repo.entries(hex40(journal[key])) for key in ("from_tree", "to_tree")]
-            for path in {p for p in {**sides[0], **sides[1]} if sides[0].get(p) != sides[1].get(p)}:
-                oids = [side[path].oid for side in sides if path in side and side[path] != head.get(path)]
-                files[path] = ("", repo.objects(oids)[oids[0]] or b"")
-        known = {safe_relative(p, str(clone.git_dir)): _known(clone, repo, head, p, *files[p]) for p in files}
-        if journal:  # nothing is complete
-            known = {p: replace(k, older=(*k.older, sha256(k.after))) for p, k in known.items()}
-        known |= {p: Known(base64.b64decode(undo[p]["before"]), known[p].after) for p in undo}
-        names = [hex40(stamp.get(key, "0" * 40)) for key in ("commit", "base_tree", "patched_tree")]
-        return Record(str(stamp.get("name")), names[0], names[1], names[2], known, taken_over=True)
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        raise Fault(
-            ExitCode.FAILED, f"{clone.git_dir}/pcpo-overlay.*: cannot be read ({error}); move them away"
-        ) from None
+            start, end = (at.repo.entries(hex40(journal[key])) for key in ("from_tree", "to_tree"))
+            for path in {path for path in {**start, **end} if start.get(path) != end.get(path)}:
+                sides = [side[path] for side in (start, end) if path in side]
+                oid = next(entry.oid for entry in sides if entry != at.entries.get(path))
+                put_in[path] = ("", at.repo.objects([oid])[oid] or b"")
+        files: dict[str, Known] = {}
+        for path, (digest, after) in put_in.items():
+            safe_relative(path, str(at.git_dir))
+            known = _known(at, path, digest, after)
+            if journal:  # nothing is complete
+                known = replace(known, older=(*known.older, sha256(known.after)))
+            files[path] = known
+        files |= {path: Known(base64.b64decode(noted[path]["before"]), files[path].after) for path in noted}
+        keys = ("commit", "base_tree", "patched_tree")
+        commit, base_tree, patched_tree = (hex40(stamp.get(key, "0" * 40)) for key in keys)
+        return Record(str(stamp.get("name")), commit, base_tree, patched_tree, files, taken_over=True)
+    except MALFORMED as error:
+        words = f"{at.git_dir}/pcpo-overlay.*: cannot be read ({error}); move them away"
+        raise ExitCode.FAILED.fault(words) from None
 
 
-def _known(
-    clone: Clone, repo: Scratch, head: Mapping[str, Entry], path: str, digest: str, after: bytes
-) -> Known:
+def _known(at: Site, path: str, digest: str, after: bytes) -> Known:
     """A touched file from what was put in: its content, or the sha256 of that, to be found on disk or in the index."""
-    staged = [entry.oid for entry in repo.index().get(path, [])]
-    found = [after, *(data or b"" for data in repo.objects(staged).values())]
-    now = None if link_on_the_way(clone.work_tree, path) else look(clone.work_tree / path)
-    base = repo.objects([head[path].oid])[head[path].oid] if path in head else None
-    found += [] if now is None else [now.data]
-    after = after or next((data for data in found if sha256(data) == digest), b"")
-    base = base or b""
+    head = at.entries.get(path)
+    base = (at.repo.objects([head.oid])[head.oid] if head else None) or b""
+    seen = look_below(at.root, path)
+    now = None if seen is None or seen.link else seen.data
+    found = [now, *at.repo.objects(entry.oid for entry in at.index.get(path, [])).values()]
+    after = after or next((data for data in found if data is not None and sha256(data) == digest), b"")
     older = [] if after else [digest]
-    if (
-        now is not None
-        and now.data not in (base, after)
-        and (base.startswith(now.data) or after.startswith(now.data))
-    ):
-        older.append(sha256(now.data))  # git died while it wrote the file
+    if now is not None and now not in (base, after) and any(data.startswith(now) for data in (base, after)):
+        older.append(sha256(now))  # git died while it wrote the file
     return Known(base, after or base, tuple(older))
 
 
-def migrate(clone: Clone, repo: Scratch, record: Record, head: Mapping[str, Entry]) -> None:
+def migrate(at: Site, record: Record) -> None:
     """Write a record of today's, and put HEAD's entries where the index holds hooks that the older version staged."""
-    staged = repo.index()
     ours = {blob_oid(known.after) for known in record.files.values()}
-    back = {path: head.get(path) for path in record.files if any(e.oid in ours for e in staged.get(path, []))}
+    staged = [path for path, entries in at.index.items() if any(entry.oid in ours for entry in entries)]
+    back = {path: at.entries.get(path) for path in staged if path in record.files}
     if back:
-        repo.set_index(back, {"GIT_INDEX_FILE": str(clone.git_dir / "index")})
-    write_record(clone.git_dir, record)
+        at.repo.set_index(back, at.git_dir / "index")
+    write_record(at.git_dir, record)
     for name in (UNDO, JOURNAL):
-        (clone.git_dir / name).unlink(missing_ok=True)
+        (at.git_dir / name).unlink(missing_ok=True)
