@@ -127,7 +127,7 @@ def ended(process: subprocess.Popen[bytes]) -> int:
 
 def test_processes_a_kill_and_going_on_change_no_picture(tmp_path: Path) -> None:
     alone = tmp_path / "alone"
-    assert ended(start(alone, 0, 1)) == 0
+    assert command(alone, "--seeds", "0-5", "--batch", 4, steps=3) == 0
 
     out = tmp_path / "shared"
     first, second = start(out, 0, 2), start(out, 1, 2)
@@ -311,6 +311,7 @@ def odd_line(out: Path) -> None:
         (None, ["--checkpoint", "nowhere"], 1, "nowhere is no checkpoint of a trainer's: looked for diffusion_p"),
         (None, ["--shift", "3"], 2, "Stable Diffusion 1.x has no --shift; it has --steps, --guidance, --eta"),
         (None, ["--t5-length", "3"], 2, "Stable Diffusion 1.x has no --t5-length"),
+        (None, ["--eta", "-1"], 2, "--eta -1 is too low"),
         (None, ["--size", "30"], 2, "draws multiples of 4 pixels, not 30x30"),
         (None, ["--device", "cuda"], 2, "finds no GPU here"),
         (None, ["--device", "wings"], 2, "--device 'wings' is none that torch knows"),

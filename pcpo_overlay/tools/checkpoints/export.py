@@ -76,6 +76,8 @@ class Lora:
             "r": self.rank,
             "lora_alpha": self.rank if self.exact else self.alpha,
             "target_modules": sorted(self.factors),
+            "rank_pattern": {},
+            "alpha_pattern": {},
         }
         return json.dumps({f"{self.part}.{name}": value for name, value in told.items()}, sort_keys=True)
 
