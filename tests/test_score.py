@@ -634,6 +634,26 @@ def test_missing_weights_are_named_with_size_and_place(held: Path, tmp_path: Pat
         assert told in err and err.count("\n") == 1
 
 
+def test_weights_by_their_name_on_the_hub(
+    held: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    for name, weights in (("new", "model.safetensors"), ("old", "pytorch_model.bin"), ("none", "other.bin")):
+        repository = tmp_path / f"models--someone--{name}"
+        (repository / "refs").mkdir(parents=True)
+        (repository / "refs" / "main").write_text("a" * 40)
+        (repository / "snapshots" / ("a" * 40)).mkdir(parents=True)
+        (repository / "snapshots" / ("a" * 40) / weights).write_text("")
+    for name in ("new", "old"):
+        found = scorers.find("clip", {"clip": f"someone/{name}"})
+        assert found.parent.parent.name == f"models--someone--{name}"
+    with pytest.raises(scorers.ScoreError, match="someone/none is not here"):
+        scorers.find("clip", {"clip": "someone/none"})
+
+
 def test_folders_of_other_prompts_are_not_compared(held: Path, tmp_path: Path, capsys: Capture) -> None:
     assert sample(tmp_path / "other", "--limit", 1, "--seeds", "0-2") == 0
     _, tuned = copied(held, tmp_path)

@@ -178,7 +178,13 @@ def find(name: str, given: Mapping[str, str]) -> Path:
         try:
             from huggingface_hub import snapshot_download
 
-            return Path(snapshot_download(hub, allow_patterns=["*.json", "*.txt", "*.safetensors"]))
+            for kind in (
+                "model*.safetensors",
+                "pytorch_model*.bin",
+            ):  # the older kind only where there is no newer
+                path = Path(snapshot_download(hub, allow_patterns=["*.json", "*.txt", kind]))
+                if list(path.glob(kind)):
+                    return path
         except Exception as error:  # the hub's client has many of its own
             why = f" ({type(error).__name__}: {told(error):.120})"
     raise ScoreError(
