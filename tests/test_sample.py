@@ -17,6 +17,8 @@ from typing import Any
 import pytest
 import torch
 from policies import SAVED, whole_unet
+from synthetic_runs import write_run
+from test_evaluate import ddpo_run
 
 from pcpo_overlay.__main__ import main
 from pcpo_overlay.tools.miniature import PROMPTS, flux, sd, sd3, sd_path
@@ -106,6 +108,21 @@ def test_a_network_in_several_files(tmp_path: Path, capsys: Capture) -> None:
     shards[0].unlink()
     assert command(tmp_path / "none", "--checkpoint", tmp_path / "several") == 1
     assert f"{shards[0]} is missing" in capsys.readouterr().err
+
+
+def test_the_last_checkpoint_of_a_run(tmp_path: Path, capsys: Capture) -> None:
+    run = ddpo_run(tmp_path / "run")
+    assert command(tmp_path / "none", "--limit", 1, "--checkpoint", run) == 1
+    assert "holds no checkpoints" in capsys.readouterr().err
+    checkpoints = run / "logs" / "named" / "checkpoints"
+    for number, seed in ((2, 1), (10, 2)):  # by number, not by name
+        whole_unet(checkpoints / f"checkpoint_{number}", seed=seed)
+    for name, path in (("of-the-run", run), ("of-it", checkpoints / "checkpoint_10")):
+        assert command(tmp_path / name, "--limit", 1, "--checkpoint", path) == 0
+    assert content(tmp_path / "of-the-run") == content(tmp_path / "of-it")
+    other = write_run(tmp_path / "other", rewards=[0.0], upstream="dancegrpo_hunyuan")
+    assert command(tmp_path / "none", "--limit", 1, "--checkpoint", other) == 1
+    assert "name the folder of a checkpoint" in capsys.readouterr().err
 
 
 def start(out: Path, rank: int, of: int, *more: object) -> subprocess.Popen[bytes]:
