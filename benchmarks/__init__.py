@@ -2,6 +2,7 @@
 
 ``overhead``     what it costs: a loss step, training, memory, start
 ``tape_memory``  what a rollout's tape takes, by hand and by the tape itself
+``score_size``   what the distances of `pcpo score` take at the paper's size
 ``on_policy``    the policy ratio before the first update
 ``learning``     the studies: several seeds of every mode on a miniature
 ``figures``      redraws every figure from benchmarks/data

@@ -24,6 +24,7 @@ COMMANDS = (
     "report",
     "sample",
     "grid",
+    "score",
     "export-lora",
     "experiments",
     "embed",

@@ -17,6 +17,8 @@ from typing import Any
 import pytest
 import torch
 from policies import SAVED, whole_unet
+from synthetic_runs import write_run
+from test_evaluate import ddpo_run
 
 from pcpo_overlay.__main__ import main
 from pcpo_overlay.tools.miniature import PROMPTS, flux, sd, sd3, sd_path
@@ -108,6 +110,21 @@ def test_a_network_in_several_files(tmp_path: Path, capsys: Capture) -> None:
     assert f"{shards[0]} is missing" in capsys.readouterr().err
 
 
+def test_the_last_checkpoint_of_a_run(tmp_path: Path, capsys: Capture) -> None:
+    run = ddpo_run(tmp_path / "run")
+    assert command(tmp_path / "none", "--limit", 1, "--checkpoint", run) == 1
+    assert "holds no checkpoints" in capsys.readouterr().err
+    checkpoints = run / "logs" / "named" / "checkpoints"
+    for number, seed in ((2, 1), (10, 2)):  # by number, not by name
+        whole_unet(checkpoints / f"checkpoint_{number}", seed=seed)
+    for name, path in (("of-the-run", run), ("of-it", checkpoints / "checkpoint_10")):
+        assert command(tmp_path / name, "--limit", 1, "--checkpoint", path) == 0
+    assert content(tmp_path / "of-the-run") == content(tmp_path / "of-it")
+    other = write_run(tmp_path / "other", rewards=[0.0], upstream="dancegrpo_hunyuan")
+    assert command(tmp_path / "none", "--limit", 1, "--checkpoint", other) == 1
+    assert "name the folder of a checkpoint" in capsys.readouterr().err
+
+
 def start(out: Path, rank: int, of: int, *more: object) -> subprocess.Popen[bytes]:
     env = {**os.environ, "RANK": str(rank), "WORLD_SIZE": str(of), "OMP_NUM_THREADS": "1"}
     command = [
@@ -127,7 +144,7 @@ def ended(process: subprocess.Popen[bytes]) -> int:
 
 def test_processes_a_kill_and_going_on_change_no_picture(tmp_path: Path) -> None:
     alone = tmp_path / "alone"
-    assert ended(start(alone, 0, 1)) == 0
+    assert command(alone, "--seeds", "0-5", "--batch", 4, steps=3) == 0
 
     out = tmp_path / "shared"
     first, second = start(out, 0, 2), start(out, 1, 2)
@@ -311,6 +328,7 @@ def odd_line(out: Path) -> None:
         (None, ["--checkpoint", "nowhere"], 1, "nowhere is no checkpoint of a trainer's: looked for diffusion_p"),
         (None, ["--shift", "3"], 2, "Stable Diffusion 1.x has no --shift; it has --steps, --guidance, --eta"),
         (None, ["--t5-length", "3"], 2, "Stable Diffusion 1.x has no --t5-length"),
+        (None, ["--eta", "-1"], 2, "--eta -1 is too low"),
         (None, ["--size", "30"], 2, "draws multiples of 4 pixels, not 30x30"),
         (None, ["--device", "cuda"], 2, "finds no GPU here"),
         (None, ["--device", "wings"], 2, "--device 'wings' is none that torch knows"),

@@ -72,10 +72,12 @@ class Lora:
 
     def header(self) -> str:
         """What diffusers reads of a file's header: the configuration of the adapter."""
-        told = {
+        told: dict[str, object] = {
             "r": self.rank,
             "lora_alpha": self.rank if self.exact else self.alpha,
             "target_modules": sorted(self.factors),
+            "rank_pattern": {},
+            "alpha_pattern": {},
         }
         return json.dumps({f"{self.part}.{name}": value for name, value in told.items()}, sort_keys=True)
 

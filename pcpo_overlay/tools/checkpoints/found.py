@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from pcpo_overlay.tools.checkpoints import Checkpoint, CheckpointError
 from pcpo_overlay.tools.checkpoints.weights import INDEX
 from pcpo_overlay.tools.runs.files import is_number
-from pcpo_overlay.tools.runs.run import MOST_EPOCHS, Run
+from pcpo_overlay.tools.runs.run import MOST_EPOCHS, RUN, Run, load
 from pcpo_overlay.tools.runs.settings import whole
 
 NETWORK = "diffusion_pytorch_model"
@@ -20,11 +20,14 @@ WITHIN = ("", "unet", "transformer", "lora")
 
 
 def named(path: Path) -> Checkpoint:
-    """The checkpoint at a path that the user names: its folder, or the file of its weights.
+    """The checkpoint at a path that the user names: its folder, the file of its weights, or of a run the last.
 
     Raises:
         CheckpointError: there is none, or there are several.
+        RunError: a run folder cannot be read.
     """
+    if (path / RUN).is_file():
+        return _last(load(path))
     if path.is_file():
         stem = path.name.partition(".")[0]
         if stem not in (NETWORK, *LORA):
@@ -46,6 +49,22 @@ def named(path: Path) -> Checkpoint:
             f"{path} holds several: {', '.join(str(c.weights.relative_to(path)) for c in found)}; name one"
         )
     return found[0]
+
+
+def _last(run: Run) -> Checkpoint:
+    """The last checkpoint of a run, in the order of training."""
+    of_run = OF_RUNS.get(run.upstream)
+    if of_run is None:
+        raise CheckpointError(f"{run.path} is a run of {run.upstream}; name the folder of a checkpoint of it")
+    try:
+        checkpoints = of_run(run)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise CheckpointError(
+            f"{run.path}: run.json lacks the trainer's config, or part of it ({error!r:.200})"
+        ) from None
+    if not checkpoints:
+        raise CheckpointError(f"{run.path} holds no checkpoints; name the folder of one that lies elsewhere")
+    return checkpoints[-1]
 
 
 def _told() -> str:
@@ -181,3 +200,13 @@ def _flux_saved(run: Run, name: str, weights: str, lora: bool) -> list[Checkpoin
         Checkpoint(folder.name, number - 1, folder / f"{weights}.safetensors", lora)
         for number, folder in folders(run, "checkpoints", recorded, re.compile(rf"{name}-(\d+)-\d+"))
     ]
+
+
+#: By the trainer's name in ``run.json``, what finds the checkpoints of its run.
+OF_RUNS: dict[str, Callable[[Run], list[Checkpoint]]] = {
+    "ddpo": of_ddpo,
+    "flow_grpo": of_flow_grpo,
+    "dancegrpo_sd": of_dancegrpo_sd,
+    "dancegrpo_flux": of_dancegrpo_flux,
+    "dancegrpo_flux_lora": of_dancegrpo_flux_lora,
+}

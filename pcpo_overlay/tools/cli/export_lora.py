@@ -27,7 +27,10 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "checkpoint", type=Path, metavar="CHECKPOINT", help="its folder, or the file of its weights"
+        "checkpoint",
+        type=Path,
+        metavar="CHECKPOINT",
+        help="its folder, the file of its weights, or a run folder",
     )
     parser.add_argument(
         "--out",

@@ -47,7 +47,10 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     what = parser.add_argument_group("what is drawn")
     what.add_argument("--model", required=True, metavar="MODEL", help="the base model")
     what.add_argument(
-        "--checkpoint", type=Path, metavar="DIR", help="folder of a checkpoint, or the file of its weights"
+        "--checkpoint",
+        type=Path,
+        metavar="DIR",
+        help="folder of a checkpoint, the file of its weights, or a run folder, whose last is taken",
     )
     what.add_argument(
         "--expert",

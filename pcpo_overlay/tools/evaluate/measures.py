@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from pcpo_overlay.tools.score.statistics import Gaussian, frechet
+
 
 def diversity(features: Tensor) -> float:
     """Mean Euclidean distance between two different samples: 0 where all are alike, that is, collapsed.
@@ -25,13 +27,7 @@ def diversity(features: Tensor) -> float:
 def frechet_distance(features: Tensor, reference: Tensor) -> float:
     """Squared Fréchet distance of the Gaussians with the mean and (unbiased) covariance of both sets, in float64.
 
-    ``|m1 - m2|^2 + tr(C1) + tr(C2) - 2 tr((C1 C2)^(1/2))``, the quantity that FID is in Inception's feature space.
-
-    With ``C1 = A'A`` and ``C2 = B'B`` the last trace is the sum of the singular values of ``AB'``: those are the roots
-    of the eigenvalues of ``C1 C2``, got without forming the product, whose small eigenvalues are lost to rounding. So
-    it holds too where there are fewer samples than features and the covariances have no full rank. It is then the
-    distance of two Gaussians on the samples' own span, and larger than that of the distributions they came from:
-    compare only numbers from equally many samples.
+    See :func:`pcpo_overlay.tools.score.statistics.frechet`: the quantity that FID is in Inception's feature space.
 
     Args:
         features, reference: (N, D) and (M, D), N and M at least 2.
@@ -39,24 +35,12 @@ def frechet_distance(features: Tensor, reference: Tensor) -> float:
     Raises:
         ValueError: other shapes.
     """
-    features, reference = _checked(features), _checked(reference)
-    if features.shape[1] != reference.shape[1]:
-        raise ValueError(f"{features.shape[1]} features against {reference.shape[1]}")
-    mean = (features.mean(dim=0) - reference.mean(dim=0)).square().sum()
-    a, b = _factor(features), _factor(reference)
-    traces = a.square().sum() + b.square().sum()
-    distance = mean + traces - 2 * torch.linalg.svdvals(a @ b.T).sum()
-    # of equal sets a rounding error is left, of either sign
-    return float(distance) if distance > 1e-12 * traces else 0.0
+    return frechet(_gaussian(features), _gaussian(reference))
 
 
-def _factor(features: Tensor) -> Tensor:
-    """A matrix (min(N, D), D) whose product ``A'A`` is the covariance of (N, D) features."""
-    centred = (features - features.mean(dim=0)) / (len(features) - 1) ** 0.5
-    if len(centred) <= centred.shape[1]:
-        return centred
-    r: Tensor = torch.linalg.qr(centred, mode="r").R
-    return r
+def _gaussian(features: Tensor) -> Gaussian:
+    held = _checked(features)
+    return Gaussian.of(lambda: [held])
 
 
 def _checked(features: Tensor) -> Tensor:

@@ -120,6 +120,8 @@ def settle(
                 f"{family.title} has no --{name.replace('_', '-')}; "
                 f"it has {', '.join('--' + known.replace('_', '-') for known in settled)}"
             )
+        if (name == "eta" and value < 0) or (name == "shift" and value <= 0):
+            raise WrongArgument(f"--{name} {value:g} is too low; it takes numbers above 0")
         settled[name] = value
     if settled.get("shift") is not None:
         scheduler = pipeline.scheduler

@@ -30,6 +30,9 @@ from torch import Tensor
 from pcpo_overlay.tools.checkpoints import Checkpoint, policy
 from pcpo_overlay.tools.faults import WrongArgument
 
+#: Pipelines that draw the empty prompt and the prompt as the two halves of one batch.
+SIDE_BY_SIDE = ("StableDiffusionPipeline", "StableDiffusion3Pipeline")
+
 
 @dataclass(frozen=True)
 class Expert:
@@ -84,9 +87,10 @@ def guided(pipeline: Any, experts: Sequence[Expert], scale: float | None = None)
     told = bool(getattr(network.config, "guidance_embeds", False))
     own = any(expert.scale is not None and expert.scale != scale for expert in experts)
     if own and not told:
-        if type(pipeline).__name__ == "QwenImagePipeline":
+        if type(pipeline).__name__ not in SIDE_BY_SIDE:
             raise WrongArgument(
-                "Qwen-Image draws prompt and empty prompt apart; its experts share one guidance scale"
+                f"{type(pipeline).__name__} draws prompt and empty prompt apart, or has no guidance; its experts share "
+                "one guidance scale"
             )
         if scale is None or scale <= 1:
             raise WrongArgument(
