@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import struct
+import time
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,13 +18,15 @@ BLOCK, HEADER = 2**15, 7
 
 def records(path: Path) -> Iterator[bytes]:
     data = path.read_bytes()
-    assert data[:4] == b":W&B"
+    assert not data or data[:4] == b":W&B"
     at, held = HEADER, b""
     while at + 7 <= len(data):
         if BLOCK - at % BLOCK < 7:  # no room for another piece
             at += BLOCK - at % BLOCK
             continue
         _, length, kind = struct.unpack_from("<IHB", data, at)
+        if at + 7 + length > len(data):  # the end is not written yet
+            return
         held += data[at + 7 : at + 7 + length]
         at += 7 + length
         if kind in (1, 4):
@@ -31,16 +34,26 @@ def records(path: Path) -> Iterator[bytes]:
             held = b""
 
 
+def _whole(folder: Path, pb: Any) -> list[Any]:
+    """The records, once the last is there: wandb's own process writes them, and may end after the training's."""
+    deadline = time.monotonic() + 60
+    while True:
+        (path,) = folder.rglob("*.wandb")
+        found = [pb.Record.FromString(data) for data in records(path)]
+        if any(record.HasField("exit") for record in found):
+            return found
+        assert time.monotonic() < deadline, f"{path} has {len(found)} records, and no end"
+        time.sleep(0.1)
+
+
 class OfflineRun:
     """The one run below a folder: ``rows`` by step, ``config`` by name."""
 
     def __init__(self, folder: Path) -> None:
-        (path,) = folder.rglob("*.wandb")
         pb: Any = importlib.import_module("wandb.proto.wandb_internal_pb2")
         self.rows: dict[int, dict[str, Any]] = defaultdict(dict)
         self.config: dict[str, Any] = {}
-        for data in records(path):
-            record = pb.Record.FromString(data)
+        for record in _whole(folder, pb):
             if record.HasField("history"):
                 self._row(record.history)
             for held in (record.run.config, record.config):
