@@ -119,6 +119,16 @@ def test_a_check_names_what_is_below_its_bar() -> None:
         check(None, samples=89)
 
 
+def test_without_weights_it_is_told_how_they_are_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(animals, "WEIGHTS", tmp_path)
+    assert run_cli("check", "animals") == 1
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert str(tmp_path) in said and "python -m benchmarks.miniatures.animals all --folder DIR" in said
+
+
 def test_wrong_arguments_get_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_cli("check", "animals", "--noise-level", "1") == 2
     assert "its sampler has steps 20, guidance 3, eta 1" in capsys.readouterr().err

@@ -83,10 +83,9 @@ def train(
         signal = alphas_cumprod[timesteps].view(-1, 1, 1, 1)
         noise = torch.randn(clean.shape, generator=generator)
         noisy = (signal.sqrt() * clean + (1 - signal).sqrt() * noise).to(memory_format=torch.channels_last)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            states = text_encoder(token_ids)[0][prompts]
-            predicted = unet(noisy, timesteps, states).sample
-        errors = (predicted.float() - noise).square().mean(dim=(1, 2, 3))
+        # in float32: at this size bfloat16 is a quarter slower
+        predicted = unet(noisy, timesteps, text_encoder(token_ids)[0][prompts]).sample
+        errors = (predicted - noise).square().mean(dim=(1, 2, 3))
         return (weights[timesteps] * errors).mean()
 
     return fit(models, averages, loss, generator, plan, checkpoint, report)
