@@ -21,7 +21,7 @@ from pcpo_overlay.tools.miniature.animals import ANIMALS, sd
 from pcpo_overlay.tools.miniature.animals.check import check, draw, grid, varied
 from pcpo_overlay.tools.miniature.animals.classifier import AnimalClassifier
 
-STEPS = {"autoencoder": 5_000, "denoiser": 40_000, "decoder": 8_000, "reader": 2_000}
+STEPS = {"autoencoder": 12_000, "denoiser": 40_000, "decoder": 8_000, "reader": 2_000}
 LEARNING_RATES = {"autoencoder": 2e-3, "denoiser": 1e-3, "decoder": 5e-4, "reader": 2e-3}
 DRAWINGS = 32_400
 """How many the denoiser is trained on: 720 of each animal."""
