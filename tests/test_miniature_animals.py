@@ -9,6 +9,7 @@ import json
 import shutil
 import signal
 import tarfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -282,6 +283,24 @@ def test_the_whole_way_in_a_few_steps(
         assert {value.dtype for value in part.parameters()} == {torch.float32}
     images = sd.sample(pipeline, ["cat", "dog"], steps=2)
     assert images.shape == (2, 3, 64, 64)
+
+
+def test_no_stage_begins_after_one_that_was_stopped(
+    few_icons: icons.Icons,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from benchmarks.miniatures.animals import __main__ as command
+
+    def stopping(stage: str) -> Callable[[int, float], None]:
+        return lambda step, loss: signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(command, "_printer", stopping)
+    torch.save(vars(few_icons), tmp_path / "icons.pt")
+    assert main(["all", "--folder", str(tmp_path), "--steps", "2", "--batch", "4"]) == 130
+    assert "autoencoder stopped after 1 of 2 steps; the same command goes on" in capsys.readouterr().err
+    assert {path.name for path in tmp_path.iterdir()} == {"icons.pt", "autoencoder.pt"}
 
 
 def test_a_stage_out_of_turn_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,7 +15,7 @@ from benchmarks.miniatures.animals import autoencoder, denoiser, icons, model, n
 from benchmarks.miniatures.animals.drawings import Artist
 from benchmarks.miniatures.animals.resumable import Plan, Training
 from pcpo_overlay.tools.cli.arguments import at_least
-from pcpo_overlay.tools.faults import Fault
+from pcpo_overlay.tools.faults import Fault, Stopped
 from pcpo_overlay.tools.miniature import require
 from pcpo_overlay.tools.miniature.animals import ANIMALS, sd
 from pcpo_overlay.tools.miniature.animals.check import check, draw, grid, varied
@@ -50,7 +50,8 @@ What it draws then, from DIR/weights:
 A training writes a checkpoint every two minutes and when Ctrl-C or SIGTERM ends it; the same command
 goes on from there.
 
-Exit codes: 0 done; 1 a library or file is missing, or a package is another one; 2 a wrong argument.
+Exit codes: 0 done; 1 a library or file is missing, or a package is another one; 2 a wrong argument;
+130 a training was stopped before its end.
 """
 
 
@@ -62,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
             STAGES[stage](args)
     except (Fault, ImportError, OSError, ValueError) as error:
         print(f"animals: {error}", file=sys.stderr)
-        return 1
+        return error.code if isinstance(error, Fault) else 1
     return 0
 
 
@@ -129,7 +130,14 @@ def _printer(stage: str) -> Callable[[int, float], None]:
 
 
 def _ended(stage: str, done: Training) -> None:
-    print(f"{stage}: {done.steps} of {done.planned} steps", flush=True)
+    """Say how far a training came.
+
+    Raises:
+        Stopped: not to its end, so that no later stage begins.
+    """
+    if not done.complete:
+        raise Stopped(f"{stage} stopped after {done.steps} of {done.planned} steps; the same command goes on")
+    print(f"{stage}: {done.planned} steps", flush=True)
 
 
 def _autoencoder(args: argparse.Namespace) -> None:
