@@ -6,7 +6,7 @@
 ``on_policy``    the policy ratio before the first update
 ``learning``     the studies: several seeds of every mode on a miniature
 ``figures``      redraws every figure from benchmarks/data
-``miniatures``   trains the models of digits that the package ships
+``miniatures``   trains the models of digits and of animals
 ``measuring``    what the commands measure with
 
 Each is a command: ``python -m benchmarks.overhead --help``.

@@ -130,7 +130,9 @@ def test_shipped_tokenizer_is_the_one_this_code_writes(tmp_path: Path) -> None:
 
 def test_shipped_files_are_few_and_small() -> None:
     files = [path for path in miniature.WEIGHTS.rglob("*") if path.is_file()]
-    assert sum(path.stat().st_size for path in files) < 12e6
+    animals = {path for path in files if miniature.WEIGHTS / "animals" in path.parents}
+    assert sum(path.stat().st_size for path in set(files) - animals) < 12e6
+    assert sum(path.stat().st_size for path in animals) < 10e6
     assert {path.suffix for path in files} == {".json", ".txt", ".safetensors"}
 
 

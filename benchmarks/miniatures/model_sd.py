@@ -33,6 +33,19 @@ SCHEDULER: dict[str, Any] = {
 }
 """scheduler_config.json of SD 1.5."""
 
+INDEX: dict[str, Any] = {
+    "_class_name": "StableDiffusionPipeline",
+    "feature_extractor": [None, None],
+    "requires_safety_checker": False,
+    "safety_checker": [None, None],
+    "scheduler": ["diffusers", "PNDMScheduler"],
+    "text_encoder": ["transformers", "CLIPTextModel"],
+    "tokenizer": ["transformers", "CLIPTokenizer"],
+    "unet": ["diffusers", "UNet2DConditionModel"],
+    "vae": ["diffusers", "AutoencoderKL"],
+}
+"""model_index.json, without safety checker."""
+
 TEXT_WIDTH = 64
 
 UNET: dict[str, Any] = {
@@ -107,15 +120,5 @@ def save_pipeline(folder: Path, *, unet: Any, vae: Any, text_encoder: Any) -> Pa
         models={"unet": (unet, UNET), "vae": (vae, VAE), "text_encoder": (text_encoder, None)},
         tokenizers={"tokenizer": write_tokenizer},
         scheduler=SCHEDULER,
-        index={
-            "_class_name": "StableDiffusionPipeline",
-            "feature_extractor": [None, None],
-            "requires_safety_checker": False,
-            "safety_checker": [None, None],
-            "scheduler": ["diffusers", "PNDMScheduler"],
-            "text_encoder": ["transformers", "CLIPTextModel"],
-            "tokenizer": ["transformers", "CLIPTokenizer"],
-            "unet": ["diffusers", "UNet2DConditionModel"],
-            "vae": ["diffusers", "AutoencoderKL"],
-        },
+        index=INDEX,
     )

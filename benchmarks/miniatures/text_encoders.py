@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.miniatures.tokenizer import T5_END, T5_PAD, t5_vocabulary, vocabulary
-from pcpo_overlay.tools.miniature import require
+from pcpo_overlay.tools.miniature import PROMPTS, require
 
 
 def clip_config(
-    width: int, *, heads: int, length: int, feed_forward: int, activation: str = "quick_gelu"
+    width: int,
+    *,
+    heads: int,
+    length: int,
+    feed_forward: int,
+    activation: str = "quick_gelu",
+    prompts: Sequence[str] = PROMPTS,
 ) -> Any:
     """A CLIPTextConfig of two layers.
 
@@ -19,11 +26,12 @@ def clip_config(
         length: most tokens of a prompt.
         feed_forward: width of the layers between.
         activation: transformers' name of it.
+        prompts: of the tokenizer; see :func:`benchmarks.miniatures.tokenizer.write_tokenizer`.
     """
     require("transformers")
     from transformers import CLIPTextConfig
 
-    vocab, _ = vocabulary()
+    vocab, _ = vocabulary(prompts)
     start, end = len(vocab) - 2, len(vocab) - 1
     return CLIPTextConfig(
         vocab_size=len(vocab),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -52,19 +52,22 @@ def _merge(word: tuple[str, ...], pair: tuple[str, str]) -> tuple[str, ...]:
     return tuple(merged)
 
 
-def vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
+def vocabulary(prompts: Sequence[str] = PROMPTS) -> tuple[dict[str, int], list[tuple[str, str]]]:
     """Token to id, and the merges in order. The end token is the last id and also pads, as in SD 1.x."""
     symbols = byte_symbols()
-    merges = learn_merges(word for prompt in PROMPTS for word in prompt.split())
+    merges = learn_merges(word for prompt in prompts for word in prompt.split())
     tokens = symbols + [symbol + "</w>" for symbol in symbols] + ["".join(pair) for pair in merges]
     tokens += [START, END]
     return {token: i for i, token in enumerate(tokens)}, merges
 
 
-def write_tokenizer(folder: Path, *, max_length: int = MAX_LENGTH) -> None:
-    """Write the four files of a CLIPTokenizer into `folder`; prompts are padded and cut to `max_length` tokens."""
+def write_tokenizer(folder: Path, *, max_length: int = MAX_LENGTH, prompts: Sequence[str] = PROMPTS) -> None:
+    """Write the four files of a CLIPTokenizer into `folder`; prompts are padded and cut to `max_length` tokens.
+
+    Every word of `prompts` is one token.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    vocab, merges = vocabulary()
+    vocab, merges = vocabulary(prompts)
     special = {"bos_token": START, "eos_token": END, "unk_token": END, "pad_token": END}
     config = {
         **special,

@@ -46,7 +46,7 @@ class Recipe:
 
 
 def train_vae(recipe: Recipe, report: Report | None = None) -> Any:
-    """An AutoencoderKL of the digits; see :func:`_fold` for the latents it ends with.
+    """An AutoencoderKL of the digits; see :func:`fold` for the latents it ends with.
 
     In place of a weight on the KL term, which at this size empties three of the four channels, every channel is
     brought to mean 0 and variance 1 over the batch and then gets noise of a fixed std. So the posterior's
@@ -66,12 +66,12 @@ def train_vae(recipe: Recipe, report: Report | None = None) -> Any:
 
     fit(vae, loss, recipe.vae_steps, recipe.vae_lr, report=report)
     vae.eval().requires_grad_(False)
-    _fold(vae, digits.images, recipe.latent_noise)
+    fold(vae, digits.images, recipe.latent_noise)
     return vae
 
 
 @torch.no_grad()
-def _fold(vae: Any, images: Tensor, noise: float) -> None:
+def fold(vae: Any, images: Tensor, noise: float) -> None:
     """Fold the latents' normalization into the two 1x1 convolutions around them.
 
     Afterwards ``encode(x) * scaling_factor``, with SD 1.x's own scaling factor, has mean 0 and std 1 in each
@@ -208,13 +208,13 @@ def fit(
         optimizer.step()
         schedule.step()
         if averages is not None:
-            _average(averages, models, step, ema)
+            average(averages, models, step, ema)
         if report is not None:
             report(step + 1, loss.item())
 
 
 @torch.no_grad()
-def _average(averages: nn.Module, models: nn.Module, step: int, ema: float) -> None:
+def average(averages: nn.Module, models: nn.Module, step: int, ema: float) -> None:
     """Move the `averages` of the weights towards those after `step` (from 0), the early ones forgotten sooner."""
     decay = min(ema, (1 + step) / (10 + step))
     for mean, value in zip(averages.parameters(), models.parameters(), strict=True):

@@ -1,36 +1,37 @@
-"""``pcpo miniature {check,grid,prepare}``: the miniature Stable Diffusions and FLUX that write digits."""
+"""``pcpo miniature {check,grid,prepare}``: the miniatures that write digits, and the one that draws animals."""
 
 from __future__ import annotations
 
 import argparse
 import json
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from pcpo_overlay.tools.cli.arguments import at_least, number, seed
 from pcpo_overlay.tools.faults import WrongArgument, complain
 from pcpo_overlay.tools.progress import bar
 
-MODELS = ("sd", "sd3", "flux")
-BAR = 0.90
-"""Share of samples that must read as prompted for `check` to succeed."""
+MODELS = ("sd", "sd3", "flux", "animals")
 
 
 def add_parser(subparsers: Any) -> None:
     """Add ``miniature`` and its actions."""
     parser = subparsers.add_parser(
         "miniature",
-        help="check or show the miniature models of handwritten digits",
+        help="check or show the miniature models of handwritten digits and of animals",
         description="Miniatures of Stable Diffusion 1.x (sd) and 3 (sd3) and of FLUX (flux) of handwritten digits, "
-        "with their weights.",
+        "and of Stable Diffusion 1.x of animals in colour (animals), with their weights.",
         epilog="Exit codes: 0 done; 1 the check missed its bar, a library is missing, or a model cannot be loaded; "
         "2 a wrong argument.",
     )
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
 
-    check = actions.add_parser("check", help="read samples with a classifier of real digits")
+    check = actions.add_parser("check", help="read samples with a classifier of real digits, or of animals")
     check.add_argument("model", choices=MODELS)
-    check.add_argument("--samples", type=at_least(1), default=1000, help="at least 20 (default: 1000)")
+    check.add_argument(
+        "--samples", type=at_least(1), default=1000, help="at least 20, of animals 90 (default: 1000)"
+    )
     check.add_argument("--json", action="store_true", help="one JSON object on stdout for each sampler")
 
     grid = actions.add_parser("grid", help="draw a picture of samples, one row per prompt")
@@ -51,12 +52,13 @@ def add_parser(subparsers: Any) -> None:
         action.add_argument(
             "--guidance",
             type=number,
-            help="guidance scale (default: 5.0 for sd, 4.5 for sd3); of flux what the network is told (3.5)",
+            help="guidance scale (default: 5.0 for sd, 4.5 for sd3, 3.0 for animals); of flux what the network is "
+            "told (3.5)",
         )
         action.add_argument(
             "--steps",
             type=at_least(1),
-            help="sd: DDIM steps (default: 50). sd3: 10 of Flow-GRPO's SDE, as it samples to train, "
+            help="sd: DDIM steps (default: 50; animals: 20). sd3: 10 of Flow-GRPO's SDE, as it samples to train, "
             "or 40 without noise, as it evaluates "
             + ("(default: both in turn)" if action is check else "(default: 10)")
             + "; flux: of DanceGRPO's SDE (default: 16)",
@@ -65,7 +67,10 @@ def add_parser(subparsers: Any) -> None:
             "--noise-level", type=number, metavar="A", help="sd3 alone: that of the SDE, 0.7, or 0 for none"
         )
         action.add_argument(
-            "--eta", type=number, metavar="A", help="sd: DDIM's, 1; flux: of the SDE, 0.3, or 0 for none"
+            "--eta",
+            type=number,
+            metavar="A",
+            help="sd, animals: DDIM's, 1; flux: of the SDE, 0.3, or 0 for none",
         )
         action.add_argument("--seed", type=seed, default=0 if action is check else 1)
     check.set_defaults(func=run, task=_check)
@@ -86,9 +91,7 @@ def samplers(args: argparse.Namespace) -> list[dict[str, Any]]:
 
     Where none does, the first of them with what was given in its place.
     """
-    from pcpo_overlay.tools.miniature.check import FAMILIES
-
-    known = FAMILIES[args.model].SETTINGS
+    known = _family(args.model).SETTINGS
     given = {"steps": args.steps, "noise_level": args.noise_level, "eta": args.eta}
     given = {name: value for name, value in given.items() if value is not None}
     for name in given.keys() - known[0].keys():
@@ -100,48 +103,46 @@ def samplers(args: argparse.Namespace) -> list[dict[str, Any]]:
     return chosen
 
 
-def _load(args: argparse.Namespace) -> Any:
+def _family(model: str) -> ModuleType:
+    """The module with a model's ``load_pipeline`` and ``SETTINGS``."""
+    from pcpo_overlay.tools.miniature.animals import sd
     from pcpo_overlay.tools.miniature.check import FAMILIES
 
-    return FAMILIES[args.model].load_pipeline(args.path)
+    return {**FAMILIES, "animals": sd}[model]
+
+
+def _judge(model: str) -> ModuleType:
+    """The module with the ``check`` and ``grid`` of what a model draws."""
+    from pcpo_overlay.tools.miniature import check
+    from pcpo_overlay.tools.miniature.animals import check as animals
+
+    return animals if model == "animals" else check
 
 
 def _check(args: argparse.Namespace) -> int:
-    from pcpo_overlay.tools.miniature import DIGIT_NAMES
-    from pcpo_overlay.tools.miniature.check import check
-
-    chosen, pipeline = samplers(args), _load(args)
+    chosen, pipeline = samplers(args), _family(args.model).load_pipeline(args.path)
     code = 0
     for settings in chosen:
         title = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in settings.items())
         with bar("sampling", args.samples) as report:
-            result = check(pipeline, samples=args.samples, seed=args.seed, report=report, **settings)
+            result = _judge(args.model).check(
+                pipeline, samples=args.samples, seed=args.seed, report=report, **settings
+            )
         if args.json:
             print(json.dumps(result.to_json()), flush=True)
         else:
             if len(chosen) > 1:
                 print(f"{title}:")
-            for name, share in zip(DIGIT_NAMES, result.per_digit, strict=True):
-                print(f"  {name:6} {share:7.1%}")
-            print(f"{result.accuracy:.1%} of {result.samples} samples read as prompted (bar: {BAR:.0%})")
-            print(
-                f"spread of a pixel within a digit: {result.spread:.3f} (real digits {result.spread_real:.3f})"
-            )
-            print(
-                f"to the nearest training picture: {result.nearest:.3f} "
-                f"(held-out digits {result.nearest_real:.3f})"
-            )
-        if result.accuracy < BAR:
-            complain("pcpo miniature", f"{result.accuracy:.1%} read as prompted, below {BAR:.0%} ({title})")
+            print("\n".join(result.lines()))
+        if result.missed is not None:
+            complain("pcpo miniature", f"{result.missed} ({title})")
             code = 1
     return code
 
 
 def _grid(args: argparse.Namespace) -> int:
-    from pcpo_overlay.tools.miniature.check import grid
-
-    settings = samplers(args)[0]
-    grid(_load(args), args.out, columns=args.columns, seed=args.seed, **settings)
+    settings, pipeline = samplers(args)[0], _family(args.model).load_pipeline(args.path)
+    _judge(args.model).grid(pipeline, args.out, columns=args.columns, seed=args.seed, **settings)
     print(args.out)
     return 0
 

@@ -6,6 +6,7 @@
 ``sd``, ``sd3``, ``flux``  loading and sampling of each
 ``check``       how many samples read as prompted, and how varied they are
 ``prompts``     the ten prompts as a dataset of flow_grpo
+``animals``  another, of 45 animals in colour, with its own classifier, rewards and check
 ``ddpo_config``, ``flow_grpo_config``  files for ``--config`` of the upstreams' trainers
 
 They were trained by ``benchmarks/miniatures`` of the checkout.
@@ -85,10 +86,8 @@ def read_pipeline(path: Path, pipeline: str) -> Any:
     return load_pipeline(path, pipeline, use_safetensors=True)
 
 
-def require(*modules: str) -> None:
-    """Raise an ImportError that names the extra to install when one of `modules` is missing."""
+def require(*modules: str, extra: str = "miniature") -> None:
+    """Raise an ImportError that names the `extra` to install when one of `modules` is missing."""
     missing = [name for name in modules if find_spec(name) is None]
     if missing:
-        raise ImportError(
-            f'the digits miniature needs {", ".join(missing)}: pip install "pcpo-overlay[miniature]"'
-        )
+        raise ImportError(f'the miniatures need {", ".join(missing)}: pip install "pcpo-overlay[{extra}]"')

@@ -15,6 +15,9 @@ from pcpo_overlay.tools.miniature import DIGIT_NAMES, PROMPTS, flux, require, sd
 from pcpo_overlay.tools.miniature.classifier import load_classifier
 from pcpo_overlay.tools.miniature.digits import load_digits
 
+ACCURACY = 0.90
+"""The bar: share of samples that must read as prompted."""
+
 
 @dataclass(frozen=True)
 class Check:
@@ -42,6 +45,22 @@ class Check:
         fields = asdict(self)
         settings = fields.pop("settings")
         return {**fields, **settings, "per_digit": dict(zip(DIGIT_NAMES, self.per_digit, strict=True))}
+
+    def lines(self) -> list[str]:
+        """The check in words."""
+        return [
+            *(f"  {name:6} {share:7.1%}" for name, share in zip(DIGIT_NAMES, self.per_digit, strict=True)),
+            f"{self.accuracy:.1%} of {self.samples} samples read as prompted (bar: {ACCURACY:.0%})",
+            f"spread of a pixel within a digit: {self.spread:.3f} (real digits {self.spread_real:.3f})",
+            f"to the nearest training picture: {self.nearest:.3f} (held-out digits {self.nearest_real:.3f})",
+        ]
+
+    @property
+    def missed(self) -> str | None:
+        """What is below the bar; None where nothing is."""
+        if self.accuracy < ACCURACY:
+            return f"{self.accuracy:.1%} read as prompted, below {ACCURACY:.0%}"
+        return None
 
 
 FAMILIES: dict[str, ModuleType] = {"sd": sd, "sd3": sd3, "flux": flux}

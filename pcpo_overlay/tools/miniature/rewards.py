@@ -50,14 +50,14 @@ def labels(prompts: Sequence[str]) -> Tensor:
 
 
 def as_tensor(images: Any, count: int) -> Tensor:
-    """`count` images as the classifier takes them, (N, 3, 32, 32) float32 in [0, 1] on the CPU."""
+    """`count` images as a classifier takes them, (N, 3, H, W) float32 in [0, 1] on the CPU."""
     if not isinstance(images, Tensor):
         import numpy as np
 
         array = np.asarray(images)
         if array.dtype != np.uint8 or array.ndim != 4:
             raise ValueError(
-                "images must be a tensor (N, 3, 32, 32) or a uint8 array (N, 32, 32, 3), "
+                "images must be a tensor (N, 3, H, W) or a uint8 array (N, H, W, 3), "
                 f"got an array of {array.dtype} and shape {array.shape}"
             )
         images = torch.from_numpy(array.transpose(0, 3, 1, 2))
