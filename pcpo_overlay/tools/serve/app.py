@@ -9,19 +9,16 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Callable, Mapping
-from typing import Any
-
-import uvicorn
-from starlette.applications import Starlette
-from starlette.middleware import Middleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
-from starlette.requests import ClientDisconnect
-from starlette.requests import Request as Asked
-from starlette.responses import JSONResponse, PlainTextResponse, Response
-from starlette.routing import Route
+from typing import TYPE_CHECKING, Any
 
 from pcpo_overlay.tools.serve import protocol
 from pcpo_overlay.tools.serve.worker import Busy, Worker
+
+if TYPE_CHECKING:
+    import uvicorn
+    from starlette.applications import Starlette
+    from starlette.requests import Request as Asked
+    from starlette.responses import Response
 
 #: Seconds that a body may take, and after which a client is to ask again.
 BODY_S, AGAIN_S = 60, 2
@@ -40,15 +37,19 @@ def make_app(
         say: takes a line for the log.
         hosts: names by which it may be called; others are a web page's that had its own name point here.
     """
+    from starlette.applications import Starlette
+    from starlette.middleware import Middleware
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
+    from starlette.requests import ClientDisconnect
+    from starlette.responses import JSONResponse, PlainTextResponse, Response
+    from starlette.routing import Route
 
     async def score(asked: Asked) -> Response:
         try:
             body = await asyncio.wait_for(_body(asked), BODY_S)
             request = protocol.read(body)
             if len(request.images) == 1 and request.answers is not None:
-                say(
-                    "a batch of one image: ddpo-pytorch's client fails at every answer to it; give it two or more"
-                )
+                say("a batch of one image: ddpo-pytorch's client fails at every answer to it")
             answer = await worker.ask(hashlib.sha256(body).digest(), request)
         except _TooLarge:
             return _refuse(413, f"a body has at most {protocol.MOST_BYTES} bytes")
@@ -98,6 +99,8 @@ async def _body(asked: Asked) -> bytes:
 
 def make_server(app: Starlette) -> uvicorn.Server:
     """A server, which ``run(sockets=[...])`` starts; on SIGINT and SIGTERM it ends, and raises them again."""
+    import uvicorn
+
     return uvicorn.Server(
         uvicorn.Config(
             app,
