@@ -28,6 +28,7 @@ COMMANDS = (
     "export-lora",
     "experiments",
     "embed",
+    "serve",
     "miniature",
 )
 

@@ -305,6 +305,9 @@ def test_what_to_run_afterwards_is_a_report_at_table_10s_rewards(number: int) ->
 def test_what_has_to_be_known_before_a_run() -> None:
     assert any("halve sample.batch_size" in note and "Twice at most" not in note for note in plan(1).notes)
     assert any("halve sample.batch_size" in note and "Twice at most" in note for note in plan(3).notes)
+    for number, gpus in ((3, 3), (4, 2)):
+        line = f"CUDA_VISIBLE_DEVICES={gpus} pcpo serve vlm-bertscore"
+        assert any(line in note for note in plan(number, gpus=gpus).notes)
     assert any("PaddleOCR" in note for note in plan(8).notes)
     assert not any("PaddleOCR" in note for note in plan(9).notes)
 
@@ -387,6 +390,13 @@ def test_the_printed_script_runs_what_the_json_says(capsys: Capture, tmp_path: P
     )
     for name in ("torchrun", "accelerate", "pcpo"):
         (shims / name).write_text(body)
+        (shims / name).chmod(0o755)
+    # the reward server of configurations 3 and 4 is there the second time it is asked
+    asked = tmp_path / "asked"
+    shell = "#!/bin/sh\n"
+    is_it = f'case "$*" in *:8085/health) [ -e {asked} ] || {{ touch {asked}; exit 7; }};; *) exit 2;; esac\n'
+    for name, lines in {"curl": shell + is_it, "sleep": shell}.items():
+        (shims / name).write_text(lines)
         (shims / name).chmod(0o755)
     for clone in ("ddpo-pytorch", "DanceGRPO", "flow_grpo"):
         (tmp_path / "vendor" / clone).mkdir(parents=True)

@@ -77,7 +77,9 @@ def test_every_command_fails_in_this_way(
     least: dict[str, list[str]] = {
         "weights": ["ddim"], "ab": ["ddpo"], "evaluate": ["x"], "report": ["x"], "experiments": [],
         "embed": ["flux", "--model", "x", "--prompts", "x", "--out", "x"], "miniature": ["check", "sd"],
-        "demo": [],
+        "demo": [], "doctor": ["x"], "sample": ["--model", "x", "--prompts", "x", "--out", "x"],
+        "grid": ["x", "--out", "x"], "export-lora": ["x", "--out", "x"], "score": ["x", "--metrics", "fid"],
+        "serve": ["vlm-bertscore"],
     }  # fmt: skip
     parser = command_line.build_parser()
     monkeypatch.setattr(command_line, "build_parser", lambda: parser)

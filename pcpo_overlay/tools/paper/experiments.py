@@ -268,7 +268,7 @@ def plan(number: int, gpus: int | None = None, epochs: int | None = None) -> Exp
     return Experiment(
         paper, recipe, gpus, epochs, tuple(_changes(paper, recipe, flags, gpus, epochs)), batch_of(recipe, flags, gpus),
         batch_of(recipe, recipe.batch_own, gpus), () if obstacles else tuple(_arms(number, recipe)), obstacles,
-        tuple(_DATA["notes"][name] for name in data["notes"].split()),
+        tuple(_DATA["notes"][name].replace("{gpus}", str(gpus)) for name in data["notes"].split()),
         ("pcpo", "report", f"vendor/{recipe.clone}/pcpo_runs", "--out", f"pcpo_report/config{number}", *levels),
     )  # fmt: skip
 
