@@ -141,8 +141,7 @@ def test_a_phone_by_touch(chrome: Chrome, tmp_path: Path, screen: tuple[int, int
         assert chrome.execute_script("return document.documentElement.scrollWidth <= innerWidth")
         if screen == PHONE:  # all of a pair at a glance
             assert chrome.execute_script("return document.documentElement.scrollHeight <= innerHeight")
-        targets = "return [...document.querySelectorAll('.choices label, .main')].map(e => e.getBoundingClientRect().height)"
-        assert min(chrome.execute_script(targets)) >= 44
+        assert min(one.size["height"] for one in all_of(chrome, ".choices label, .main")) >= 44
         wide = [image.size["width"] for image in all_of(chrome, ".picture img")]
         assert wide[0] == wide[1] and wide[0] > screen[0] / 2.5
         tap(chrome, ".picture", 1)
