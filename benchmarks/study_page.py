@@ -94,7 +94,7 @@ def served(study: Path, *more: str) -> Iterator[tuple[str, subprocess.Popen[str]
         finally:
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
-            process.communicate(timeout=20)
+                process.communicate(timeout=20)
 
 
 def run(out: Path) -> None:

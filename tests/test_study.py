@@ -357,9 +357,9 @@ def test_a_kill_loses_no_acknowledged_answer_and_people_go_on(tmp_path: Path) ->
 # --- the door -----------------------------------------------------------------------------------------------------
 
 
-def test_with_a_host_it_asks_for_a_token(tmp_path: Path) -> None:
+def test_with_a_host_it_asks_for_a_token_and_it_stops_in_a_line(tmp_path: Path) -> None:
     study = made(tmp_path)
-    with served(study, "--host", "127.0.0.1", "--port", "0") as (link, _):
+    with served(study, "--host", "127.0.0.1", "--port", "0") as (link, server):
         address, _, token = link.partition("?token=")
         assert token == Answers(load(study), create=False).token and len(token) > 20
         stranger = Person(address)
@@ -379,11 +379,13 @@ def test_with_a_host_it_asks_for_a_token(tmp_path: Path) -> None:
         assert "Begin" in invited.page and "token" not in str(invited.replies[-1].url)
         assert invited.begin().key and len(invited.reds()) == 2
         assert httpx.get(address, headers={"Host": "study.example"}).status_code == 403  # behind a proxy
+        server.send_signal(signal.SIGINT)
+        _, said = server.communicate(timeout=20)
+        assert server.returncode == 130
+        assert said.splitlines()[-1].startswith("pcpo study: stopped; the answers are in ")
 
 
-def test_it_listens_to_this_machine_alone_and_stops_in_a_line(
-    study: Path, address: str, capsys: Capture
-) -> None:
+def test_without_one_it_listens_to_this_machine_alone(study: Path, address: str, capsys: Capture) -> None:
     assert httpx.URL(address).host == "127.0.0.1"
     port = str(httpx.URL(address).port)
     assert main(["study", "serve", str(study), "--port", port]) == 1
@@ -392,11 +394,6 @@ def test_it_listens_to_this_machine_alone_and_stops_in_a_line(
         probe.settimeout(1)
         with pytest.raises(OSError):
             probe.connect(("127.0.0.2", int(port)))
-    with served(study, "--port", "0") as (_, server):
-        server.send_signal(signal.SIGINT)
-        _, said = server.communicate(timeout=20)
-        assert server.returncode == 130
-        assert said.splitlines()[-1].startswith("pcpo study: stopped; the answers are in ")
 
 
 # --- what they say ------------------------------------------------------------------------------------------------

@@ -42,6 +42,23 @@ def chrome() -> Iterator[Chrome]:
         yield driver
 
 
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return made(tmp_path_factory.mktemp("study"))
+
+
+@pytest.fixture(scope="module")
+def address(chrome: Chrome, study: Path) -> Iterator[str]:
+    """Of one server that several tests share; each forgets its participant."""
+    with served(study, "--port", "0") as (at, _):
+        yield at
+
+
+@pytest.fixture(autouse=True)
+def fresh(chrome: Chrome) -> None:
+    chrome.execute_cdp_cmd("Network.clearBrowserCookies", {})
+
+
 def wait(driver: Chrome, until: Callable[[], Any]) -> Any:
     from selenium.common.exceptions import StaleElementReferenceException
     from selenium.webdriver.support.ui import WebDriverWait
@@ -98,71 +115,70 @@ def pair(driver: Chrome, number: int) -> None:
     wait(driver, lambda: all_of(driver, "fieldset.next") or len(picked(driver)) == 3)  # the script has begun
 
 
-def test_a_desktop_by_keyboard_through_reloads_and_the_end(chrome: Chrome, tmp_path: Path) -> None:
-    study = made(tmp_path)
-    with served(study, "--port", "0") as (address, _):
-        opened(chrome, address, DESKTOP)
-        press(chrome, "ENTER")  # Begin has the focus
-        pair(chrome, 1)
-        assert chrome.execute_script("return document.documentElement.scrollHeight <= innerHeight")
-        press(chrome, "ARROW_LEFT", "ARROW_DOWN", "BACKSPACE", "ARROW_RIGHT")
-        assert picked(chrome) == ["left", "right"]
-        press(chrome, "ENTER")  # one is missing: nothing is sent
-        source = all_of(chrome, ".picture img")[0].get_attribute("src")
-        chrome.refresh()
-        pair(chrome, 1)
-        assert picked(chrome) == ["left", "right"] and votes_of(study) == []
-        assert all_of(chrome, ".picture img")[0].get_attribute("src") == source
-        press(chrome, "ARROW_DOWN", "ENTER")
-        pair(chrome, 2)
-        assert [v.choice for v in votes_of(study)] == ["left", "same", "right"]  # by category's name
-        assert all_of(chrome, "progress")[0].get_attribute("value") == "1" and picked(chrome) == []
-        chrome.back()  # nothing to go back to answer again
-        opened(chrome, address, DESKTOP)
-        pair(chrome, 2)
-        for number in range(2, 6):
-            pair(chrome, number)
-            press(chrome, "ARROW_RIGHT", "ARROW_RIGHT", "ARROW_RIGHT", "ENTER")
-        wait(chrome, lambda: "Thank you" in text(chrome))
-        chrome.refresh()
-        wait(chrome, lambda: "Thank you" in text(chrome))
-    assert len(votes_of(study)) == 15
+def test_a_desktop_by_keyboard_through_reloads_and_the_end(chrome: Chrome, study: Path, address: str) -> None:
+    before = votes_of(study)
+    opened(chrome, address, DESKTOP)
+    press(chrome, "ENTER")  # Begin has the focus
+    pair(chrome, 1)
+    assert chrome.execute_script("return document.documentElement.scrollHeight <= innerHeight")
+    press(chrome, "ARROW_LEFT", "ARROW_DOWN", "BACKSPACE", "ARROW_RIGHT")
+    assert picked(chrome) == ["left", "right"]
+    press(chrome, "ENTER")  # one is missing: nothing is sent
+    source = all_of(chrome, ".picture img")[0].get_attribute("src")
+    chrome.refresh()
+    pair(chrome, 1)
+    assert picked(chrome) == ["left", "right"] and votes_of(study) == before
+    assert all_of(chrome, ".picture img")[0].get_attribute("src") == source
+    press(chrome, "ARROW_DOWN", "ENTER")
+    pair(chrome, 2)
+    mine = votes_of(study)[len(before) :]
+    assert [v.choice for v in mine] == ["left", "same", "right"]  # by category's name
+    assert all_of(chrome, "progress")[0].get_attribute("value") == "1" and picked(chrome) == []
+    chrome.back()  # nothing to go back to answer again
+    opened(chrome, address, DESKTOP)
+    pair(chrome, 2)
+    for number in range(2, 6):
+        pair(chrome, number)
+        press(chrome, "ARROW_RIGHT", "ARROW_RIGHT", "ARROW_RIGHT", "ENTER")
+    wait(chrome, lambda: "Thank you" in text(chrome))
+    chrome.refresh()
+    wait(chrome, lambda: "Thank you" in text(chrome))
+    assert len(votes_of(study)) == len(before) + 15
 
 
 @pytest.mark.parametrize("screen", [PHONE, SMALL_PHONE], ids=["390x844", "320x568"])
-def test_a_phone_by_touch(chrome: Chrome, tmp_path: Path, screen: tuple[int, int, int, bool]) -> None:
-    study = made(tmp_path)
-    with served(study, "--port", "0") as (address, _):
-        opened(chrome, address, screen)
-        assert chrome.execute_script("return document.documentElement.scrollWidth <= innerWidth")
-        chrome.execute_script("document.querySelector('button.main').scrollIntoView()")
-        tap(chrome, "button.main")
-        pair(chrome, 1)
-        assert chrome.execute_script("return document.documentElement.scrollWidth <= innerWidth")
-        if screen == PHONE:  # all of a pair at a glance
-            assert chrome.execute_script("return document.documentElement.scrollHeight <= innerHeight")
-        assert min(one.size["height"] for one in all_of(chrome, ".choices label, .main")) >= 44
-        wide = [image.size["width"] for image in all_of(chrome, ".picture img")]
-        assert wide[0] == wide[1] and wide[0] > screen[0] / 2.5
-        tap(chrome, ".picture", 1)
-        wait(chrome, lambda: all_of(chrome, "dialog[open]"))
-        large = all_of(chrome, "dialog img")[0]
-        assert large.size["width"] > 1.9 * wide[0]
-        assert large.get_attribute("src") == all_of(chrome, ".picture img")[1].get_attribute("src")
-        tap(chrome, "dialog img")
-        wait(chrome, lambda: not all_of(chrome, "dialog[open]"))
-        for which in (0, 4, 3, 8):  # left, same, then left in its place, right
-            chrome.execute_script(
-                f"document.querySelectorAll('.choices label')[{which}].scrollIntoView(false)"
-            )
-            tap(chrome, ".choices label", which)
-        wait(chrome, lambda: picked(chrome) == ["left", "left", "right"])
-        photograph(chrome, tmp_path / "phone.png")
-        chrome.execute_script("document.querySelector('.main').scrollIntoView(false)")
-        tap(chrome, "form.question .main")
-        pair(chrome, 2)
-    assert [(v.category, v.choice) for v in votes_of(study)] == [
-        ("overall", "left"), ("prompt", "right"), ("quality", "left")
+def test_a_phone_by_touch(
+    chrome: Chrome, study: Path, address: str, tmp_path: Path, screen: tuple[int, int, int, bool]
+) -> None:
+    before = votes_of(study)
+    opened(chrome, address, screen)
+    assert chrome.execute_script("return document.documentElement.scrollWidth <= innerWidth")
+    chrome.execute_script("document.querySelector('button.main').scrollIntoView()")
+    tap(chrome, "button.main")
+    pair(chrome, 1)
+    assert chrome.execute_script("return document.documentElement.scrollWidth <= innerWidth")
+    if screen == PHONE:  # all of a pair at a glance
+        assert chrome.execute_script("return document.documentElement.scrollHeight <= innerHeight")
+    assert min(one.size["height"] for one in all_of(chrome, ".choices label, .main")) >= 44
+    wide = [image.size["width"] for image in all_of(chrome, ".picture img")]
+    assert wide[0] == wide[1] and wide[0] > screen[0] / 2.5
+    tap(chrome, ".picture", 1)
+    wait(chrome, lambda: all_of(chrome, "dialog[open]"))
+    large = all_of(chrome, "dialog img")[0]
+    assert large.size["width"] > 1.9 * wide[0]
+    assert large.get_attribute("src") == all_of(chrome, ".picture img")[1].get_attribute("src")
+    tap(chrome, "dialog img")
+    wait(chrome, lambda: not all_of(chrome, "dialog[open]"))
+    for which in (0, 4, 3, 8):  # left, same, then left in its place, right
+        chrome.execute_script(f"document.querySelectorAll('.choices label')[{which}].scrollIntoView(false)")
+        tap(chrome, ".choices label", which)
+    wait(chrome, lambda: picked(chrome) == ["left", "left", "right"])
+    photograph(chrome, tmp_path / "phone.png")
+    chrome.execute_script("document.querySelector('.main').scrollIntoView(false)")
+    tap(chrome, "form.question .main")
+    pair(chrome, 2)
+    assert [(v.category, v.choice) for v in votes_of(study)[len(before) :]] == [
+    ("overall", "left"), ("prompt", "right"), ("quality", "left")
     ]  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from pcpo_overlay.tools import palette
 from pcpo_overlay.tools.folders import check_writable, written
 from pcpo_overlay.tools.report.draw import heading
-from pcpo_overlay.tools.report.text import estimated, percent, signed, table
+from pcpo_overlay.tools.report.text import estimated, percent, spelled, table
 from pcpo_overlay.tools.study import StudyError
 from pcpo_overlay.tools.study.answers import Answers
 from pcpo_overlay.tools.study.pairs import Study
@@ -86,7 +86,8 @@ def tabled(study: Study, rows: Sequence[Tally]) -> str:
     cells = [
         [
             study.arms[row.against], row.category, str(row.answers), str(row.participants),
-            *(estimated(getattr(row, outcome), percent) for outcome in OUTCOMES), estimated(row.lead, signed),
+            *(estimated(getattr(row, outcome), percent) for outcome in OUTCOMES),
+            estimated(row.lead, spelled("{:+.1f}%")),
         ]
         for row in rows
     ]  # fmt: skip
@@ -95,6 +96,9 @@ def tabled(study: Study, rows: Sequence[Tally]) -> str:
 
 def bars(study: Study, rows: Sequence[Tally]) -> Any:
     """Stacked bars of wins, ties and losses, with the intervals of wins and of losses where these end."""
+    palette.require_matplotlib()
+    from matplotlib.patheffects import withStroke
+
     looks = palette.looks(study.arms)
     against = [n for n in range(1, len(study.arms)) if any(row.against == n for row in rows)]
     figure = palette.new_figure(7.5, 1.3 + 0.5 * len(rows) + 0.6 * len(against))
@@ -120,12 +124,13 @@ def bars(study: Study, rows: Sequence[Tally]) -> Any:
                         fontsize=8,
                     )
                 start += wide
-            for held, flip in ((row.win, False), (row.loss, True)):
+            for held, flip, up in ((row.win, False, 0.2), (row.loss, True, 0.06)):
                 if held.low is not None and held.high is not None:
                     ends = [100 - held.low, 100 - held.high] if flip else [held.low, held.high]
-                    axes.plot(
-                        ends, [y - 0.12, y - 0.12], color="black", linewidth=1.4, marker="|", markersize=6
+                    (line,) = axes.plot(
+                        ends, [y - up] * 2, color="black", linewidth=1.4, marker="|", markersize=5
                     )
+                    line.set_path_effects([withStroke(linewidth=3.2, foreground="white")])
         axes.set_yticks(range(len(own)), [f"{row.category} ({row.answers})" for row in own])
         axes.set_ylim(len(own) - 0.5, -0.5)
         axes.set_xlim(0, 100)
@@ -140,6 +145,6 @@ def bars(study: Study, rows: Sequence[Tally]) -> Any:
     grid[-1].set_xlabel("percent of the answers")
     heading(
         figure, "Which picture people prefer",
-        "black: 95% intervals of either arm's share, bootstrapped over participants; in brackets the answers",
+        "lines: 95% intervals of either arm's share, over participants; in brackets: answers",
     )  # fmt: skip
     return figure
