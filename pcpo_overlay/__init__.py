@@ -14,7 +14,7 @@ What runs in a trainer, and is what a reviewer audits (``tests/test_walls.py`` h
 What never does:
 
 - ``tools/``: ``runs`` (the reader of run folders), ``checkpoints`` (and the policies in them), ``ab``, ``doctor``,
-  ``report``, ``evaluate``, ``sample`` (pictures, and guidance), ``score`` (of pictures), ``study`` (what people prefer),
+  ``report``, ``evaluate``, ``sample`` (pictures, and guidance), ``score`` (of pictures), ``study`` (what is preferred),
   ``paper``, ``weights``, ``miniature``, ``launch``, ``cli``
 - ``vendoring/``: ``apply.py``
 
