@@ -5,6 +5,7 @@
 ``score_size``   what the distances of `pcpo score` take at the paper's size
 ``on_policy``    the policy ratio before the first update
 ``learning``     the studies: several seeds of every mode on a miniature
+``study_page``   photographs the pages of a preference study
 ``figures``      redraws every figure from benchmarks/data
 ``miniatures``   trains the models of digits and of animals
 ``measuring``    what the commands measure with

@@ -15,7 +15,7 @@ What never does:
 
 - ``tools/``: ``runs`` (the reader of run folders), ``checkpoints`` (and the policies in them), ``ab``, ``doctor``,
   ``report``, ``evaluate``, ``sample`` (pictures, and guidance), ``score`` (of pictures), ``serve`` (a reward over
-  HTTP), ``paper``, ``weights``, ``miniature``, ``launch``, ``cli``
+  HTTP), ``study`` (what is preferred), ``paper``, ``weights``, ``miniature``, ``launch``, ``cli``
 - ``vendoring/``: ``apply.py``
 
 Importing this package needs torch alone. See ``python -m pcpo_overlay --help`` for the commands.

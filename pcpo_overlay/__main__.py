@@ -26,6 +26,7 @@ COMMANDS = (
     "grid",
     "score",
     "export-lora",
+    "study",
     "experiments",
     "embed",
     "serve",
