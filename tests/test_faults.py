@@ -79,7 +79,7 @@ def test_every_command_fails_in_this_way(
         "embed": ["flux", "--model", "x", "--prompts", "x", "--out", "x"], "miniature": ["check", "sd"],
         "demo": [], "doctor": ["x"], "sample": ["--model", "x", "--prompts", "x", "--out", "x"],
         "grid": ["x", "--out", "x"], "export-lora": ["x", "--out", "x"], "score": ["x", "--metrics", "fid"],
-        "serve": ["vlm-bertscore"],
+        "serve": ["vlm-bertscore"], "study": ["report", "x"],
     }  # fmt: skip
     parser = command_line.build_parser()
     monkeypatch.setattr(command_line, "build_parser", lambda: parser)
