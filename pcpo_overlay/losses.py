@@ -100,7 +100,9 @@ def kl_divergence(pred: Tensor, pred_old: Tensor, w_policy: Tensor) -> Tensor:
 
 def _difference(pred: Tensor, pred_old: Tensor) -> Tensor:
     """``pred - pred_old``, taken after the upcast: in half precision it would lose what the ratio is made of."""
-    return pred.float().sub_(pred_old) if pred.dtype in _HALF else torch.sub(pred, pred_old)
+    if pred.dtype in _HALF:
+        return pred.to(torch.float32, copy=True).sub_(pred_old)  # never in the trainer's own tensor
+    return torch.sub(pred, pred_old)
 
 
 def _checked(pred: Tensor, pred_old: Tensor, z: Tensor, w: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -517,7 +517,7 @@ def with_damaged_records(path: Path) -> Path:
     [
         (without_checkpoints, "holds no checkpoints; ab makes them with -- --config.save_freq=5 --config.num_ch"),
         (of_flow_without_checkpoints, "holds no checkpoints; ab makes them with -- --config.save_freq=5, and an"),
-        (of_another_upstream, "is a run of dancegrpo_hunyuan; evaluate knows those of ddpo, flow_grpo, dance"),
+        (of_another_upstream, "is a run of dancegrpo_hunyuan; evaluate knows those of ddpo, flow_grpo, flow_gr"),
         (with_another_reward, "aesthetic_score, which evaluate does not compute; it knows jpeg_compressibility, d"),
         (of_another_model, "draws no 32x32 digits: evaluate is for runs of the miniatures"),
         (of_a_model_elsewhere, "no pipeline's folder on this machine"),

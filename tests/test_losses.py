@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.distributions import Normal
 
+from pcpo_overlay import losses
 from pcpo_overlay.losses import (
     clip_statistics,
     expand_to,
@@ -470,3 +471,18 @@ def test_the_kl_divergence_is_that_of_two_gaussians(std: float, shift: float) ->
     kl = kl_divergence(moved, 0 * moved, w)
     expected = torch.distributions.kl_divergence(old, new)
     assert float(kl) == pytest.approx(float(expected), rel=1e-6, abs=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_what_the_trainer_computed_is_left_as_it_was(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
+) -> None:
+    """Also where an upcast would be none, and so no copy."""
+    monkeypatch.setattr(losses, "_HALF", (torch.float32, torch.float16, torch.bfloat16))
+    pred, pred_old, z = (torch.randn(2, 4, 8, 8).to(dtype) for _ in range(3))
+    pred.requires_grad_()
+    kept = [x.detach().clone() for x in (pred, pred_old, z)]
+    w = torch.ones(2)
+    losses.kl_divergence(pred, pred_old, w)
+    losses.match(pred, pred_old, z, w, w).credit.sum().backward()
+    assert all(torch.equal(x, y) for x, y in zip((pred, pred_old, z), kept, strict=True))

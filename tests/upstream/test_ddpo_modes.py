@@ -120,7 +120,7 @@ def test_run_json_says_what_ran(ddpo_run, ddpo_patched):
     ("setting", "says"),
     [
         ("fast", "choose one of off, observe, log, match, full"),
-        ("full,speed=9", "weights, variance, w_star, zeta, precision"),
+        ("full,speed=9", "weights, power, variance, w_star, zeta, precision"),
         ("log,weights=uniform", "changes nothing in mode 'log'"),
         ("full,zeta=trained", "changes nothing on ddpo"),
     ],
