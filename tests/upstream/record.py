@@ -3,15 +3,16 @@
     python record.py OUT scripts/train.py [ARGS...]
 
 OUT.<rank>.pt holds the logged metrics, every rollout's latents and log probabilities and what else its sampler returns
-step by step, the gradients of the optimizer steps before clipping, of how many backward passes they are, the final
-weights, and which of the patches' lines called a hook. Nothing of upstream is edited: functions are wrapped by name
-from outside, the same way for an unpatched and a patched clone. The compatibility layer
-is installed for both. What the environment can ask for besides is in ``asked.py``.
+step by step, the gradients of the optimizer steps before clipping, of how many backward passes they are, and the final
+weights; OUT.hooks.<rank>.json which of the patches' lines called a hook. Nothing of upstream is edited: functions are
+wrapped by name from outside, the same way for an unpatched and a patched clone. The compatibility layer is installed
+for both. What the environment can ask for besides is in ``asked.py``.
 """
 
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import runpy
 import sys
@@ -139,8 +140,10 @@ def main() -> None:
         RECORD["weights"].update(
             (n, p.detach().clone()) for n, p in model.named_parameters() if p.requires_grad
         )
-    RECORD["called"] = sorted(called)
-    torch.save(RECORD, f"{out}.{os.environ.get('RANK', '0')}.pt")
+    rank = os.environ.get("RANK", "0")
+    # beside the record, which is what upstream did: an unpatched run calls no hook
+    Path(f"{out}.hooks.{rank}.json").write_text(json.dumps(sorted(called)))
+    torch.save(RECORD, f"{out}.{rank}.pt")
 
 
 if __name__ == "__main__":
