@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -96,6 +97,7 @@ def test_pinned_environment(
 
     full = train(pinned_python, ddpo_patched, tmp_path / "full", "full")
     assert first_difference(unpatched["weights"], full["weights"]) is not None
-    first = next(line for line in (tmp_path / "full" / "run" / "metrics.jsonl").read_text().splitlines())
-    assert '"ratio_min": 1.0, "ratio_max": 1.0' in first
-    assert '"fraction_outside": 0.0, "fraction_masked": 0.0' in first
+    with (tmp_path / "full" / "run" / "metrics.jsonl").open() as lines:
+        first = json.loads(next(lines))
+    assert first["ratio_min"] == first["ratio_max"] == 1.0
+    assert first["fraction_outside"] == first["fraction_masked"] == 0.0
