@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 
-from benchmarks.gpu.networks import networks
+from benchmarks.gpu.networks import LORA, networks
 from benchmarks.gpu.part import Part, watched
 from benchmarks.gpu.sizes import clocked
+from benchmarks.measuring.loss_step import sd_scheduler
 from benchmarks.measuring.machine import device
 from benchmarks.measuring.pairs import alternate, ratio_of
 from pcpo_overlay.tools.sample.guidance import Expert, guided
@@ -74,26 +75,20 @@ def _expert(base: Any, seed: int) -> Any:
 
     twin = copy.deepcopy(base, {id(tensor): tensor for tensor in (*base.parameters(), *base.buffers())})
     torch.manual_seed(seed)
-    twin.add_adapter(
-        LoraConfig(r=4, init_lora_weights=False, target_modules=["to_k", "to_q", "to_v", "to_out.0"])
-    )
+    twin.add_adapter(LoraConfig(**LORA, init_lora_weights=False))
     return twin.to(base.device, base.dtype).eval()
 
 
 def _pipeline(tiny: bool, on: torch.device) -> Any:
     """Stable Diffusion's, with SD 1.5's network and scheduler; prompts come as embeddings, and latents are the end."""
-    from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline
+    from diffusers import AutoencoderKL, StableDiffusionPipeline
 
     torch.manual_seed(0)
     unet = networks(tiny)[0].make(tiny).to(on, torch.float32 if on.type == "cpu" else torch.float16).eval()
-    scheduler = DDIMScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False,
-        steps_offset=1,
-    )  # fmt: skip
     pipeline = StableDiffusionPipeline(
         AutoencoderKL(block_out_channels=(32,) * 4, down_block_types=("DownEncoderBlock2D",) * 4,
                       up_block_types=("UpDecoderBlock2D",) * 4),
-        None, None, unet, scheduler, None, None, requires_safety_checker=False,
+        None, None, unet, sd_scheduler(), None, None, requires_safety_checker=False,
     )  # fmt: skip
     pipeline.set_progress_bar_config(disable=True)
     return pipeline

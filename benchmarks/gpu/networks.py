@@ -11,6 +11,9 @@ from torch import Tensor
 
 from benchmarks.measuring.loss_step import CASES, Case
 
+#: The low-rank factors that are trained, as the trainers' own: rank and layers.
+LORA: dict[str, Any] = {"r": 4, "target_modules": ["to_k", "to_q", "to_v", "to_out.0"]}
+
 
 @dataclass(frozen=True)
 class Network:
@@ -45,7 +48,7 @@ class Network:
             from peft import LoraConfig
 
             network.requires_grad_(False)
-            network.add_adapter(LoraConfig(r=4, target_modules=["to_k", "to_q", "to_v", "to_out.0"]))
+            network.add_adapter(LoraConfig(**LORA))
             for parameter in network.parameters():
                 if parameter.requires_grad:
                     parameter.data = parameter.float()

@@ -79,17 +79,22 @@ class Sampler:
         raise NotImplementedError
 
 
+def sd_scheduler() -> Any:
+    """DDIM on Stable Diffusion 1.x's schedule."""
+    from diffusers import DDIMScheduler
+
+    return DDIMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False,
+        steps_offset=1,
+    )  # fmt: skip
+
+
 class DDIM(Sampler):
     """ddpo-pytorch's, on Stable Diffusion's schedule."""
 
     def __init__(self, case: Case, code: Code, patched: bool, device: torch.device) -> None:
-        from diffusers import DDIMScheduler
-
         self._step = getattr(code.module(), case.trainer.step)
-        self._scheduler = DDIMScheduler(
-            beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False,
-            set_alpha_to_one=False, steps_offset=1,
-        )  # fmt: skip
+        self._scheduler = sd_scheduler()
         self._scheduler.set_timesteps(case.steps, device=device)
         self.timesteps, self.steps = self._scheduler.timesteps, case.steps
 
