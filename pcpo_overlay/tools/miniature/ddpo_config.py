@@ -54,14 +54,11 @@ def _register() -> None:
     ddpo_pytorch.rewards.digit_probability = digit_probability
 
 
-def get_config() -> Any:
-    """Upstream's config with the miniature's model, sizes, prompts and reward."""
-    _register()
+def shrunk() -> Any:
+    """Upstream's config at the size of a miniature; its model, prompts and reward are still to be named."""
     config = config_file.get_config(
         BASE, run="run scripts/train.py with the clone of ddpo-pytorch as working directory"
     )
-
-    config.pretrained.model = str(sd_path())
     config.mixed_precision = "no"
     config.allow_tf32 = False
     # a network this small leaves low-rank factors little to move
@@ -77,11 +74,18 @@ def get_config() -> Any:
     config.train.batch_size = 16
     config.train.gradient_accumulation_steps = 2
 
-    config.prompt_fn = "digits"
-    config.prompt_fn_kwargs = {}
-    config.reward_fn = "jpeg_compressibility"
-
-    # ten prompts, 64 samples: about six of each an epoch
+    # 64 samples an epoch: six of each of ten prompts, one or two of each of 45
     config.per_prompt_stat_tracking.buffer_size = 32
     config.per_prompt_stat_tracking.min_count = 16
+    config.prompt_fn_kwargs = {}
+    return config
+
+
+def get_config() -> Any:
+    """Upstream's config with the miniature's model, sizes, prompts and reward."""
+    _register()
+    config = shrunk()
+    config.pretrained.model = str(sd_path())
+    config.prompt_fn = "digits"
+    config.reward_fn = "jpeg_compressibility"
     return config
