@@ -463,6 +463,17 @@ def test_into_where_hooks_conflict_writes_nothing(toy: Toy, mine: Path) -> None:
     assert tree_of(mine) == before, "not even the file that would have been clean"
 
 
+def test_every_file_in_conflict_is_named_at_once(toy: Toy, mine: Path) -> None:
+    """A fork is mended in one go, not file by file."""
+    git(mine, "checkout", "--quiet", "--detach", "conflict")
+    (mine / "step.py").unlink()
+    before = tree_of(mine)
+    result = toy.run("toy", "--into", str(mine))
+    assert result.code == ExitCode.CONFLICT
+    assert "scripts/train.py differs from the pin" in result.err and "step.py is not in" in result.err
+    assert tree_of(mine) == before
+
+
 def test_into_without_the_pin_in_its_history(toy: Toy, mine: Path) -> None:
     """A tarball turned into a repository: the pin comes from the mirror, to a scratch place."""
     import shutil

@@ -7,13 +7,13 @@ the record is, and the record before the first file changes place: a run that di
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from .atomic import Seen, Swap, look_below, remove_leftovers
 from .difference import carry, like, take_out, to_lf
-from .errors import ExitCode
+from .errors import ExitCode, Fault
 from .gitio import Entry, blob_oid
 from .home import PROGRAM
 from .lockfile import sha256
@@ -138,21 +138,38 @@ def _with_hooks(path: str, before: bytes, file: FilePlan) -> bytes:
     return like(carried.text, before)
 
 
+def _each(touched: Sequence[Touched], aim_of: Callable[[Touched], Known]) -> dict[str, Known]:
+    """What each file is to hold. Raises Fault: CONFLICT with the words of every file that has one, or another fault."""
+    out: dict[str, Known] = {}
+    conflicts: list[str] = []
+    for t in touched:
+        try:
+            out[t.path] = aim_of(t)
+        except Fault as fault:
+            if fault.code is not ExitCode.CONFLICT:
+                raise
+            conflicts.append(fault.message)
+    if conflicts:
+        raise ExitCode.CONFLICT.fault("\n".join(conflicts))
+    return out
+
+
 def aim(at: Site, touched: Sequence[Touched]) -> dict[str, Known]:
     """For each touched file its content without the hooks and with the plan's.
 
-    Raises Fault: EDITED, with all that stands in the way named; CONFLICT.
+    Raises Fault: EDITED or CONFLICT, with all that stands in the way named.
     """
     if not at.merge:
         refuse(at, [t for t in touched if t.strange], "patch")
-    out: dict[str, Known] = {}
-    for t in touched:
+
+    def with_the_plans(t: Touched) -> Known:
         before = after = _without_hooks(at, t, t.file.patch if t.file else None)
         if t.file is not None:
             held = replace(t, before=before).holds(t.file.patch)
             after = t.now if held and t.now else _with_hooks(t.path, before, t.file)
-        out[t.path] = Known(before, after)
-    return out
+        return Known(before, after)
+
+    return _each(touched, with_the_plans)
 
 
 def put_in(at: Site, plan: Plan) -> tuple[bool, list[str]]:
@@ -179,8 +196,12 @@ def take_all_out(at: Site, patches: Sequence[Patch] = (), plan: Plan | None = No
         touched = [t for t in found if t.now is not None and strip(ours[t.path], t.now) is not None]
     if not at.merge:
         refuse(at, [t for t in touched if t.before is None], "revert")
-    bare = {t.path: _without_hooks(at, t, ours.get(t.path)) for t in touched}
-    return _carry_out(at, {path: Known(data, data) for path, data in bare.items()}, touched)
+
+    def bare(t: Touched) -> Known:
+        data = _without_hooks(at, t, ours.get(t.path))
+        return Known(data, data)
+
+    return _carry_out(at, _each(touched, bare), touched)
 
 
 def _record(at: Site, files: Mapping[str, Known]) -> Record:

@@ -21,7 +21,8 @@ from .listed import EQUIVALENTS, FAULTS, MUTATIONS, NO_SURVIVOR, PROCESSES, TEST
 
 ROOT = Path(__file__).resolve().parents[2]
 #: What the tests that are run here read of a checkout.
-COPIED = ("pcpo_overlay", "tests", "patches", "benchmarks", "apply.py", "pyproject.toml", "vendor.lock")
+FOLDERS = ("pcpo_overlay", "tests", "patches", "benchmarks", "docs")
+COPIED = (*FOLDERS, "apply.py", "pyproject.toml", "vendor.lock")
 ENOUGH = 0.95
 #: A fault that makes a test wait for ever is found.
 TIMEOUT_S = 120
