@@ -715,7 +715,7 @@ def test_what_another_ratio_than_the_policys_is_clipped_by(start, tmp_path):
     assert run_json(tmp_path)["arm"] == "GRPO-Guard"
     hooks.begin_epoch(0)
     hooks.begin_step({}, 0, torch.tensor([3.0, 3.0]))
-    new, old = torch.tensor([0.5, 0.0]), torch.zeros(2)
+    new, old = torch.tensor([0.5, 0.4]), torch.zeros(2)  # both outside, of which upstream's ratio is once
     hooks.loss(torch.tensor(0.0), new, old, torch.ones(2), ratio=torch.tensor([1.0, 1.0 + 2 * XI]))
     hooks.log_step(0)
     (step,) = records(tmp_path, "step")
