@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from pcpo_overlay.tools.miniature import WEIGHTS, require
 
 FEATURES = 64
+Model = TypeVar("Model", bound=nn.Module)
 
 
 class DigitClassifier(nn.Module):
@@ -67,8 +69,8 @@ def classifier_path() -> Path:
     return WEIGHTS / "classifier.safetensors"
 
 
-def load_classifier(path: Path | None = None) -> DigitClassifier:
-    """The trained classifier (default: the shipped weights), in eval mode, without gradients.
+def with_weights(model: Model, path: Path, how: str) -> Model:
+    """A model with the weights at `path` in float32, in eval mode, without gradients; `how` trains them.
 
     Raises:
         FileNotFoundError: no weights at `path`.
@@ -76,15 +78,18 @@ def load_classifier(path: Path | None = None) -> DigitClassifier:
     require("safetensors")
     from safetensors.torch import load_file
 
-    path = path or classifier_path()
     if not path.is_file():
         raise FileNotFoundError(
-            f"no classifier weights at {path}; reinstall pcpo-overlay, or in a checkout train them: "
-            "python -m benchmarks.miniatures classifier --out FILE"
+            f"no weights of the classifier at {path}; reinstall pcpo-overlay, or in a checkout train them: {how}"
         )
-    model = DigitClassifier()
-    model.load_state_dict(load_file(str(path)))
+    model.load_state_dict({name: value.float() for name, value in load_file(str(path)).items()})
     return model.eval().requires_grad_(False)
+
+
+def load_classifier(path: Path | None = None) -> DigitClassifier:
+    """The trained classifier (default: the shipped weights); see :func:`with_weights`."""
+    how = "python -m benchmarks.miniatures classifier --out FILE"
+    return with_weights(DigitClassifier(), path or classifier_path(), how)
 
 
 def digit_probability(images: Tensor, labels: Tensor) -> Tensor:

@@ -9,8 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from pcpo_overlay.tools.miniature import WEIGHTS, require
+from pcpo_overlay.tools.miniature import WEIGHTS
 from pcpo_overlay.tools.miniature.animals import ANIMALS, IMAGE_SIZE, STYLES
+from pcpo_overlay.tools.miniature.classifier import with_weights
 
 FEATURES = 128
 
@@ -57,23 +58,9 @@ def classifier_path() -> Path:
 
 
 def load_classifier(path: Path | None = None) -> AnimalClassifier:
-    """The trained classifier (default: the shipped weights), in eval mode and float32, without gradients.
-
-    Raises:
-        FileNotFoundError: no weights at `path`.
-    """
-    require("safetensors")
-    from safetensors.torch import load_file
-
-    path = path or classifier_path()
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"no weights of the animals' classifier at {path}; reinstall pcpo-overlay, or in a checkout train them: "
-            "python -m benchmarks.miniatures.animals --help"
-        )
-    model = AnimalClassifier()
-    model.load_state_dict({name: value.float() for name, value in load_file(str(path)).items()})
-    return model.eval().requires_grad_(False)
+    """The trained classifier (default: the shipped weights); see :func:`with_weights`."""
+    how = "python -m benchmarks.miniatures.animals --help"
+    return with_weights(AnimalClassifier(), path or classifier_path(), how)
 
 
 @functools.lru_cache(maxsize=1)
