@@ -91,6 +91,29 @@ def test_a_collapse_to_one_image_is_a_fall() -> None:
     assert [list(found) for found in raised if found] == [["reward"]]
 
 
+def test_less_than_the_spread_at_the_best_is_no_fall() -> None:
+    alarms = Alarms()
+    for mean, spread in [(0.9, 0.2)] * WINDOW + [(0.8, 0.0)] * WINDOW:
+        assert not alarms.of_epoch(epoch(mean, spread))
+
+
+def test_before_a_window_is_full_nothing_falls() -> None:
+    """A reward below 0, as jpeg's is: the sum of fewer epochs lies above it."""
+    alarms = Alarms()
+    assert not any(alarms.of_epoch(epoch(-9.0)) for _ in range(2 * WINDOW))
+
+
+def test_of_an_epoch_in_a_run(start: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    start("ddpo", "observe")
+    for number in range(2 * WINDOW):
+        hooks.begin_epoch(number)
+        hooks.log_rewards(torch.arange(6.0) - (0 if number < WINDOW else 100))
+        hooks.end_epoch(number)
+    (alarm,) = records(tmp_path, "alarm")
+    assert (alarm["alarm"], alarm["epoch"]) == ("reward", WINDOW)
+    assert f"[pcpo] warning: {alarm['message']}" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("alarms", [True, False])
 def test_in_a_run(start: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], alarms: bool) -> None:
     start("ddpo", "observe" if alarms else "observe,alarms=false")

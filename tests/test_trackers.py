@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import json
 import math
 import random
@@ -224,6 +225,10 @@ def test_tensorboard(start: Any, tmp_path: Path) -> None:
     (first, _) = records(tmp_path, "epoch")
     assert histogram.step == 1
     assert list(histogram.histogram_value.bucket) == pytest.approx(first["per_timestep"]["kl"][::-1])
+    times = first["per_timestep"]["timestep"][::-1]
+    limits = list(histogram.histogram_value.bucket_limit)
+    assert limits[:-1] == pytest.approx([(a + b) / 2 for a, b in itertools.pairwise(times)])
+    assert limits[-1] > times[-1]
 
 
 def event_file(folder: Path) -> Any:

@@ -1289,6 +1289,11 @@ FAULTS: dict[str, tuple[Fault, ...]] = {
             "the baseline's ratio on upstream's scale",
         ),
         ("clipped = ratio.detach().log()", "pass", "GRPO-Guard's clip counts of another ratio"),
+        (
+            "losses.kl_divergence(pred, recorded.pred_old, recorded.policy_weight)",
+            "losses.kl_divergence(pred, recorded.pred_old, recorded.weight)",
+            "on a scale of upstream's own the objective's weight for the policy's",
+        ),
     ),
     "session.py": (
         (
@@ -2017,13 +2022,6 @@ EQUIVALENT: dict[str, tuple[Fault, ...]] = {
             "if self.w_star is not None or (",
             "if (",
             "w_star spells out variance=paper with it, which is refused all the same",
-        ),
-    ),
-    "objective.py": (
-        (
-            "losses.kl_divergence(pred, recorded.pred_old, recorded.policy_weight)",
-            "losses.kl_divergence(pred, recorded.pred_old, recorded.weight)",
-            "where nothing is matched the weights are native: the same numbers",
         ),
     ),
     "steps.py": (
