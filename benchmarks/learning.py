@@ -3,7 +3,7 @@
     python -m benchmarks.learning STUDY [options]
 
 Runs `ab` for each part of the study, `evaluate` on the checkpoints, and writes benchmarks/learning/STUDY.md with its
-figures. Needs a patched clone (`python apply.py`). Hours on a CPU; what is finished is not repeated, so type the same
+figures; powers and guard have pages of their own, STUDY-powers.md and STUDY-guard.md. Needs a patched clone (`python apply.py`). Hours on a CPU; what is finished is not repeated, so type the same
 command again to go on after a stop.
 """
 
@@ -24,11 +24,13 @@ from benchmarks.measuring.arguments import some_of
 from benchmarks.measuring.study import (
     KINDS,
     LADDER,
+    OF_LADDER,
     SEEDS,
     SMALLER,
     STUDIES,
     SWEPT,
     Part,
+    Rivals,
     Study,
     Sweep,
     command,
@@ -67,7 +69,7 @@ def main(argv: list[str] | None = None) -> int:
         print("\n".join(shlex.join(_typed(words, out)) for words in commands))
         return 0
     try:
-        for part, words in zip(chosen, commands, strict=True):
+        for part, words in () if args.only_pages else zip(chosen, commands, strict=True):
             print(f"learning: {study.name}, {part.name}", file=sys.stderr, flush=True)
             code = subprocess.run(python(words), cwd=ROOT, check=False).returncode
             code = code or _evaluate(out / part.name, args.jobs)
@@ -76,8 +78,26 @@ def main(argv: list[str] | None = None) -> int:
                 return 130 if code == 130 else 1
     except KeyboardInterrupt:
         return 130
-    print(write(study, chosen, out, args.pages, args.figures, args.data))
+    runs = runs_of(chosen, out)
+    if lacking := [part.name for part in chosen if len(runs[part.name]) < len(part.modes) * len(part.seeds)]:
+        print(f"learning: {out} has not all runs of {', '.join(lacking)}", file=sys.stderr)
+        return 1
+    places = (args.pages, args.figures, args.data)
+    of_rivals = {rivals.kind: rivals for rivals in study.rivals}
+    print(write(study, [part for part in chosen if part.kind not in of_rivals], runs, out, *places))
+    for part in chosen:
+        if part.kind in of_rivals:
+            print(write_rivals(study, of_rivals[part.kind], chosen[0], part, runs, out, *places))
     return 0
+
+
+def runs_of(made: Sequence[Part], out: Path) -> dict[str, list[Run]]:
+    """The finished runs of each part, by its name, with the seeds that are asked for: there may be more beside them."""
+    held = {part.name: [load(folder) for folder in find([out / part.name])[0]] for part in made}
+    return {
+        part.name: [run for run in held[part.name] if run.seed in part.seeds and run.finished]
+        for part in made
+    }
 
 
 def _typed(words: Sequence[str], out: Path) -> list[str]:
@@ -104,11 +124,20 @@ def _evaluate(folder: Path, jobs: int) -> int:
         return max(pool.map(one, [runs[n::jobs] for n in range(min(jobs, len(runs)))]))
 
 
-def write(study: Study, made: Sequence[Part], out: Path, pages: Path, figures: Path, data: Path) -> Path:
+def write(
+    study: Study,
+    made: Sequence[Part],
+    runs: Mapping[str, Sequence[Run]],
+    out: Path,
+    pages: Path,
+    figures: Path,
+    data: Path,
+) -> Path:
     """The page of a study whose parts are run, and, with the ladder, its figures and the numbers behind them.
 
     Args:
         made: the parts, first the one that the others are held against.
+        runs: by the name of their part.
 
     Returns:
         The page.
@@ -116,23 +145,64 @@ def write(study: Study, made: Sequence[Part], out: Path, pages: Path, figures: P
     middle = made[0]
     kinds = [kind for kind in KINDS if any(part.kind == kind for part in made)]
     name = study.name if middle.kind == LADDER else "-".join([study.name, *kinds])
-    runs = {part.name: [load(folder) for folder in find([out / part.name])[0]] for part in made}
     document = build([*runs[middle.name], *runs.get(SMALLER, [])], out / "report")
     main_table = max(document.comparisons, key=lambda c: c.batch_size or 0)
-    commands = [
-        _own_command(study, middle, kinds), *(_typed(command(study, part, out, 2), out) for part in made),
-    ]  # fmt: skip
-    every = [run for held in runs.values() for run in held]
+    commands = _commands(study, made, kinds, out)
+    every = [run for part in made for run in runs[part.name]]
     shown = []
     if middle.kind == LADDER and main_table.quality is not None:
-        kept = StudyData.of(study, main_table, commands, study_page.machine(every))
-        kept.write(data / f"{name}.json")
-        shown = _figures(kept, pages, figures)
+        kept = StudyData.of(name, study.told, main_table, commands, study_page.machine(every))
+        shown = _figures(kept, pages, figures, data)
     sweeps = _sweeps(study, middle, runs, main_table)
-    pages.mkdir(parents=True, exist_ok=True)
-    path = pages / f"{name}.md"
-    path.write_text(study_page.page(study, document, sweeps, commands, every, shown), encoding="utf-8")
-    return path
+    return _kept(pages / f"{name}.md", study_page.page(study.told, document, sweeps, commands, every, shown))
+
+
+def write_rivals(
+    study: Study,
+    rivals: Rivals,
+    ladder: Part,
+    part: Part,
+    runs: Mapping[str, Sequence[Run]],
+    out: Path,
+    pages: Path,
+    figures: Path,
+    data: Path,
+) -> Path:
+    """The page of further arms beside some of the ladder's, its figures and the numbers behind them.
+
+    Args:
+        ladder, part: the two that were run.
+        runs: by the name of their part.
+
+    Returns:
+        The page.
+    """
+    name, told = f"{study.name}-{part.name}", f"{study.told}: {rivals.told}"
+    beside = {_label(study.arms[arm], runs[ladder.name][0].upstream) for arm in rivals.beside}
+    every = [run for run in runs[ladder.name] if run.label in beside] + list(runs[part.name])
+    document = build(every, out / f"report-{part.name}")
+    (comparison,) = document.comparisons
+    commands = _commands(study, [ladder, part], [ladder.kind, part.kind], out)
+    kept = StudyData.of(name, told, comparison, commands, study_page.machine(every))
+    shown = _figures(kept, pages, figures, data)
+    return _kept(pages / f"{name}.md", study_page.page(told, document, [], commands, every, shown))
+
+
+def _label(mode: str, upstream: str) -> str:
+    return label_of(parse(mode).on(upstream), upstream)
+
+
+def _kept(page: Path, text: str) -> Path:
+    page.parent.mkdir(parents=True, exist_ok=True)
+    page.write_text(text, encoding="utf-8")
+    return page
+
+
+def _commands(study: Study, made: Sequence[Part], kinds: Sequence[str], out: Path) -> list[list[str]]:
+    """The study's own command, and those that it runs."""
+    return [
+        _own_command(study, made[0], kinds), *(_typed(command(study, part, out, 2), out) for part in made),
+    ]  # fmt: skip
 
 
 def _own_command(study: Study, middle: Part, kinds: Sequence[str]) -> list[str]:
@@ -145,8 +215,9 @@ def _own_command(study: Study, middle: Part, kinds: Sequence[str]) -> list[str]:
     return typed
 
 
-def _figures(kept: StudyData, pages: Path, figures: Path) -> list[tuple[str, str]]:
-    """Draw a study's figures: captions, and paths relative to the page."""
+def _figures(kept: StudyData, pages: Path, figures: Path, data: Path) -> list[tuple[str, str]]:
+    """Keep the numbers and draw the figures: captions, and paths relative to the page."""
+    kept.write(data / f"{kept.study}.json")
     shown = []
     for end, figure in kept.figures().items():
         path = figures / f"learning-{kept.study}{end}.png"
@@ -160,7 +231,7 @@ def _sweeps(
 ) -> list[tuple[Sweep, str]]:
     """What was swept, and its table: the trio at the value of ``middle`` and at the others that were run."""
     upstream = main_table.upstream
-    trio = {label_of(parse(mode).on(upstream), upstream) for mode in study.trio}
+    trio = {_label(mode, upstream) for mode in study.trio}
     seeds_swept = middle.seeds[:SWEPT]
     made = []
     for sweep in study.sweeps:
@@ -222,14 +293,19 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         metavar="DIR",
         help="numbers behind the figures (default: benchmarks/data)",
     )
+    parser.add_argument(
+        "--only-pages",
+        action="store_true",
+        help="run nothing: write the pages of runs that are there, with fewer --seeds than there will be for one",
+    )
     parser.add_argument("--dry-run", action="store_true", help="print the commands and run nothing")
     args = parser.parse_args(argv)
     has = STUDIES[args.study].kinds
     args.parts = args.parts or has
     if missing := [kind for kind in args.parts if kind not in has]:
         parser.error(f"--parts: {args.study} has no {' and no '.join(missing)}")
-    if SMALLER in args.parts and LADDER not in args.parts:
-        parser.error(f"--parts has {SMALLER} without {LADDER}, which it is held against")
+    if LADDER not in args.parts and (held := [kind for kind in args.parts if kind in OF_LADDER]):
+        parser.error(f"--parts has {held[0]} without {LADDER}, which it is held against")
     return args
 
 

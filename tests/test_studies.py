@@ -29,7 +29,8 @@ STORED = sorted(path for path in figures.DATA.glob("*.json") if path != figures.
 @pytest.mark.parametrize("name", study.STUDIES)
 def test_a_study_compares_the_ladder_at_one_setting_and_three_arms_at_others(name: str) -> None:
     studied = study.STUDIES[name]
-    ladder, smaller, *swept = study.parts(studied)
+    ladder, smaller, *further = study.parts(studied)
+    swept = [part for part in further if part.kind in (study.RATES, study.CLIPS)]
     assert len(ladder.seeds) == 5 and ladder.modes[:4] == studied.modes[:4] and len(ladder.modes) == 5
     assert smaller.modes == (studied.arms["baseline"], studied.arms["pcpo"]) and "full" in smaller.modes[1]
     assert smaller.modes[0].startswith("observe")
@@ -81,9 +82,8 @@ def test_the_page_of_a_study_has_its_tables_figures_and_sweep(tmp_path: Path) ->
                 )
                 slow = 5.0 if part.name == "rate-0.001" and mode == "observe" else 0.0
                 write_quality(run, {0: -60.0, 20: -50.0 + seed - slow, 40: -40.0 + seed - 3 * slow})
-    page = learning.write(
-        studied, parts, tmp_path / "runs", tmp_path / "pages", tmp_path / "figures", tmp_path / "data"
-    )
+    runs, where = tmp_path / "runs", [tmp_path / name for name in ("pages", "figures", "data")]
+    page = learning.write(studied, parts, learning.runs_of(parts, runs), runs, *where)
     text = page.read_text()
     for heading in (
         "## ddpo, 64 samples an epoch",
@@ -134,9 +134,8 @@ def test_a_page_of_the_ladder_alone_says_so(tmp_path: Path) -> None:
         for seed in ladder.seeds:
             folder = tmp_path / "runs" / ladder.name / f"{mode}-{seed}"
             write_run(folder, mode, seed=seed, rewards=learning_curve(seed, 2.0))
-    page = learning.write(
-        studied, [ladder], tmp_path / "runs", tmp_path / "pages", tmp_path / "figures", tmp_path / "data"
-    )
+    runs, where = tmp_path / "runs", [tmp_path / name for name in ("pages", "figures", "data")]
+    page = learning.write(studied, [ladder], learning.runs_of([ladder], runs), runs, *where)
     text = page.read_text()
     assert "- `python -m benchmarks.learning ddpo-jpeg --parts ladder`, which runs:" in text
     assert "## Other" not in text and "### Gradients" in text
@@ -154,9 +153,8 @@ def test_a_sweep_without_the_ladder_runs_its_arms_at_the_ladders_setting(tmp_pat
                 folder = tmp_path / "runs" / part.name / f"{mode}-{seed}"
                 run = write_run(folder, mode, seed=seed, rewards=learning_curve(seed, 2.0))
                 write_quality(run, {0: -60.0, 20: -50.0 + seed, 40: -40.0 + seed})
-    page = learning.write(
-        studied, made, tmp_path / "runs", tmp_path / "pages", tmp_path / "figures", tmp_path / "data"
-    )
+    runs, where = tmp_path / "runs", [tmp_path / name for name in ("pages", "figures", "data")]
+    page = learning.write(studied, made, learning.runs_of(made, runs), runs, *where)
     text = page.read_text()
     assert page.name == "ddpo-digit-rates.md" and not (tmp_path / "figures").exists()
     assert "- `python -m benchmarks.learning ddpo-digit --parts rates`, which runs:" in text
@@ -171,7 +169,11 @@ def test_wrong_arguments_of_learning(capsys: pytest.CaptureFixture[str]) -> None
             "--parts has smaller-batch without ladder, which it is held against",
         ),
         (["--parts", "ladder,clip-ranges"], "--parts: ddpo-jpeg has no clip-ranges"),
-        (["--parts", "ladder,lost"], "no part lost; there are ladder, smaller-batch, rates, clip-ranges"),
+        (
+            ["--parts", "ladder,lost"],
+            "no part lost; there are ladder, smaller-batch, rates, clip-ranges, powers",
+        ),
+        (["--parts", "powers,rates"], "--parts: ddpo-jpeg has no powers"),
         (["--seeds", "0,one"], "--seeds: expected a whole number, 0 or more, got 'one'"),
         (["--jobs", "0"], "--jobs: expected a whole number, 1 or more, got '0'"),
     ):
@@ -179,6 +181,71 @@ def test_wrong_arguments_of_learning(capsys: pytest.CaptureFixture[str]) -> None
             learning.main(["ddpo-jpeg", *arguments])
         assert stop.value.code == 2
         assert says in capsys.readouterr().err
+
+
+def test_rivals_are_held_against_the_ladders_own_runs_on_a_page_of_their_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    studied, runs = study.STUDIES["flow-digit"], tmp_path / "runs"
+    parts = study.parts(studied, (0, 1), (study.LADDER, study.POWERS, study.GUARD))
+    ladder, powers, guard = parts
+    for part in (powers, guard):
+        assert part.settings == ladder.settings and not set(part.modes) & set(ladder.modes) - {
+            "observe,unique_prompts=true"
+        }
+    words = study.command(studied, guard, Path("out"), 1)
+    assert words[3:6] == ["flow_grpo", "--trainer", "sd3_GRPO_Guard"]
+    assert study.command(studied, powers, Path("out"), 1)[3:5] == ["flow_grpo", "--mode"]
+    for n, (part, mode) in enumerate((part, mode) for part in parts for mode in part.modes):
+        for seed in (0, 1, 2):  # of the third there are runs, and it is not asked for
+            run = write_run(
+                runs / part.name / f"{mode}-{seed}",
+                mode,
+                seed=seed,
+                rewards=learning_curve(seed, 2.0 + n),
+                upstream="flow_grpo_sd3_guard" if part is guard else "flow_grpo",
+                trainer={"sample": {"train_batch_size": 8, "num_batches_per_epoch": 2, "num_steps": 10}},
+                resolved={},
+                **({"arm": "GRPO-Guard"} if part is guard else {}),
+            )
+            write_quality(run, {0: -60.0, 20: -50.0 + n + seed, 40: -40.0 + n + seed})
+    argv = ["flow-digit", "--parts", "ladder,powers,guard", "--seeds", "0,1", "--only-pages"]
+    argv += [
+        "--out",
+        str(runs),
+        "--pages",
+        str(tmp_path),
+        "--figures",
+        str(tmp_path),
+        "--data",
+        str(tmp_path),
+    ]
+    assert learning.main(argv) == 0
+    assert capsys.readouterr().out.split() == [
+        str(tmp_path / f"flow-digit{end}.md") for end in ("", "-powers", "-guard")
+    ]
+    arms = {
+        "": ["baseline", "log", "match", "full", "full,weights=uniform"],
+        "-powers": [
+            *("baseline", "match", "full"),
+            *(f"full,weights=power,power={power}" for power in ("-0.5", "-1", "0.5")),
+            "full,weights=uniform",
+        ],
+        "-guard": ["baseline", "full", "full,weights=uniform", "GRPO-Guard"],
+    }
+    for end, names in arms.items():
+        kept = StudyData.read(tmp_path / f"flow-digit{end}.json")
+        assert sorted(kept.shown().names) == sorted(names) and kept.shown().names[kept.baseline] == "baseline"
+        assert {arm.seeds for arm in kept.arms} == {2} and set(kept.figures()) == {"", "-quality"}
+        text = (tmp_path / f"flow-digit{end}.md").read_text()
+        assert "Quality at matched reward" in text and f"learning-flow-digit{end}.png" in text
+        parts_told = "" if not end else f",{end[1:]}"
+        assert f"flow-digit --seeds 0,1 --parts ladder{parts_told}`, which runs:" in text
+
+    missing = next((runs / "guard").glob("*-1"))
+    missing.rename(tmp_path / "elsewhere")
+    assert learning.main(argv) == 1
+    assert "has not all runs of guard" in capsys.readouterr().err
 
 
 def test_a_study_whose_part_failed_says_how_to_go_on(

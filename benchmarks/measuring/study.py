@@ -48,6 +48,25 @@ class Sweep:
 
 
 @dataclass(frozen=True)
+class Rivals:
+    """Further arms at the ladder's setting, held against some of the ladder's, which are not run again.
+
+    Attributes:
+        kind: one of :data:`KINDS`.
+        told: what is compared, for a reader.
+        beside: arms of the ladder by name, the baseline first.
+        modes: of the further arms.
+        upstream: the first arguments of their ``ab``; None where they are the ladder's.
+    """
+
+    kind: str
+    told: str
+    beside: tuple[str, ...]
+    modes: tuple[str, ...]
+    upstream: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
 class Study:
     """One upstream and reward on its miniature.
 
@@ -62,6 +81,7 @@ class Study:
         rates: the learning rate.
         smaller: settings that make the smaller batch, with as many optimizer steps an epoch.
         clips: the clip range, where it is swept.
+        rivals: further arms at the ladder's setting, each with a page of its own.
     """
 
     name: str
@@ -74,6 +94,7 @@ class Study:
     rates: Sweep
     smaller: tuple[str, ...]
     clips: Sweep | None = None
+    rivals: tuple[Rivals, ...] = ()
 
     @property
     def sweeps(self) -> tuple[Sweep, ...]:
@@ -83,7 +104,7 @@ class Study:
     @property
     def kinds(self) -> tuple[str, ...]:
         """What it consists of, out of :data:`KINDS`."""
-        return (LADDER, SMALLER, *(sweep.kind for sweep in self.sweeps))
+        return (LADDER, SMALLER, *(further.kind for further in (*self.sweeps, *self.rivals)))
 
     @property
     def modes(self) -> tuple[str, ...]:
@@ -110,6 +131,7 @@ class Part:
         name: of their folder below the study's.
         modes, seeds: what is run.
         settings: of the training script, those of the study included.
+        upstream: the first arguments of its ``ab``.
     """
 
     kind: str
@@ -117,32 +139,40 @@ class Part:
     modes: tuple[str, ...]
     seeds: tuple[int, ...]
     settings: tuple[str, ...]
+    upstream: tuple[str, ...]
 
 
 LADDER, SMALLER, RATES, CLIPS = "ladder", "smaller-batch", "rates", "clip-ranges"
+POWERS, GUARD = "powers", "guard"
 #: The arms of the sweeps at the ladder's setting, where there is no ladder to take them from.
 MIDDLE = "middle"
 #: What a study consists of, by the names of the command line.
-KINDS = (LADDER, SMALLER, RATES, CLIPS)
+KINDS = (LADDER, SMALLER, RATES, CLIPS, POWERS, GUARD)
+#: Those that are held against the ladder, and not run without it.
+OF_LADDER = (SMALLER, POWERS, GUARD)
 
 
 def parts(study: Study, seeds: Sequence[int] = SEEDS, kinds: Collection[str] = KINDS) -> list[Part]:
-    """The ladder, the smaller batch of the mixed model, and the sweeps, as far as they are of ``kinds``.
+    """The ladder, the smaller batch of the mixed model, sweeps and rivals, as far as they are of ``kinds``.
 
     First comes what the others are held against: the ladder or, without it, what the sweeps need of it.
     """
     fixed = (*study.settings, f"{study.rates.flag}={study.rates.value:g}", *study.save)
+    few, upstream = tuple(seeds[:SWEPT]), study.upstream
     made = [
-        Part(LADDER, LADDER, study.modes, tuple(seeds), fixed),
-        Part(SMALLER, SMALLER, study.pair, tuple(seeds), (*fixed, *study.smaller)),
+        Part(LADDER, LADDER, study.modes, tuple(seeds), fixed, upstream),
+        Part(SMALLER, SMALLER, study.pair, tuple(seeds), (*fixed, *study.smaller), upstream),
     ]
     if LADDER not in kinds:
-        made.insert(0, Part(MIDDLE, MIDDLE, study.trio, tuple(seeds[:SWEPT]), fixed))
+        made.insert(0, Part(MIDDLE, MIDDLE, study.trio, few, fixed, upstream))
     for sweep in study.sweeps:
         others = [word for word in fixed if not word.startswith(f"{sweep.flag}=")]
         for value in sweep.others:
             settings = (*others, f"{sweep.flag}={value:g}")
-            made.append(Part(sweep.kind, sweep.part(value), study.trio, tuple(seeds[:SWEPT]), settings))
+            made.append(Part(sweep.kind, sweep.part(value), study.trio, few, settings, upstream))
+    for rivals in study.rivals:
+        words = rivals.upstream or upstream
+        made.append(Part(rivals.kind, rivals.kind, rivals.modes, tuple(seeds), fixed, words))
     return [part for part in made if part.kind in (*kinds, MIDDLE)]
 
 
@@ -153,7 +183,7 @@ def command(
     modes = [word for mode in part.modes for word in ("--mode", mode)]
     clones = ["--vendor", str(vendor)] if vendor else []
     return [
-        "-m", "pcpo_overlay", "ab", *study.upstream, *modes, "--epochs", str(epochs or study.epochs),
+        "-m", "pcpo_overlay", "ab", *part.upstream, *modes, "--epochs", str(epochs or study.epochs),
         "--seeds", ",".join(map(str, part.seeds)), "--jobs", str(jobs), *clones,
         "--out", str(out / part.name), "--", *part.settings,
     ]  # fmt: skip
@@ -189,6 +219,20 @@ def _rates(value: float, others: tuple[float, ...], flag: str = "--config.train.
 
 
 _RATES = _rates(3e-4, (1e-4, 1e-3))
+#: Native weights to a power, of which ``match`` is 1 and equal weights 0, with proportional ones between them.
+_POWERS = Rivals(
+    POWERS,
+    "native weights to a power",
+    (*PAIR, "match", "other"),
+    tuple(f"full,weights=power,power={power:g},unique_prompts=true" for power in (0.5, -0.5, -1)),
+)
+_GUARD = Rivals(
+    GUARD,
+    "GRPO-Guard, upstream's own remedy for unequal steps",
+    TRIO,
+    ("observe,unique_prompts=true",),
+    ("flow_grpo", "--trainer", "sd3_GRPO_Guard"),
+)
 
 STUDIES = {
     study.name: study
@@ -212,12 +256,13 @@ STUDIES = {
         Study(
             "flow-digit",
             "flow_grpo, probability of the prompted digit, no guidance, whole network, the paper's prompt sampler",
-            ("flow_grpo",), _UNIQUE, 25, (), _SD3_SAVE, _RATES, _SD3_SMALLER,
+            ("flow_grpo",), _UNIQUE, 25, (), _SD3_SAVE, _RATES, _SD3_SMALLER, rivals=(_POWERS, _GUARD),
         ),
         Study(
             "flow-jpeg",
             "flow_grpo, `jpeg_compressibility`, no guidance, whole network, the paper's prompt sampler",
             ("flow_grpo", "--config", _FLOW_JPEG), _UNIQUE, 25, _SD3_WHOLE, _SD3_SAVE, _RATES, _SD3_SMALLER,
+            rivals=(_POWERS,),
         ),
         Study(
             "dancegrpo-sd",

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from benchmarks.measuring.study import Study
+from pcpo_overlay.config import MODES
 from pcpo_overlay.tools import palette
 from pcpo_overlay.tools.report import draw, levels, quality
 from pcpo_overlay.tools.report.arms import Shown, shown_arms
@@ -26,10 +26,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class StudyArm:
-    """An arm: the full configuration that it ran with, none of it left to a default, and its number of seeds."""
+    """An arm: the full configuration that it ran with, none of it left to a default, and its number of seeds.
+
+    ``objective`` is the name of upstream's own, where it is no baseline.
+    """
 
     configuration: dict[str, Any]
     seeds: int
+    objective: str | None = None
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,11 @@ class StudyData:
 
     @staticmethod
     def of(
-        study: Study, comparison: Comparison, commands: Sequence[Sequence[str]], provenance: list[str]
+        study: str,
+        title: str,
+        comparison: Comparison,
+        commands: Sequence[Sequence[str]],
+        provenance: list[str],
     ) -> StudyData:
         """Those of a report's comparison.
 
@@ -71,14 +79,14 @@ class StudyData:
             ValueError: its runs were not evaluated.
         """
         if comparison.quality is None:
-            raise ValueError(f"{study.name}: without evaluated runs there is nothing to draw")
-        arms = [StudyArm(arm.configuration, len(arm.runs)) for arm in comparison.arms]
+            raise ValueError(f"{study}: without evaluated runs there is nothing to draw")
+        arms = [StudyArm(arm.configuration, len(arm.runs), _objective(arm.label)) for arm in comparison.arms]
         plain = (
             arm for arm in comparison.arms if arm.label.startswith("full") and "variance=" not in arm.label
         )
         auto = next((str(arm.configuration.get("variance")) for arm in plain), "native")
         return StudyData(
-            study.name, study.told, "the run folders of the commands below", [shlex.join(words) for words in commands],
+            study, title, "the run folders of the commands below", [shlex.join(words) for words in commands],
             provenance, comparison.upstream, auto if TRAINERS[comparison.upstream].sampler == "ddim" else None,
             [arm.label for arm in comparison.arms].index(comparison.baseline), arms, comparison.quality,
         )  # fmt: skip
@@ -86,12 +94,12 @@ class StudyData:
     @property
     def labels(self) -> list[str]:
         """Of the arms: as the mode's defaults are now, whatever they were when the study was run."""
-        return [self._label(arm.configuration) for arm in self.arms]
+        return [self._label(arm) for arm in self.arms]
 
-    def _label(self, configuration: dict[str, Any]) -> str:
-        told = label({k: v for k, v in configuration.items() if k != "variance"}, self.upstream)
-        variance = configuration.get("variance")
-        if configuration["mode"] != "full" or self.auto_variance in (None, variance):
+    def _label(self, arm: StudyArm) -> str:
+        fields = {k: v for k, v in arm.configuration.items() if k != "variance"}
+        told, variance = label(fields, self.upstream, arm.objective), arm.configuration.get("variance")
+        if arm.configuration["mode"] != "full" or self.auto_variance in (None, variance):
             return told
         return f"{told},variance={variance}"
 
@@ -118,6 +126,12 @@ class StudyData:
             "": _speed(shown, self.quality, self.title),
             "-quality": quality.figures(shown, self.quality)["quality"],
         }
+
+
+def _objective(label: str) -> str | None:
+    """What an arm's label has in the place of a mode."""
+    held = label.partition(",")[0]
+    return None if held in MODES else held
 
 
 def _speed(shown: Shown, held: Quality, title: str) -> Any:

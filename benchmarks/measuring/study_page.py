@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping, Sequence
 
-from benchmarks.measuring.study import Study, Sweep
+from benchmarks.measuring.study import Sweep
 from pcpo_overlay.tools.report import mixed_model, quality, speed, stats
 from pcpo_overlay.tools.report.compare import Document
 from pcpo_overlay.tools.report.text import digits_apart, number, reward, table, three
@@ -20,7 +20,7 @@ LEFT_OUT = (speed.BY_SEED, "Runs")
 
 
 def page(
-    study: Study,
+    title: str,
     document: Document,
     sweeps: Sequence[tuple[Sweep, str]],
     commands: Sequence[Sequence[str]],
@@ -30,14 +30,14 @@ def page(
     """The page: the evaluated reward first, which compares arms whatever they draw with.
 
     Args:
-        study: which.
+        title: what is trained, and what is compared where that is not the ladder.
         document: of the report on ladder and smaller batch.
         sweeps: what was swept, and its :func:`sweep_table`.
         commands: the study's own, and those that it ran.
         runs: all of them.
         figures: captions and paths relative to the page.
     """
-    parts = [f"# {study.told}", "", *_provenance(commands, runs), ""]
+    parts = [f"# {title}", "", *_provenance(commands, runs), ""]
     parts += [line for caption, path in figures for line in (f"![{caption}]({path})", "")]
     parts += [line for note in document.notes for line in (f"> {note}", "")]
     by_size = sorted(document.comparisons, key=lambda c: -(c.batch_size or 0))

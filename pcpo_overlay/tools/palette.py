@@ -33,11 +33,11 @@ _KNOWN = {
     "full,variance=native": Look("#56B4E9", "D", "--"),
     "full,weights=uniform": Look("#D55E00", "P", "-."),
     "full,precision=match": Look("#56B4E9", "X", ":"),
+    "GRPO-Guard": Look("#000000", "*", ":"),
 }
 _OTHERS = (
     Look("#882255", "X", "--"),
     Look("#999933", "p", "-."),
-    Look("#000000", "*", ":"),
     Look("#AA4499", "h", "--"),
     Look("#44AA99", "<", "-."),
     Look("#8C510A", ">", ":"),
