@@ -3,8 +3,8 @@
     python -m benchmarks.learning STUDY [options]
 
 Runs `ab` for each part of the study, `evaluate` on the checkpoints, and writes benchmarks/learning/STUDY.md with its
-figures; powers and guard have pages of their own, STUDY-powers.md and STUDY-guard.md. Needs a patched clone (`python apply.py`). Hours on a CPU; what is finished is not repeated, so type the same
-command again to go on after a stop.
+figures; powers and guard have pages of their own, STUDY-powers.md and STUDY-guard.md. Needs a patched clone (`python
+apply.py`). Hours on a CPU; what is finished is not repeated, so type the same command again to go on after a stop.
 """
 
 from __future__ import annotations

@@ -134,6 +134,24 @@ def test_without_noise_the_sampler_is_the_diffusers_pipeline(pipeline: Any) -> N
     assert (ours - theirs).abs().mean() < 2e-3
 
 
+def test_flow_grpos_sampler_without_noise_is_the_diffusers_pipeline(pipeline: Any) -> None:
+    ours = flux.sample_by_flow_grpo(pipeline, PROMPTS[:2], steps=4, noise_level=0, seed=3)
+    latents = flux.pack(torch.randn(2, 16, 8, 8, generator=torch.Generator().manual_seed(3)))
+    theirs = pipeline(
+        list(PROMPTS[:2]),
+        height=32,
+        width=32,
+        num_inference_steps=4,
+        guidance_scale=3.5,
+        latents=latents,
+        max_sequence_length=flux.T5_LENGTH,
+        output_type="pt",
+    ).images
+    assert torch.allclose(ours, theirs, atol=1e-4)
+    noisy = flux.sample_by_flow_grpo(pipeline, PROMPTS[:2], steps=4, sde_type="cps", window=(2, 0, 3))
+    assert not torch.equal(ours, noisy) and bool(noisy.isfinite().all())
+
+
 def test_samples_repeat_with_their_seed(pipeline: Any) -> None:
     first, again, other = (flux.sample(pipeline, PROMPTS[:2], steps=3, seed=seed) for seed in (5, 5, 6))
     assert first.shape == (2, 3, 32, 32)

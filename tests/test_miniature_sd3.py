@@ -21,7 +21,7 @@ from pcpo_overlay.__main__ import main
 from pcpo_overlay.schedules import sd3_sigmas
 from pcpo_overlay.tools import miniature
 from pcpo_overlay.tools.cli import miniature as command_line
-from pcpo_overlay.tools.miniature import PROMPTS, sd3, sd3_path
+from pcpo_overlay.tools.miniature import PROMPTS, flow, sd3, sd3_path
 from pcpo_overlay.tools.miniature.check import check, draw, prompted_digits
 from pcpo_overlay.tools.miniature.classifier import accuracy, load_classifier
 from pcpo_overlay.tools.miniature.digits import load_digits
@@ -202,7 +202,7 @@ def test_many_steps_with_the_exact_velocity_end_at_the_data(noise_level: float) 
     for t, after, scale in zip(sigmas[:-1].tolist(), sigmas[1:].tolist(), scales.tolist(), strict=True):
         gain = (t - (1 - t) * std**2) / ((1 - t) ** 2 * std**2 + t**2)
         velocity = gain * (x - (1 - t) * mean) - mean  # of noise - data, given x
-        x = sd3.sde_step(x, velocity, t=t, dt=t - after, scale=scale, generator=generator)
+        x = flow.sde_step(x, velocity, t=t, dt=t - after, scale=scale, generator=generator)
     assert float(x.mean()) == pytest.approx(mean, abs=0.01)
     assert float(x.std()) == pytest.approx(std, abs=0.01)
 
@@ -214,9 +214,38 @@ def test_a_step_has_the_mean_and_std_of_the_closed_form() -> None:
     assert scale == pytest.approx(0.7 / (1 - float(sigmas[1])) ** 0.5)
     dt = 1 - float(sigmas[1])
     x, v = torch.full((200_000,), 1.5), torch.full((200_000,), -0.4)
-    after = sd3.sde_step(x, v, t=1.0, dt=dt, scale=scale, generator=torch.Generator().manual_seed(0))
+    after = flow.sde_step(x, v, t=1.0, dt=dt, scale=scale, generator=torch.Generator().manual_seed(0))
     assert float(after.mean()) == pytest.approx(1.5 * (1 - scale**2 / 2 * dt) + 0.4 * dt, abs=0.01)
     assert float(after.std()) == pytest.approx(scale * dt**0.5, rel=0.01)
+
+
+def test_noise_is_drawn_in_a_window_of_the_batchs_own() -> None:
+    """Of the fast trainers: the others are Euler's, and so is a coefficients-preserving step without noise."""
+
+    def drawn(window: tuple[int, int, int] | None, seed: int = 0, kind: str = "sde") -> list[bool]:
+        """Whether each of the five steps left its Euler step; the velocity is 0 and the latents begin as 1."""
+        seen: list[torch.Tensor] = []
+
+        def still(x: torch.Tensor, i: int) -> torch.Tensor:
+            seen.append(x)
+            return torch.zeros_like(x)
+
+        end = flow.walk(
+            still, torch.ones(2, 3), sigmas, noise_level=0.7, sde_type=kind, window=window,
+            generator=torch.Generator().manual_seed(seed),
+        )  # fmt: skip
+        return [not torch.equal(x, after) for x, after in pairwise([*seen, end])]
+
+    sigmas = sd3_sigmas(5)
+    assert drawn(None) == [True] * 5
+    assert drawn((0, 0, 3)) == drawn((0, 0, 3), kind="cps") == [True] * 4 + [False]
+    windows = {tuple(drawn((2, 0, 4), seed, kind)) for seed in range(20) for kind in ("sde", "cps")}
+    starts = [tuple(start <= i < start + 2 for i in range(5)) for start in (0, 1, 2)]
+    assert sorted(windows) == sorted(starts)
+    assert drawn((2, 1, 3)) == [False, True, True, False, False]
+    for window, kind, says in (((3, 1, 3), "sde", "no window of 3"), (None, "ode", "sde or cps, got 'ode'")):
+        with pytest.raises(ValueError, match=says):
+            drawn(window, kind=kind)
 
 
 def test_samples_repeat_with_their_seed(pipeline: Any) -> None:

@@ -196,7 +196,7 @@ def test_rivals_are_held_against_the_ladders_own_runs_on_a_page_of_their_own(
     words = study.command(studied, guard, Path("out"), 1)
     assert words[3:6] == ["flow_grpo", "--trainer", "sd3_GRPO_Guard"]
     assert study.command(studied, powers, Path("out"), 1)[3:5] == ["flow_grpo", "--mode"]
-    for n, (part, mode) in enumerate((part, mode) for part in parts for mode in part.modes):
+    for n, (part, mode) in enumerate((held, mode) for held in parts for mode in held.modes):
         for seed in (0, 1, 2):  # of the third there are runs, and it is not asked for
             run = write_run(
                 runs / part.name / f"{mode}-{seed}",

@@ -44,6 +44,13 @@ def test_observe_on_two_ranks_equals_unpatched(dance_run: Any, name: str) -> Non
     assert first_difference(unpatched.ranks, patched.ranks) is None
 
 
+@pytest.mark.parametrize(("name", "alike"), [("sd", True), ("wan_2_1", False)])
+def test_only_wan_averages_no_gradients(dance_run: Any, name: str, alike: bool) -> None:
+    """Upstream's Wan trainer wraps its network in nothing: every process trains one of its own."""
+    one, other = (rank["gradients"][0] for rank in on_two_ranks(dance_run, name, None).ranks)
+    assert (first_difference(one, other) is None) == alike
+
+
 def assert_on_policy(step: dict[str, Any]) -> None:
     assert step["ratio_min"] == step["ratio_max"] == 1
     assert step["fraction_outside"] == step["fraction_masked"] == 0

@@ -14,6 +14,8 @@ from pcpo_overlay import hooks, losses
 from pcpo_overlay.config import parse
 from pcpo_overlay.session import Session
 from pcpo_overlay.steps import StepTable, read_scheduler
+from pcpo_overlay.tools.miniature import flow
+from pcpo_overlay.variance import flow_grpo_scale
 
 pytestmark = pytest.mark.upstream("flow_grpo")
 
@@ -136,6 +138,27 @@ def test_coefficients_preserving_steps_in_float64(upstream64, steps, noise_level
             -((drawn - other[2]) ** 2).flatten(1).mean(1) / (2 * resolved.std[i] ** 2) for other in both
         ]
         torch.testing.assert_close(log_rho, gaussian[1] - gaussian[0], rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("kind", ["sde", "cps"])
+def test_evaluate_draws_by_upstreams_own_steps(upstream64, kind):
+    """The miniatures' step, with the noise that it drew, lands where upstream's does."""
+    sched = scheduler(10)
+    x, v = torch.randn(2, *SHAPE, generator=torch.Generator().manual_seed(1), dtype=torch.float64).unbind(0)
+    scales = flow_grpo_scale(sched.sigmas, 0.8)
+    for i, t in enumerate(sched.timesteps[:-1]):
+        step, draw = t.repeat(SHAPE[0]), [torch.Generator().manual_seed(i) for _ in range(2)]
+        _, _, mean, std = upstream64.sde_step_with_logprob(
+            sched, v, step, x, prev_sample=x, noise_level=0.8, sde_type=kind
+        )
+        t, after = float(sched.sigmas[i]), float(sched.sigmas[i + 1])
+        if kind == "cps":
+            ours = flow.cps_step(x, v, t=t, after=after, noise_level=0.8, generator=draw[0])
+        else:
+            std = std * (t - after) ** 0.5
+            ours = flow.sde_step(x, v, t=t, dt=t - after, scale=float(scales[i]), generator=draw[0])
+        z = torch.randn(SHAPE, generator=draw[1], dtype=torch.float64)
+        torch.testing.assert_close(ours, mean + std * z, rtol=1e-10, atol=1e-10)
 
 
 def test_grpo_guard_weighs_every_step_alike(upstream_clone, upstream64):

@@ -206,6 +206,11 @@ def _flux_saved(run: Run, name: str, weights: str, lora: bool) -> list[Checkpoin
 OF_RUNS: dict[str, Callable[[Run], list[Checkpoint]]] = {
     "ddpo": of_ddpo,
     "flow_grpo": of_flow_grpo,
+    "flow_grpo_sd3_fast": of_flow_grpo,
+    "flow_grpo_sd3_guard": of_flow_grpo,
+    "flow_grpo_flux": of_flow_grpo,
+    "flow_grpo_flux_fast": of_flow_grpo,
+    "flow_grpo_flux_kontext": of_flow_grpo,
     "dancegrpo_sd": of_dancegrpo_sd,
     "dancegrpo_flux": of_dancegrpo_flux,
     "dancegrpo_flux_lora": of_dancegrpo_flux_lora,

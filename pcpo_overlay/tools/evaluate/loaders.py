@@ -121,6 +121,31 @@ _FLOW_GRPO = Loader(
     save_options="-- --config.save_freq=5",
 )
 
+
+def _windowed(loader: Loader) -> Loader:
+    """Of a fast trainer, which draws noise in a window of its steps."""
+
+    def sampler(trainer: Mapping[str, Any]) -> dict[str, Any]:
+        size, held = whole(trainer, "sample.sde_window_size", 0, 1000), trainer["sample"]["sde_window_range"]
+        if not (isinstance(held, list) and len(held) == 2 and all(isinstance(n, int) for n in held)):
+            raise ValueError(f"trainer.sample.sde_window_range is {held!r:.60} in place of two whole numbers")
+        told = {"sde_type": str(trainer["sample"]["sde_type"]), "window": [size, *held]}
+        return loader.sampler(trainer) | told
+
+    return replace(loader, sampler=sampler)
+
+
+_FLUX = replace(
+    _FLOW_GRPO,
+    model="flux",
+    load_pipeline=flux.load_pipeline,
+    sample=flux.sample_by_flow_grpo,
+    # embedded, and told to the network whatever it is
+    sampler=lambda trainer: (
+        _flow_sampler(trainer) | {"guidance": real(trainer, "sample.guidance_scale", 0, 1000)}
+    ),
+)
+
 # ---------------------------------------------------------------- DanceGRPO
 
 
@@ -163,7 +188,10 @@ _DANCE_FLUX = Loader(
 LOADERS: dict[str, Loader] = {
     "ddpo": _DDPO,
     "flow_grpo": _FLOW_GRPO,
+    "flow_grpo_sd3_fast": _windowed(_FLOW_GRPO),
     "flow_grpo_sd3_guard": _FLOW_GRPO,
+    "flow_grpo_flux": _FLUX,
+    "flow_grpo_flux_fast": _windowed(_FLUX),
     "dancegrpo_sd": _DANCE_SD,
     "dancegrpo_flux": _DANCE_FLUX,
     "dancegrpo_flux_lora": replace(_DANCE_FLUX, checkpoints=found.of_dancegrpo_flux_lora),

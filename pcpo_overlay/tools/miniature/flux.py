@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pcpo_overlay.schedules import dancegrpo_sigmas
-from pcpo_overlay.tools.miniature import flux_path, read_pipeline, sd3
+from pcpo_overlay.tools.miniature import flow, flux_path, read_pipeline
 
 LATENT_SIZE = 8
 LATENT_CHANNELS = 16
@@ -123,13 +123,7 @@ def sample(
     """
     if eta < 0:
         raise ValueError(f"eta must not be negative, got {eta}")
-    different = list(dict.fromkeys(prompts))
-    text = encode(
-        (pipeline.text_encoder, pipeline.text_encoder_2),
-        tokenize((pipeline.tokenizer, pipeline.tokenizer_2), different),
-    )
-    index = torch.tensor([different.index(prompt) for prompt in prompts])
-    text = TextStates(text.states[index], text.pooled[index])
+    text = _text(pipeline, prompts)
     told = torch.full((len(prompts),), float(guidance))
 
     sigmas = dancegrpo_sigmas(steps, shift)
@@ -141,9 +135,64 @@ def sample(
         thousandths = torch.full((len(prompts),), int(t * 1000) / 1000)
         predicted = velocity(pipeline.transformer, tokens, text, thousandths, told)
         clean = tokens - t * predicted
-        tokens = sd3.sde_step(
+        tokens = flow.sde_step(
             tokens, predicted, t=t, dt=float(sigmas[i] - sigmas[i + 1]), scale=eta, generator=generator
         )
+    return _decode(pipeline, clean)
+
+
+@torch.no_grad()
+def sample_by_flow_grpo(
+    pipeline: Any,
+    prompts: Sequence[str],
+    *,
+    steps: int = 6,
+    guidance: float = EMBEDDED_GUIDANCE,
+    noise_level: float = 0.9,
+    seed: int = 0,
+    **noise: Any,
+) -> Tensor:
+    """The same by Flow-GRPO's sampler: diffusers' own sigmas, shifted by the number of the picture's tokens.
+
+    The defaults are those of its training samples. `noise` is what :func:`flow.walk` takes of the fast trainers.
+
+    Raises:
+        ValueError: as there.
+    """
+    from diffusers.pipelines.flux.pipeline_flux import calculate_shift
+
+    text = _text(pipeline, prompts)
+    told = torch.full((len(prompts),), float(guidance))
+    generator = torch.Generator().manual_seed(seed)
+    latents = torch.randn(len(prompts), LATENT_CHANNELS, LATENT_SIZE, LATENT_SIZE, generator=generator)
+    tokens = pack(latents)
+
+    scheduler = type(pipeline.scheduler).from_config(pipeline.scheduler.config)
+    held = scheduler.config
+    names = ("base_image_seq_len", "max_image_seq_len", "base_shift", "max_shift")
+    mu = calculate_shift(tokens.shape[1], *(held[name] for name in names))
+    scheduler.set_timesteps(sigmas=torch.linspace(1, 1 / steps, steps).tolist(), mu=mu)
+    times = scheduler.timesteps / 1000
+
+    def predict(tokens: Tensor, i: int) -> Tensor:
+        return velocity(pipeline.transformer, tokens, text, times[i].expand(len(prompts)), told)
+
+    sigmas = scheduler.sigmas.double()
+    tokens = flow.walk(predict, tokens, sigmas, noise_level=noise_level, generator=generator, **noise)
+    return _decode(pipeline, tokens)
+
+
+def _text(pipeline: Any, prompts: Sequence[str]) -> TextStates:
+    """The text states of N prompts, each different one encoded once."""
+    different = list(dict.fromkeys(prompts))
+    tokenizers = (pipeline.tokenizer, pipeline.tokenizer_2)
+    text = encode((pipeline.text_encoder, pipeline.text_encoder_2), tokenize(tokenizers, different))
+    index = torch.tensor([different.index(prompt) for prompt in prompts])
+    return TextStates(text.states[index], text.pooled[index])
+
+
+def _decode(pipeline: Any, tokens: Tensor) -> Tensor:
     config = pipeline.vae.config
-    images: Tensor = pipeline.vae.decode(unpack(clean) / config.scaling_factor + config.shift_factor).sample
+    latents = unpack(tokens) / config.scaling_factor + config.shift_factor
+    images: Tensor = pipeline.vae.decode(latents).sample
     return (images / 2 + 0.5).clamp(0, 1)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pcpo_overlay.tools.miniature import read_pipeline, sd3_path
-from pcpo_overlay.variance import flow_grpo_scale
+from pcpo_overlay.tools.miniature.flow import walk
 
 LATENT_SIZE = 8
 LATENT_CHANNELS = 16
@@ -75,31 +75,6 @@ def load_pipeline(path: Path | None = None) -> Any:
     return read_pipeline(path or sd3_path(), "StableDiffusion3Pipeline")
 
 
-def sde_step(
-    latents: Tensor,
-    velocity: Tensor,
-    *,
-    t: float,
-    dt: float,
-    scale: float,
-    generator: torch.Generator | None = None,
-) -> Tensor:
-    """One step of Flow-GRPO's SDE from time `t` to ``t - dt``; with `scale` 0 it is Euler's of the flow.
-
-    Args:
-        latents, velocity: (N, ...) of one shape; the velocity points to the noise.
-        t, dt: in (0, 1], and positive up to `t`.
-        scale: the SDE's noise scale ``s_t``; the step's std is ``s_t * sqrt(dt)``.
-        generator: draws the noise; none is drawn when `scale` is 0.
-    """
-    half = scale**2 / (2 * t)
-    mean = latents * (1 - half * dt) - velocity * (1 + half * (1 - t)) * dt
-    if scale == 0:
-        return mean
-    noise = torch.randn(mean.shape, generator=generator, dtype=mean.dtype)
-    return mean + scale * dt**0.5 * noise
-
-
 @torch.no_grad()
 def sample(
     pipeline: Any,
@@ -109,14 +84,17 @@ def sample(
     guidance: float = 4.5,
     noise_level: float = 0.7,
     seed: int = 0,
+    **noise: Any,
 ) -> Tensor:
     """Images (N, 3, 32, 32) float32 in [0, 1] of one batch of prompts, by Flow-GRPO's sampler.
 
     The defaults are those of its training samples; its evaluations take 40 steps at `noise_level` 0. As there,
     guidance is towards the prompt and away from the empty one; at 1 there is none, and no pass for the empty one.
+    `noise` is what :func:`flow.walk` takes of the fast trainers.
+
+    Raises:
+        ValueError: as there.
     """
-    if noise_level < 0:
-        raise ValueError(f"noise_level must not be negative, got {noise_level}")
     different = list(dict.fromkeys(prompts))
     tokenizers = (pipeline.tokenizer, pipeline.tokenizer_2, pipeline.tokenizer_3)
     encoders = (pipeline.text_encoder, pipeline.text_encoder_2, pipeline.text_encoder_3)
@@ -128,23 +106,19 @@ def sample(
 
     scheduler = type(pipeline.scheduler).from_config(pipeline.scheduler.config)
     scheduler.set_timesteps(steps)
-    sigmas = scheduler.sigmas.double()
-    scales = flow_grpo_scale(sigmas, noise_level)
-    generator = torch.Generator().manual_seed(seed)
-    latents = torch.randn(len(prompts), LATENT_CHANNELS, LATENT_SIZE, LATENT_SIZE, generator=generator)
-    for i in range(steps):
+
+    def predict(latents: Tensor, i: int) -> Tensor:
         timestep = scheduler.timesteps[i].expand(passes * len(prompts))
         predicted = pipeline.transformer(
             latents.repeat(passes, 1, 1, 1), states, pooled, timestep, return_dict=False
         )[0].chunk(passes)
-        latents = sde_step(
-            latents,
-            predicted[0] + guidance * (predicted[-1] - predicted[0]),
-            t=float(sigmas[i]),
-            dt=float(sigmas[i] - sigmas[i + 1]),
-            scale=float(scales[i]),
-            generator=generator,
-        )
+        guided: Tensor = predicted[0] + guidance * (predicted[-1] - predicted[0])
+        return guided
+
+    generator = torch.Generator().manual_seed(seed)
+    latents = torch.randn(len(prompts), LATENT_CHANNELS, LATENT_SIZE, LATENT_SIZE, generator=generator)
+    sigmas = scheduler.sigmas.double()
+    latents = walk(predict, latents, sigmas, noise_level=noise_level, generator=generator, **noise)
     config = pipeline.vae.config
     images: Tensor = pipeline.vae.decode(latents / config.scaling_factor + config.shift_factor).sample
     return (images / 2 + 0.5).clamp(0, 1)
