@@ -183,8 +183,10 @@ def write_rivals(
     document = build(every, out / f"report-{part.name}")
     (comparison,) = document.comparisons
     commands = _commands(study, [ladder, part], [ladder.kind, part.kind], out)
-    kept = StudyData.of(name, told, comparison, commands, study_page.machine(every))
-    shown = _figures(kept, pages, figures, data)
+    shown = []
+    if comparison.quality is not None:
+        kept = StudyData.of(name, told, comparison, commands, study_page.machine(every))
+        shown = _figures(kept, pages, figures, data)
     return _kept(pages / f"{name}.md", study_page.page(told, document, [], commands, every, shown))
 
 

@@ -206,7 +206,7 @@ def test_rivals_are_held_against_the_ladders_own_runs_on_a_page_of_their_own(
                 upstream="flow_grpo_sd3_guard" if part is guard else "flow_grpo",
                 trainer={"sample": {"train_batch_size": 8, "num_batches_per_epoch": 2, "num_steps": 10}},
                 resolved={},
-                **({"arm": "GRPO-Guard"} if part is guard else {}),
+                arm="GRPO-Guard" if part is guard else None,
             )
             write_quality(run, {0: -60.0, 20: -50.0 + n + seed, 40: -40.0 + n + seed})
     argv = ["flow-digit", "--parts", "ladder,powers,guard", "--seeds", "0,1", "--only-pages"]

@@ -104,7 +104,7 @@ class Study:
     @property
     def kinds(self) -> tuple[str, ...]:
         """What it consists of, out of :data:`KINDS`."""
-        return (LADDER, SMALLER, *(further.kind for further in (*self.sweeps, *self.rivals)))
+        return (LADDER, SMALLER, *(s.kind for s in self.sweeps), *(r.kind for r in self.rivals))
 
     @property
     def modes(self) -> tuple[str, ...]:
