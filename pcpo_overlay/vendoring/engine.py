@@ -169,7 +169,16 @@ def aim(at: Site, touched: Sequence[Touched]) -> dict[str, Known]:
             after = t.now if held and t.now else _with_hooks(t.path, before, t.file)
         return Known(before, after)
 
-    return _each(touched, with_the_plans)
+    try:
+        return _each(touched, with_the_plans)
+    except Fault as fault:
+        if at.at_pin or fault.code is not ExitCode.CONFLICT:
+            raise
+        pin = at.upstream.commit
+        raise ExitCode.CONFLICT.fault(
+            f"{at.root} is at commit {at.head[:12]} and the hooks are for {pin[:12]}, where `git -C {at.root} checkout "
+            f"--detach {pin}` takes it; nothing was written. These have no place for them as they are:\n{fault.message}"
+        ) from None
 
 
 def put_in(at: Site, plan: Plan) -> tuple[bool, list[str]]:

@@ -231,7 +231,15 @@ def test_into_a_clone_at_either_commit(upstream_clone: Callable[[str, bool], Pat
     apply("check", "flow_grpo", "--into", str(mine))
     apply("revert", "flow_grpo", "--into", str(mine))
     git(mine, "checkout", "--quiet", "--detach", BEFORE)
-    apply("flow_grpo", "--into", str(mine), code=13)  # it names the hooks that have no place there
+    refused = subprocess.run(
+        [sys.executable, str(ROOT / "apply.py"), "flow_grpo", "--into", str(mine)], capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert refused.returncode == 13
+    why, *files = refused.stderr.splitlines()  # a line that says why, then the hooks that have no place there
+    pin = LOCK.get("flow_grpo").commit
+    assert f"is at commit {BEFORE[:12]} and the hooks are for {pin[:12]}" in why and f"--detach {pin}" in why
+    assert any("scripts/train_flux.py is not in" in line for line in files)
     assert git(mine, "status", "--porcelain") == ""
 
 
