@@ -22,6 +22,7 @@ from pcpo_overlay.tools.faults import Fault, printable, told
 from pcpo_overlay.tools.locks import held
 from pcpo_overlay.tools.miniature.classifier import classifier_path
 from pcpo_overlay.tools.models import INDEX, ModelError, read_index
+from pcpo_overlay.tools.runs.arms import compared_with
 from pcpo_overlay.tools.runs.files import read_object
 from pcpo_overlay.tools.runs.run import MOST_EPOCHS, Run, load
 
@@ -115,7 +116,7 @@ def subject_of(run: Run, request: Request, say: Callable[[str], None] = print) -
         )
     settings = {
         "format": records.FORMAT,
-        "upstream": run.upstream,
+        "upstream": compared_with(run.upstream),
         "model_sha256": _folder_sha256(model),
         "classifier_sha256": sha256_of(classifier_path()),
         "sampler": sampler,
