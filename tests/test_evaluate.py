@@ -19,7 +19,7 @@ from torch import Tensor
 from benchmarks.miniatures import model_sd
 from pcpo_overlay.__main__ import main
 from pcpo_overlay.tools.checkpoints import Checkpoint, CheckpointError
-from pcpo_overlay.tools.evaluate import records, rewards, samples
+from pcpo_overlay.tools.evaluate import EvaluationError, records, rewards, samples
 from pcpo_overlay.tools.evaluate.loaders import LOADERS
 from pcpo_overlay.tools.evaluate.measures import diversity, frechet_distance
 from pcpo_overlay.tools.evaluate.run import CACHE, Request, evaluate, subject_of
@@ -434,6 +434,41 @@ def test_the_sampler_is_the_runs_own_and_native(tmp_path: Path) -> None:
         "guidance": 1.0,
         "noise_level": 0.3,
     }
+
+
+def of_flow_grpo(path: Path, name: str, **sample: Any) -> Path:
+    """A run of another of flow_grpo's trainers, with the miniature that it would train."""
+    shipped, settings = LOADERS[name].shipped, {"num_steps": 5, "guidance_scale": 3.5, "noise_level": 0.8}
+    trainer = {
+        "pretrained": {"model": str(shipped)},
+        "reward_fn": {"digit_probability": 1.0},
+        "save_dir": str(path),
+        "sample": {**settings, **sample},
+    }
+    return write_run(path, rewards=[0.0], upstream=name, trainer=trainer)
+
+
+def test_the_samplers_of_flow_grpos_other_trainers(tmp_path: Path) -> None:
+    plain = {"steps": 5, "guidance": 3.5, "noise_level": 0.8}
+    window = {"sde_type": "cps", "sde_window_size": 3, "sde_window_range": (0, 4)}
+    for name in ("flow_grpo_sd3_fast", "flow_grpo_flux_fast"):
+        run = of_flow_grpo(tmp_path / name, name, **window)
+        told = {**plain, "sde_type": "cps", "window": [3, 0, 4]}
+        assert subject_of(load(run), request()).sampler == told
+    for name, guidance in (("flow_grpo_flux", 0.5), ("flow_grpo_sd3_guard", 1.0)):
+        run = of_flow_grpo(tmp_path / name, name, guidance_scale=0.5)
+        assert subject_of(load(run), request()).sampler == {**plain, "guidance": guidance}
+    broken = of_flow_grpo(tmp_path / "broken", "flow_grpo_sd3_fast", **{**window, "sde_window_range": [1]})
+    with pytest.raises(EvaluationError, match=r"sde_window_range is \[1\] in place of two whole numbers"):
+        subject_of(load(broken), request())
+
+
+def test_a_rivals_records_are_those_of_the_trainer_that_it_is_compared_with(tmp_path: Path) -> None:
+    held = [
+        subject_of(load(of_flow_grpo(tmp_path / name, name)), request())
+        for name in ("flow_grpo", "flow_grpo_sd3_guard")
+    ]
+    assert records.digest(held[0].settings) == records.digest(held[1].settings)
 
 
 # --- refusals ---------------------------------------------------------------------------------------------------
