@@ -136,11 +136,11 @@ def test_through_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert err.count("\n") == 1
     assert "imagereward needs ImageReward.pt, 1.8 GB, from THUDM/ImageReward on the hub; give it with" in err
     torch.save(tiny_state(), tmp_path / "ImageReward.pt")
-    words = ("--weights", f"imagereward={tmp_path / 'ImageReward.pt'}")
+    words = ["--weights", f"imagereward={tmp_path / 'ImageReward.pt'}"]
     assert main(["score", str(folder), "--metrics", "imagereward", *words]) == 1
     err = capsys.readouterr().err
     assert "bert needs google-bert/bert-base-uncased, of it the tokenizer, 0.7 MB, from the Hugging" in err
-    words += ("--weights", f"bert={tokenizer(tmp_path / 'bert')}")
+    words += ["--weights", f"bert={tokenizer(tmp_path / 'bert')}"]
     assert main(["score", str(folder), "--metrics", "imagereward", *words]) == 0
     told = sets(folder)["imagereward"]
     assert len({line["value"] for line in told["prompts"]}) == 2
