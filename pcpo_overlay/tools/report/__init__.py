@@ -5,6 +5,7 @@
 ``validation``  validation reward and KL             ``clipping``    what is outside the clip range and masked
 ``gradients``   gradient statistics                  ``ratio``       the policy ratio
 ``cost``        time and memory                      ``settings``    the runs, and what each resolved to
+``scored``      the same of scored folders          ``paper_tables`` the paper's, below a user's own
 ``overview``    four of them in one picture          ``chapter``     what those of a number an epoch are made with
                                                     ``levels``      what ``speed`` and ``quality`` have in common
 

@@ -250,7 +250,9 @@ def model_table(model: MixedModel) -> str:
     """As in the paper's Table 3: effects down, each over the metrics, and what the fit complained of."""
     sizes, named = model.batch_sizes, names([model.baseline, model.arm])
     per_size = f", {sizes[0]} (0) and {sizes[1]} (1) samples an epoch" if len(sizes) == 2 else ""
-    at = "As drawn, whatever their rewards" if model.reward is None else f"At reward {reward(model.reward, 6)}"
+    at = (
+        "As drawn, whatever their rewards" if model.reward is None else f"At reward {reward(model.reward, 6)}"
+    )
     told = (
         f"{at}: {model.runs} runs, {model.prompts} prompts{per_size}. "
         f"Algorithm: `{named[model.baseline]}` (0), `{named[model.arm]}` (1)."
