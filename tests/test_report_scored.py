@@ -118,6 +118,12 @@ def test_two_batch_sizes_as_in_table_3(tmp_path: Path) -> None:
     assert "4 runs, 3 prompts, 256 (0) and 512 (1) samples an epoch" in text
 
 
+def test_folders_of_one_name_are_two_arms(tmp_path: Path) -> None:
+    folders = [arm(tmp_path / parent / "full", parent, fid=n) for n, parent in enumerate(("a", "b"), 1)]
+    (model,) = report(tmp_path, *folders)["mixed_models"]
+    assert (model["baseline"], model["arm"]) == tuple(map(str, folders))
+
+
 def test_numbers_that_do_not_compare_are_left_out(tmp_path: Path, capsys: Capture) -> None:
     one = arm(tmp_path / "one", "a", fid=1.0, aesthetic=5.0)
     other = arm(tmp_path / "other", "b", aesthetic=5.5)

@@ -56,17 +56,14 @@ class Scored:
         settings: what its pictures were drawn with.
         told: what else ``sample.json`` has.
         lines: of ``sets.jsonl``, by metric.
+        name: the folder's, as it can be printed; with its path where another has the same.
     """
 
     path: Path
     settings: dict[str, Any]
     told: dict[str, Any]
     lines: dict[str, dict[str, Any]]
-
-    @property
-    def name(self) -> str:
-        """The folder's, as it can be printed."""
-        return printable(self.path.resolve().name)
+    name: str
 
     @property
     def is_base(self) -> bool:
@@ -179,7 +176,8 @@ def read(path: Path) -> Scored:
         sound = False
     if not sound:
         raise ReportError(f"{path / SETS} is damaged; move it away and score the folder again")
-    return Scored(path, held.settings, held.told, {line["metric"]: line for line in lines})
+    by_metric = {line["metric"]: line for line in lines}
+    return Scored(path, held.settings, held.told, by_metric, printable(held.name))
 
 
 def _sound(line: Any) -> bool:
@@ -231,6 +229,11 @@ def build(
     check_writable(out, COMMAND)
     paths = list(dict.fromkeys([*folders, *(path for t in trainings for path, _ in t.folders)]))
     held = {path: read(path) for path in paths}
+    names = [scored.name for scored in held.values()]
+    held = {
+        path: dataclasses.replace(one, name=printable(path)) if names.count(one.name) > 1 else one
+        for path, one in held.items()
+    }
     metrics, notes = _comparable(list(held.values()))
     base = next((scored for scored in held.values() if scored.is_base), None)
     taken = {path for training in trainings for path, _ in training.folders}
