@@ -21,6 +21,7 @@ def pictured(path: Path, pictures: Tensor, prompts: Sequence[str], **names: Any)
         "model_sha256": "0" * 64,
         "checkpoint_sha256": names.get("checkpoint"),
         "prompts": list(prompts),
+        "sampler": {"name": "DDIMScheduler", "steps": 5},
     }
     held = folder.begin(path, settings, {"model": "noise", "checkpoint": None, **names}, {})
     each = len(pictures) // len(prompts)

@@ -99,6 +99,7 @@ def test_at_the_same_reward_by_hand(tmp_path: Path) -> None:
     assert model["metrics"]["fid"]["effects"][0]["coefficient"] == pytest.approx(-0.8, abs=0.1)
     text = (tmp_path / "report" / "report.md").read_text()
     assert "## Quality at matched reward\n" in text and "LPIPS diversity" in text and "(quality.png)" in text
+    assert "4 images a prompt and policy (DDIMScheduler, steps 5), 3 policies a run" in text
     assert (tmp_path / "report" / "quality.png").is_file()
 
 
@@ -150,7 +151,7 @@ def test_the_papers_tables(tmp_path: Path, name: str) -> None:
     ]
     yours = [row for row in rows if row[0] == "yours"]
     papers = [row for row in rows if row[0] == "the paper's"]
-    assert yours[1][2:4] == ["tuned", {"2": "12.35", "5": "0.300", "9": "0.280"}[name]]
+    assert yours[1][1:4] == ["noise", "tuned", {"2": "12.35", "5": "0.300", "9": "0.280"}[name]]
     assert "-" in yours[1], "what was not scored is no number"
     expected = {
         "2": ["(a) DDPO, 512 a batch", "PCPO", "22.06", "391.30", "25.65", "0.6525"],
@@ -166,7 +167,7 @@ def test_the_papers_tables(tmp_path: Path, name: str) -> None:
 
 
 def test_the_papers_own_protocol_has_no_warning() -> None:
-    row = paper_tables.Row("base", {"hpsv2": 0.26}, True, 2048, 2048)
+    row = paper_tables.Row("", "base", {"hpsv2": 0.26}, True, 2048, 2048)
     (text,) = paper_tables.render("9", [row]).values()
     assert "Not the paper's protocol" not in text
 

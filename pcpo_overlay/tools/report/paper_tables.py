@@ -16,8 +16,9 @@ YOURS, PAPERS = "yours", "the paper's"
 
 @dataclass(frozen=True)
 class Row:
-    """A scored folder: its arm's name, its numbers by metric, and of how many pictures and prompts they are."""
+    """A scored folder: its model and prompts, its arm's name, its numbers by metric, and of how many pictures."""
 
+    setting: str
     method: str
     values: Mapping[str, float]
     is_base: bool
@@ -47,14 +48,15 @@ def render(name: str, rows: Sequence[Row]) -> dict[str, str]:
     told = _read()[name]
     columns, digits = told["columns"], told["digits"]
     cells = [
-        [YOURS, "", row.method, *_told([row.values.get(key) for key in columns], digits)] for row in rows
+        [YOURS, row.setting, row.method, *_told([row.values.get(key) for key in columns], digits)]
+        for row in rows
     ]
     gains = told.get("gains", False)
     base = next((row for row in rows if row.is_base), None)
     for row in rows if gains and base is not None else ():
         if base is not None and not row.is_base:
             values = [_less(row.values.get(key), base.values.get(key)) for key in columns]
-            cells.append([YOURS, "", f"gains of {row.method}", *_told(values, digits, "+")])
+            cells.append([YOURS, row.setting, f"gains of {row.method}", *_told(values, digits, "+")])
     paper = told["rows"]
     for n, (setting, method, *values) in enumerate(paper):
         cells.append([PAPERS, setting, method, *_told(values, digits)])
@@ -75,11 +77,7 @@ def render(name: str, rows: Sequence[Row]) -> dict[str, str]:
     missing = [key for key in columns if any(key not in row.values for row in rows)]
     if missing:
         notes.append(f"A dash: not scored; `pcpo score ... --metrics {','.join(missing)}` does it.")
-    return {
-        f"Table {name} of the paper: {told['title'][0].lower()}{told['title'][1:]}": "\n\n".join(
-            [made, *notes]
-        )
-    }
+    return {f"Table {name} of the paper: {told['title']}": "\n\n".join([made, *notes])}
 
 
 def _told(values: Sequence[float | None], digits: Sequence[int], sign: str = "") -> list[str]:

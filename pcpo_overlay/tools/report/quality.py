@@ -301,8 +301,9 @@ def _last_table(shown: Shown, quality: Quality) -> str:
 def _drawn(quality: Quality) -> str:
     """How the images were drawn, and how densely checkpoints lie."""
     settings, counts = quality.settings, sorted(set(quality.policies))
-    sampler = ", ".join(f"{key.replace('_', ' ')} {v}" for key, v in (settings["sampler"] or {}).items())
-    native = "" if "name" in (settings["sampler"] or {}) else "; native sampler in all arms"
+    held = settings["sampler"] or {}
+    parts = [str(v) if key == "name" else f"{key.replace('_', ' ')} {v}" for key, v in held.items()]
+    sampler, native = ", ".join(parts), "" if "name" in held else "; native sampler in all arms"
     several = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else str(counts[0])
     few = any(arm.runs < stats.LEAST_SEEDS for level in quality.levels for arm in level.arms)
     told = (

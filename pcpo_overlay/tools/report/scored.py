@@ -32,7 +32,7 @@ DEFINITIONS = {
     "prompt's own is larger, as it is of fewer pictures. IS: Inception Score. LPIPS diversity: mean distance of "
     "two pictures of one prompt. HPSv2, CLIPScore: cosines. A metric is left out where folders have it of other "
     "weights, or of other numbers of pictures.",
-    "reward": "The metric that arms are matched by, over all pictures of a folder.",
+    "reward": "`{reward}` over all pictures of a folder: the metric that arms are matched by.",
     "matched reward": "An arm's policy when its reward first reaches a level, with everything interpolated linearly "
     "between the last folder below and the first at the level. Unless given with --thresholds the levels are four, "
     "evenly spaced strictly between the first folders' reward and the lowest of the arms' best.",
@@ -69,6 +69,11 @@ class Scored:
     def is_base(self) -> bool:
         """Whether no checkpoint had a part in it."""
         return self.settings.get("checkpoint_sha256") is None and not self.settings.get("experts")
+
+    @property
+    def setting(self) -> str:
+        """The model and the prompts, as the user named them."""
+        return printable(", ".join(str(self.told[key]) for key in ("model", "prompts") if self.told.get(key)))
 
     @property
     def pictures(self) -> int:
@@ -174,7 +179,7 @@ def read(path: Path) -> Scored:
         raise ReportError(f"{path} is not scored yet; `pcpo score {path} --metrics ...` does it") from None
     except (OSError, ValueError):
         sound = False
-    if not sound:
+    if not sound or not lines:
         raise ReportError(f"{path / SETS} is damaged; move it away and score the folder again")
     by_metric = {line["metric"]: line for line in lines}
     return Scored(path, held.settings, held.told, by_metric, printable(held.name))
@@ -242,7 +247,8 @@ def build(
     notes += _drawn_alike(list(held.values()))
     report = ScoreReport(
         metrics, notes, {str(path): scored.values(metrics) for path, scored in held.items()}, None, [], list(tables),
-        dict(DEFINITIONS),
+        {name: text.replace("{reward}", str(reward)) for name, text in DEFINITIONS.items()
+         if reward is not None or name not in ("reward", "matched reward")},
     )  # fmt: skip
     made = {"Scores": _score_table(held, metrics)}
     figure = None
@@ -268,8 +274,10 @@ def build(
     }
     for name in tables:
         rows = [
-            paper_tables.Row(labels.get(p, "Base model" if s is base else s.name), s.values(list(s.lines)),
-                             s.is_base, s.pictures, len(next(iter(s.lines.values()))["prompts"]) if s.lines else 0)
+            paper_tables.Row(
+                s.setting, labels.get(p, "Base model" if s is base else s.name), s.values(metrics), s.is_base,
+                s.pictures, s.pictures // _each(s),
+            )
             for p, s in held.items()
         ]  # fmt: skip
         made |= paper_tables.render(name, rows)
@@ -372,8 +380,9 @@ def _line(scored: Scored, epoch: float, metrics: Sequence[str], reward: str | No
 
 
 def _each(scored: Scored) -> int:
+    """How many pictures of a prompt."""
     line = next(iter(scored.lines.values()))
-    return line["pictures"] // max(1, len(line["prompts"]))
+    return max(1, line["pictures"] // max(1, len(line["prompts"])))
 
 
 def _score_table(held: Mapping[Path, Scored], metrics: Sequence[str]) -> str:
