@@ -161,7 +161,7 @@ def test_the_papers_tables(tmp_path: Path, name: str) -> None:
     assert expected in [row[1:] for row in papers]
     assert len(papers) == {"2": 8, "5": 12, "9": 12}[name]
     if name == "9":
-        assert ["yours", "", "gains of tuned", "+0.020", "+1.50", "-", "-"] in yours
+        assert ["yours", "noise", "gains of tuned", "+0.020", "+1.50", "-", "-"] in yours
     assert "**Not the paper's protocol:** yours are of 12 pictures of 3 prompts" in told
     assert "A dash: not scored; `pcpo score ... --metrics " in told
 
