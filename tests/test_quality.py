@@ -84,11 +84,13 @@ def test_arms_are_compared_at_the_same_reward_by_hand(tmp_path: Path) -> None:
     assert observe.epochs.mean == pytest.approx(sum(epochs) / 3)
     assert (observe.epochs.low, observe.epochs.high) == pytest.approx((min(epochs), max(epochs)))
     assert full.epochs.mean == pytest.approx(sum(epochs) / 6)
-    assert observe.diversity.mean == pytest.approx(9.2) and full.diversity.mean == pytest.approx(8.4)
+    assert observe.values["diversity"].mean == pytest.approx(9.2) and full.values[
+        "diversity"
+    ].mean == pytest.approx(8.4)
     assert full.difference is not None and full.difference.runs == 3
-    assert full.difference.diversity.low == pytest.approx(-0.8)
-    assert full.difference.frechet_prompt.mean == pytest.approx(0.8 - 1.6)
-    assert full.difference.accuracy.mean == pytest.approx(0.008)
+    assert full.difference.values["diversity"].low == pytest.approx(-0.8)
+    assert full.difference.values["frechet_prompt"].mean == pytest.approx(0.8 - 1.6)
+    assert full.difference.values["accuracy"].mean == pytest.approx(0.008)
     assert observe.difference is None
 
     assert held.last.epoch == 10
@@ -111,7 +113,7 @@ def test_two_seeds_have_no_intervals_and_a_level_may_be_out_of_reach(tmp_path: P
     assert comparison.quality is not None
     low, high = comparison.quality.levels
     assert [arm.runs for arm in low.arms] == [2, 2] and [arm.runs for arm in high.arms] == [1, 1]
-    assert low.arms[0].diversity.low is None
+    assert low.arms[0].values["diversity"].low is None
     tables = comparison.tables()
     assert "Intervals take 3 seeds" in tables["Quality at matched reward"]
     assert "they take 3 seeds that both" in tables["Quality at matched reward, difference to the baseline"]

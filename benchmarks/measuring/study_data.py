@@ -117,7 +117,8 @@ class StudyData:
     @staticmethod
     def read(path: Path) -> StudyData:
         """What :meth:`write` wrote."""
-        return from_plain(StudyData, json.loads(path.read_text(encoding="utf-8")))
+        held = json.loads(path.read_text(encoding="utf-8"), object_hook=_by_metric)
+        return from_plain(StudyData, held)
 
     def figures(self) -> dict[str, Any]:
         """By what their files' names end in: epochs to a reward, and what the policies draw at the same reward."""
@@ -157,6 +158,16 @@ def _speed(shown: Shown, held: Quality, title: str) -> Any:
     )
     palette.legend_below(figure, left)
     return figure
+
+
+def _by_metric(held: dict[str, Any]) -> dict[str, Any]:
+    """Numbers of quality by metric, as the chapter has them; in files of its format 2 they stand beside the others."""
+    digits = ("accuracy", "diversity", "frechet_prompt", "frechet")
+    if "runs" in held and isinstance(held.get("accuracy"), dict):
+        held["values"] = {key: held.pop(key) for key in digits}
+    if "ways" in held:
+        held.setdefault("metrics", list(digits))
+    return held
 
 
 def from_plain(kind: type[T], value: Any) -> T:

@@ -105,9 +105,9 @@ def sweep_table(
             cells = [
                 f"{reward(stats.mean(ends), digits)} [{reward(min(ends), digits)}, {reward(max(ends), digits)}]",
                 " / ".join(three(_mean(members, key)) for key in ("fraction_outside", "fraction_masked")),
-                three(last.accuracy.mean),
-                number(last.diversity.mean),
-                number(last.frechet_prompt.mean),
+                three(last.values["accuracy"].mean),
+                number(last.values["diversity"].mean),
+                number(last.values["frechet_prompt"].mean),
                 *(_epochs(level.arms[n], len(members)) for level in held.levels),
             ]
             rows.append([f"{value:g}", named[label], *cells])

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pcpo_overlay.tools.cli.arguments import at_least, thresholds
-from pcpo_overlay.tools.faults import complain, printable, told
+from pcpo_overlay.tools.faults import WrongArgument, complain, printable, told
 
 if TYPE_CHECKING:
     from pcpo_overlay.tools.report.compare import Document
@@ -22,6 +23,11 @@ mixed model: the evaluated reward comes first, since it compares arms whatever
 sampler they draw with. Runs are grouped by upstream, mode and options, and by
 batch size where there are several; each group may hold several seeds.
 Writes report.md, report.json and one PNG per figure.
+
+Or compare scored folders (see: pcpo sample, pcpo score) on whatever metrics they
+have: each is an arm, or the folders of one training are named with --arm. Of two arms
+the mixed model of the paper's Tables 3 and 4 is of the folders as they are, or, with
+--reward METRIC, at matched reward. --paper-table sets the paper's numbers below yours.
 """
 _EPILOG = """\
 Exit codes: 0 done; 1 a run folder could not be read (the report covers the
@@ -39,7 +45,11 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "runs", nargs="+", type=Path, metavar="RUN", help="a run folder, or a folder that holds several"
+        "runs",
+        nargs="*",
+        type=Path,
+        metavar="RUN",
+        help="a run folder, or a folder that holds several; or scored folders",
     )
     parser.add_argument(
         "--out",
@@ -59,20 +69,58 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     parser.add_argument(
         "--window",
         type=at_least(1),
-        default=5,
         metavar="N",
-        help="epochs of the moving average (default: %(default)s)",
+        help="epochs of the moving average (default: 5)",
     )
     parser.add_argument(
         "--baseline", metavar="LABEL", help="the arm to compare with (default: observe, else the first)"
     )
+    scored = parser.add_argument_group("of scored folders")
+    scored.add_argument(
+        "--arm",
+        type=training,
+        action="append",
+        default=[],
+        metavar="NAME[:BATCH]=DIR[@EPOCH],...",
+        help="folders of one training of an arm, with the epochs of training before each and the samples of an epoch; "
+        "given several times with one name they are the arm's seeds",
+    )
+    scored.add_argument("--reward", metavar="METRIC", help="match arms by this metric")
+    scored.add_argument(
+        "--paper-table",
+        action="append",
+        default=[],
+        choices=("2", "5", "9"),
+        help="this table of the paper, with your numbers above the paper's. May be given several times",
+    )
     parser.set_defaults(func=run)
+
+
+def training(text: str) -> tuple[str, int | None, list[tuple[Path, float | None]]]:
+    """``NAME[:BATCH]=DIR[@EPOCH],...``: the arm, its batch size, and the folders with their epochs."""
+    named = re.fullmatch(r"([^=:]+)(?::([1-9]\d{0,8}))?=(.+)", text)
+    if named is None:
+        raise argparse.ArgumentTypeError(f"expected NAME[:BATCH]=DIR[@EPOCH],..., got {text!r:.120}")
+    folders: list[tuple[Path, float | None]] = []
+    for part in named[3].split(","):
+        path, at, epoch = part.rpartition("@")
+        if at and re.fullmatch(r"\d{1,9}", epoch):
+            folders.append((Path(path), float(epoch)))
+        else:
+            folders.append((Path(part), None))
+    return named[1], None if named[2] is None else int(named[2]), folders
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
+    from pcpo_overlay.tools.report.stats import WINDOW
     from pcpo_overlay.tools.runs.run import find
 
+    scored = [path for path in args.runs if (path / "sample.json").is_file()]
+    if args.arm or args.reward or args.paper_table or scored:
+        return _scored(args, scored)
+    if not args.runs:
+        raise WrongArgument("name run folders, or scored ones")
     folders, errors = find(args.runs)
     for error in errors:
         complain("pcpo report", error)
@@ -81,10 +129,41 @@ def run(args: argparse.Namespace) -> int:
         args.out,
         command="report",
         thresholds=args.thresholds,
-        window=args.window,
+        window=args.window or WINDOW,
         baseline=args.baseline,
     )
     return 1 if errors else code
+
+
+def _scored(args: argparse.Namespace, scored: Sequence[Path]) -> int:
+    """Compare scored folders."""
+    from pcpo_overlay.tools.report.build import MARKDOWN
+    from pcpo_overlay.tools.report.scored import Training, build
+
+    other = [path for path in args.runs if path not in scored]
+    if other:
+        raise WrongArgument(
+            f"{other[0]} is no scored folder, and --arm, --reward, --paper-table and scored folders are for those alone"
+        )
+    if args.window is not None:
+        raise WrongArgument("--window is for run folders: scored folders are not smoothed")
+    if args.thresholds is not None and args.reward is None:
+        raise WrongArgument("--thresholds are levels of a reward: say which metric with --reward")
+    report, tables = build(
+        args.runs,
+        [Training(name, folders, batch) for name, batch, folders in args.arm],
+        args.out,
+        reward=args.reward,
+        thresholds=args.thresholds,
+        baseline=args.baseline,
+        tables=args.paper_table,
+    )
+    for note in report.notes:
+        print(f"note: {note}")
+    for title, text in tables.items():
+        print(f"\n{title}\n\n{text}")
+    print(f"\nreport: {printable(args.out / MARKDOWN)}")
+    return 0
 
 
 def tell(document: Document) -> None:

@@ -12,7 +12,7 @@ from pcpo_overlay.tools.cli.arguments import at_least
 from pcpo_overlay.tools.faults import Stopped, WrongArgument, printable
 from pcpo_overlay.tools.progress import make_display
 
-METRICS = "clipscore, pickscore, hpsv2, hpsv2.1, aesthetic, fid, is, fd-dinov2, lpips"
+METRICS = "clipscore, pickscore, hpsv2, hpsv2.1, imagereward, aesthetic, ocr, fid, is, fd-dinov2, lpips"
 
 _DESCRIPTION = """\
 Score folders that `pcpo sample` drew: each picture (DIR/scores.jsonl, a line a
@@ -36,7 +36,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     """Add the ``score`` subcommand."""
     parser: argparse.ArgumentParser = subparsers.add_parser(
         "score",
-        help="FID, FD-DINOv2, IS, LPIPS, CLIPScore, PickScore, HPSv2, aesthetic: of sampled folders",
+        help="FID, FD-DINOv2, IS, LPIPS, CLIPScore, PickScore, HPSv2, ImageReward, OCR, ...: of sampled folders",
         description=_DESCRIPTION,
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,

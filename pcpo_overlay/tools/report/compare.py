@@ -35,8 +35,8 @@ from pcpo_overlay.tools.runs.arms import (
 )
 from pcpo_overlay.tools.runs.run import Run
 
-#: Of ``report.json``; 2 has the numbers by chapter.
-FORMAT = 2
+#: Of ``report.json``; 2 has the numbers by chapter, 3 those of quality by metric.
+FORMAT = 3
 
 
 @dataclass

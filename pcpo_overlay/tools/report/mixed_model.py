@@ -173,8 +173,18 @@ def describe_all(
     return models
 
 
+def describe_as_drawn(baseline: Arm, arm: Arm) -> MixedModel:
+    """The model of two arms' last policies, whatever their rewards; those of scored folders may have none."""
+    model = MixedModel(baseline.upstream, baseline.label, arm.label, [], 0, None, None, {}, [])
+    _describe(model, (baseline.runs, arm.runs), None, as_drawn=True)
+    return model
+
+
 def _describe(
-    model: MixedModel, arms: tuple[Sequence[Run], Sequence[Run]], thresholds: Sequence[float] | None
+    model: MixedModel,
+    arms: tuple[Sequence[Run], Sequence[Run]],
+    thresholds: Sequence[float] | None,
+    as_drawn: bool = False,
 ) -> None:
     """Fill in the model of two arms' runs; those of a batch size that only one has are left out, which is noted."""
     first, second = ({n for run in runs if (n := run.samples_per_epoch) is not None} for runs in arms)
@@ -188,6 +198,9 @@ def _describe(
         told = ", ".join(map(str, model.batch_sizes))
         model.notes.append(f"the model is of two batch sizes, and these runs are of {told}; leave some out")
         return
+    if as_drawn:
+        _fit_all(model, runs, [policies.points(run)[-1] for _, run in runs])
+        return
     choice = quality.matched_levels([run for _, run in runs], thresholds)
     by_level = {
         level: [policies.at_reward(policies.points(run), level) for _, run in runs] for level in choice
@@ -200,9 +213,16 @@ def _describe(
         told = f"; never above the model it began as: {', '.join(flat)}" if flat else ""
         model.notes.append(f"no level of reward that every one of these runs passes{told}")
         return
+    model.reward = max(passed)
+    _fit_all(model, runs, passed[model.reward])
+
+
+def _fit_all(
+    model: MixedModel, runs: Sequence[tuple[int, Run]], points: Sequence[policies.Point | None]
+) -> None:
+    """Fit every metric that the points have by prompt; ``runs`` are with which algorithm each is of."""
     import pandas as pd
 
-    model.reward = max(passed)
     observed = pd.DataFrame(
         {
             "prompt": prompt,
@@ -210,12 +230,12 @@ def _describe(
             "batch": int([run.samples_per_epoch] != model.batch_sizes[:1]),
             **values,
         }
-        for (a, run), point in zip(runs, passed[model.reward], strict=True)
+        for (a, run), point in zip(runs, points, strict=True)
         if point is not None
         for prompt, values in point.prompts.items()
     )
     model.prompts = observed["prompt"].nunique()
-    for metric in policies.PER_PROMPT:
+    for metric in sorted(set(observed.columns) - {"prompt", "algorithm", "batch"}):
         try:
             model.metrics[metric] = fit(observed.assign(value=observed[metric]))
         except CannotFit as why:
@@ -230,8 +250,11 @@ def model_table(model: MixedModel) -> str:
     """As in the paper's Table 3: effects down, each over the metrics, and what the fit complained of."""
     sizes, named = model.batch_sizes, names([model.baseline, model.arm])
     per_size = f", {sizes[0]} (0) and {sizes[1]} (1) samples an epoch" if len(sizes) == 2 else ""
+    at = (
+        "As drawn, whatever their rewards" if model.reward is None else f"At reward {reward(model.reward, 6)}"
+    )
     told = (
-        f"At reward {reward(model.reward, 6)}: {model.runs} runs, {model.prompts} prompts{per_size}. "
+        f"{at}: {model.runs} runs, {model.prompts} prompts{per_size}. "
         f"Algorithm: `{named[model.baseline]}` (0), `{named[model.arm]}` (1)."
     )
     rows = []
@@ -239,7 +262,9 @@ def model_table(model: MixedModel) -> str:
         for metric, fitted in sorted(model.metrics.items()):
             held = next((e for e in fitted.effects if e.effect == effect), Effect(effect, None, None, None))
             p = "-" if held.p_value is None else f"{held.p_value:.3f}" if held.p_value >= 0.001 else "< 0.001"
-            name = "Fréchet distance" if metric == "frechet" else metric
+            name = quality.TITLES.get(f"{metric}_prompt", quality.TITLES.get(metric, metric)).removesuffix(
+                ", by prompt"
+            )
             cells = [signed(held.coefficient), three(held.std_error), p, "; ".join(fitted.notes)]
             rows.append([effect, name, *cells])
     return told + "\n\n" + table(["effect", "metric", "coefficient", "std. error", "p", "fit"], rows, left=2)

@@ -39,14 +39,27 @@ DEFINITIONS = {
     "strictly between the base model's reward and the lowest of the runs' best. Numbers are means over seeds, in "
     "brackets their bootstrap interval; a difference is taken seed by seed.",
 }
-#: What is compared: over all prompts, but ``frechet_prompt``, which is the mean of the prompts' own distances.
-METRICS = {
+#: What may be compared, in this order: over all prompts, but ``KEY_prompt``, the mean of the prompts' own.
+TITLES = {
     "accuracy": "accuracy",
     "diversity": "diversity",
     "frechet_prompt": "Fréchet distance, by prompt",
     "frechet": "Fréchet distance, all prompts",
+    "fid": "FID",
+    "fid_prompt": "FID, by prompt",
+    "fd-dinov2": "FD-DINOv2",
+    "fd-dinov2_prompt": "FD-DINOv2, by prompt",
+    "is": "IS",
+    "is_prompt": "IS, by prompt",
+    "lpips": "LPIPS diversity",
+    "hpsv2": "HPSv2",
+    "hpsv2.1": "HPSv2.1",
+    "aesthetic": "Aesthetic",
+    "clipscore": "CLIPScore",
+    "pickscore": "PickScore",
+    "imagereward": "ImageReward",
+    "ocr": "OCR",
 }
-_MEASURED = ("reward", *METRICS)
 NO_MATCH = (
     "No level of reward: at least one run's evaluated reward never rose above that of the model it began as."
 )
@@ -61,13 +74,10 @@ def matched_levels(runs: Sequence[Run], given: Sequence[float] | None = None) ->
 
 @dataclass(frozen=True)
 class Metrics:
-    """Each of :data:`METRICS` as a mean over seeds with its bootstrap interval."""
+    """What was measured, of :data:`TITLES`, as means over seeds with their bootstrap intervals."""
 
     runs: int
-    accuracy: Estimate
-    diversity: Estimate
-    frechet_prompt: Estimate
-    frechet: Estimate
+    values: dict[str, Estimate]
 
 
 @dataclass(frozen=True)
@@ -114,8 +124,12 @@ class Way:
 
 @dataclass(frozen=True)
 class Quality:
-    """How images were drawn, of how many policies a run; at levels and the last checkpoint; by arm, and by run."""
+    """How images were drawn, and what was measured of how many policies a run.
 
+    It is told at levels and at the last checkpoint, by arm, and by run.
+    """
+
+    metrics: list[str]
     settings: dict[str, Any]
     policies: list[int]
     levels: list[QualityLevel]
@@ -142,49 +156,59 @@ def describe_arms(
     """
     runs = [run for members in arms.values() for run in members]
     settings = runs[0].quality[0].get("settings", {})
+    known = policies.measured(runs)[1:]
+    metrics = sorted(known, key=lambda key: list(TITLES).index(key) if key in TITLES else len(TITLES))
     return Quality(
+        metrics,
         {key: settings.get(key) for key in ("samples", "seed", "sampler", "reward")},
         [len(run.quality) for run in runs],
-        [_level(arms, baseline, level) for level in matched_levels(runs, thresholds)],
-        _last({label: [policies.way(run) for run in members] for label, members in arms.items()}),
+        [_level(arms, baseline, level, metrics) for level in matched_levels(runs, thresholds)],
+        _last({label: [policies.way(run) for run in members] for label, members in arms.items()}, metrics),
         [stats.curve(members, lambda run: policies.way(run)["reward"], 1) for members in arms.values()],
-        [[_way(run) for run in members] for members in arms.values()],
+        [[_way(run, metrics) for run in members] for members in arms.values()],
     )
 
 
-def _way(run: Run) -> Way:
+def _way(run: Run, metrics: Sequence[str]) -> Way:
     held = policies.points(run)
-    values = {key: [point.values[key] for point in held] for key in _MEASURED}
+    values = {key: [point.values[key] for point in held] for key in ("reward", *metrics)}
     return Way(run.name, run.seed, [point.epoch for point in held], values)
 
 
-def _metrics(held: pd.DataFrame) -> dict[str, Any]:
-    return {"runs": len(held), **{key: stats.estimate(held[key].tolist()) for key in METRICS}}
+def _metrics(held: pd.DataFrame, metrics: Sequence[str]) -> dict[str, Any]:
+    return {"runs": len(held), "values": {key: stats.estimate(held[key].tolist()) for key in metrics}}
 
 
-def _level(arms: Mapping[str, Sequence[Run]], baseline: str, level: float) -> QualityLevel:
-    reached = {label: policies.matched(members, level) for label, members in arms.items()}
+def _level(
+    arms: Mapping[str, Sequence[Run]], baseline: str, level: float, metrics: Sequence[str]
+) -> QualityLevel:
+    reached = {label: policies.matched(members, level, metrics) for label, members in arms.items()}
     described = []
     for label, own in reached.items():
         shared = own - reached.get(baseline, own[:0])  # NaN where the baseline has no such seed
-        difference = None if label == baseline else Metrics(**_metrics(shared.dropna()))
+        difference = None if label == baseline else Metrics(**_metrics(shared.dropna(), metrics))
         epochs = stats.estimate(own["epoch"].tolist())
-        described.append(ArmAtLevel(label=label, epochs=epochs, difference=difference, **_metrics(own)))
+        described.append(
+            ArmAtLevel(label=label, epochs=epochs, difference=difference, **_metrics(own, metrics))
+        )
     return QualityLevel(level, described)
 
 
-def _last(arms: Mapping[str, Sequence[pd.DataFrame]]) -> LastCheckpoint:
+def _last(arms: Mapping[str, Sequence[pd.DataFrame]], metrics: Sequence[str]) -> LastCheckpoint:
     """The numbers at the last checkpoint that every run has, and of the base model."""
     import pandas as pd
 
     every = [way for ways in arms.values() for way in ways]
     last = max(set.intersection(*(set(way.index[way.index > 0].tolist()) for way in every)), default=None)
-    base = next((way.loc[0, [*_MEASURED]].to_dict() for way in every if 0 in way.index), None)
+    columns = ["reward", *metrics]
+    base = next((way.loc[0, columns].to_dict() for way in every if 0 in way.index), None)
     described = []
     for label, ways in arms.items():
-        held = pd.DataFrame([way.loc[last] for way in ways if last is not None], columns=[*_MEASURED])
+        held = pd.DataFrame([way.loc[last] for way in ways if last is not None], columns=columns)
         reward = stats.estimate(held["reward"].tolist())
-        described.append(ArmAtEnd(label=label, reward=reward, **_metrics(held) | {"runs": len(ways)}))
+        described.append(
+            ArmAtEnd(label=label, reward=reward, **_metrics(held, metrics) | {"runs": len(ways)})
+        )
     return LastCheckpoint(last, base, described)
 
 
@@ -196,7 +220,7 @@ def tables(shown: Shown, quality: Quality) -> dict[str, str]:
         "Quality at matched reward, difference to the baseline": _difference_table,
     }
     made = {title: of(shown, quality) if quality.levels else NO_MATCH for title, of in at_levels.items()}
-    return {**made, "Quality at the last checkpoint": _last_table(shown, quality.last)}
+    return {**made, "Quality at the last checkpoint": _last_table(shown, quality)}
 
 
 def _epochs_table(shown: Shown, quality: Quality) -> str:
@@ -225,11 +249,15 @@ def _arms(shown: Shown, quality: Quality) -> Iterator[tuple[str, ShownArm, ArmAt
 
 
 def _table(
-    head: Sequence[str], rows: Iterable[tuple[list[str], Metrics]], left: int, told: Told = number
+    head: Sequence[str],
+    metrics: Sequence[str],
+    rows: Iterable[tuple[list[str], Metrics]],
+    left: int,
+    told: Told = number,
 ) -> str:
-    """Cases down, :data:`METRICS` across."""
-    cells = [[*case, *(estimated(getattr(held, key), told) for key in METRICS)] for case, held in rows]
-    return table([*head, *METRICS.values()], cells, left)
+    """Cases down, metrics across."""
+    cells = [[*case, *(estimated(held.values[key], told) for key in metrics)] for case, held in rows]
+    return table([*head, *(TITLES.get(key, printable(key)) for key in metrics)], cells, left)
 
 
 def _quality_table(shown: Shown, quality: Quality) -> str:
@@ -237,7 +265,8 @@ def _quality_table(shown: Shown, quality: Quality) -> str:
         ([name, arm.name, f"{own.runs} of {arm.seeds}", estimated(own.epochs)], own)
         for name, arm, own in _arms(shown, quality)
     )
-    return f"{_table(['reward', 'arm', 'seeds', 'epochs'], rows, left=2)}\n\n{_drawn(quality)}"
+    made = _table(["reward", "arm", "seeds", "epochs"], quality.metrics, rows, left=2)
+    return f"{made}\n\n{_drawn(quality)}"
 
 
 def _difference_table(shown: Shown, quality: Quality) -> str:
@@ -248,13 +277,14 @@ def _difference_table(shown: Shown, quality: Quality) -> str:
     ]
     if not rows:
         return "There is no other arm than the baseline."
-    made = _table(["reward", "arm", "seeds"], rows, 2, signed)
+    made = _table(["reward", "arm", "seeds"], quality.metrics, rows, 2, signed)
     few = all(held.runs < stats.LEAST_SEEDS for _, held in rows)
     told = f"\n\nNo bootstrap intervals: they take {stats.LEAST_SEEDS} seeds that both arms have."
     return made + (told if few else "")
 
 
-def _last_table(shown: Shown, last: LastCheckpoint) -> str:
+def _last_table(shown: Shown, quality: Quality) -> str:
+    last = quality.last
     if last.epoch is None:
         return "The runs have no checkpoint of the same epoch."
     rows: list[tuple[list[str], Metrics]] = [
@@ -262,44 +292,58 @@ def _last_table(shown: Shown, last: LastCheckpoint) -> str:
         for arm, own in zip(shown.arms, last.arms, strict=True)
     ]
     if last.base is not None:
-        base = Metrics(1, **{key: Estimate(last.base[key]) for key in METRICS})
+        base = Metrics(1, {key: Estimate(last.base[key]) for key in quality.metrics})
         rows.insert(0, (["(base model)", "", shown.reward(last.base["reward"])], base))
-    made = _table(["arm", "seeds", "reward"], rows, left=1)
+    made = _table(["arm", "seeds", "reward"], quality.metrics, rows, left=1)
     return f"{made}\n\nAfter {last.epoch} epochs of training, the last that every evaluated run has a checkpoint of."
 
 
 def _drawn(quality: Quality) -> str:
     """How the images were drawn, and how densely checkpoints lie."""
     settings, counts = quality.settings, sorted(set(quality.policies))
-    sampler = ", ".join(f"{key.replace('_', ' ')} {v}" for key, v in (settings["sampler"] or {}).items())
+    held = settings["sampler"] or {}
+    parts = [str(v) if key == "name" else f"{key.replace('_', ' ')} {v}" for key, v in held.items()]
+    sampler, native = ", ".join(parts), "" if "name" in held else "; native sampler in all arms"
     several = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else str(counts[0])
     few = any(arm.runs < stats.LEAST_SEEDS for level in quality.levels for arm in level.arms)
     told = (
-        f"{settings['samples']} images a prompt and policy ({sampler}; native sampler in all arms), {several} policies "
+        f"{settings['samples']} images a prompt and policy ({sampler}{native}), {several} policies "
         "a run, the model it began as among them."
     )
     return printable(told + (f" Intervals take {stats.LEAST_SEEDS} seeds." if few else ""))
 
 
+_DRIFT, _DIVERSE, _BETTER = "left is less drift", "right is more diverse", "right is better"
+#: What is drawn, the first three of these that were measured.
 _PANELS = {
-    "accuracy": ("accuracy", "right is better"),
-    "diversity": ("diversity within a prompt", "right is more diverse"),
-    "frechet_prompt": ("Fréchet distance to the base model, by prompt", "left is less drift"),
+    "accuracy": ("accuracy", _BETTER),
+    "diversity": ("diversity within a prompt", _DIVERSE),
+    "frechet_prompt": ("Fréchet distance to the base model, by prompt", _DRIFT),
+    "fid": ("FID to the base model", _DRIFT),
+    "fd-dinov2": ("FD-DINOv2 to the base model", _DRIFT),
+    "lpips": ("LPIPS diversity within a prompt", _DIVERSE),
+    "hpsv2.1": ("HPSv2.1", _BETTER),
+    "pickscore": ("PickScore", _BETTER),
+    "imagereward": ("ImageReward", _BETTER),
+    "clipscore": ("CLIPScore", _BETTER),
+    "aesthetic": ("Aesthetic", _BETTER),
 }
 
 
 def figures(shown: Shown, quality: Quality) -> dict[str, Any]:
     """What a policy costs at the same reward: differences to the baseline with their intervals."""
-    if not quality.levels:
+    drawn = [key for key in _PANELS if key in quality.metrics][:3]
+    if not quality.levels or not drawn:
         return {}
     others = [n for n in range(len(shown.arms)) if n != shown.baseline]
     arms, rows = others or [shown.baseline], levels.names(quality.levels)
     at_level = [[level.arms[n] for level in quality.levels] for n in arms]
     held = [[own.difference if others else own for own in by_level] for by_level in at_level]
     figure = palette.new_figure(12, 1.7 + 0.2 * len(rows) * (len(arms) + 1))
-    panels = figure.subplots(1, len(_PANELS), sharey=True)
-    for n, (axes, (key, (name, better))) in enumerate(zip(panels, _PANELS.items(), strict=True)):
-        estimates = [[getattr(e, key) if e is not None and e.runs else None for e in own] for own in held]
+    panels = figure.subplots(1, len(drawn), sharey=True, squeeze=False)[0]
+    for n, (axes, key) in enumerate(zip(panels, drawn, strict=True)):
+        name, better = _PANELS[key]
+        estimates = [[e.values[key] if e is not None and e.runs else None for e in own] for own in held]
         draw.dots(axes, shown, rows, estimates, arms=arms, legend=n == 0)
         below = f"minus the baseline's ({better})" if others else name
         palette.plain(axes, f"({'abc'[n]}) {name}", below, grid="x")

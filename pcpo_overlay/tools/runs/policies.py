@@ -14,10 +14,8 @@ from pcpo_overlay.tools.runs.run import Run
 if TYPE_CHECKING:
     import pandas as pd
 
-#: What is measured by prompt.
-PER_PROMPT = ("accuracy", "diversity", "frechet", "reward")
-#: What is known of all of a policy's images: besides that the mean of the prompts' own distances.
-OVERALL = (*PER_PROMPT, "frechet_prompt")
+#: What is of a set of images: over all of them another number than the mean of the prompts' own, ``KEY_prompt``.
+OF_SETS = ("frechet", "fid", "fd-dinov2", "is")
 
 
 @dataclass(frozen=True)
@@ -26,8 +24,8 @@ class Point:
 
     Attributes:
         epoch: epochs of training before it.
-        values: what was measured of all its images, and ``frechet_prompt``, the mean of the prompts' own distances.
-        prompts: :data:`PER_PROMPT` by prompt.
+        values: what was measured of all its images, the reward among it, and of :data:`OF_SETS` the prompts' mean.
+        prompts: the same by prompt.
     """
 
     epoch: float
@@ -45,9 +43,20 @@ def points(run: Run) -> list[Point]:
     held = []
     for line in run.quality:
         prompts = line["prompts"]
-        distance = math.fsum(values["frechet"] for values in prompts.values()) / len(prompts)
-        held.append(Point(line["epoch"], {**line["overall"], "frechet_prompt": distance}, prompts))
+        means = {
+            f"{key}_prompt": math.fsum(values[key] for values in prompts.values()) / len(prompts)
+            for key in OF_SETS
+            if all(key in values for values in prompts.values())
+        }
+        held.append(Point(line["epoch"], {**line["overall"], **means}, prompts))
     return held
+
+
+def measured(runs: Sequence[Run]) -> list[str]:
+    """What is known of every evaluated policy of these runs, the reward first."""
+    known = [list(point.values) for run in runs for point in points(run)]
+    shared = set.intersection(*map(set, known)) if known else set()
+    return ["reward", *(key for key in (known[0] if known else ()) if key in shared - {"reward"})]
 
 
 def at_reward(way: Sequence[Point], level: float) -> Point | None:
@@ -85,8 +94,8 @@ def at_reward(way: Sequence[Point], level: float) -> Point | None:
     )
 
 
-def matched(runs: Sequence[Run], level: float) -> pd.DataFrame:
-    """What was measured of those runs that reached a level when they did, and their epoch then.
+def matched(runs: Sequence[Run], level: float, keys: Sequence[str]) -> pd.DataFrame:
+    """What was measured, of ``keys``, of those runs that reached a level when they did, and their epoch then.
 
     A row is a run, named by its seed and which of that seed's runs it is, since a seed may be there twice.
     """
@@ -97,7 +106,7 @@ def matched(runs: Sequence[Run], level: float) -> pd.DataFrame:
         f"{run.seed}.{seeds[:n].count(run.seed)}": at_reward(points(run), level) for n, run in enumerate(runs)
     }
     rows = {name: {**point.values, "epoch": point.epoch} for name, point in held.items() if point is not None}
-    return pd.DataFrame(list(rows.values()), list(rows), ["epoch", *OVERALL], dtype="float64")
+    return pd.DataFrame(list(rows.values()), list(rows), ["epoch", *keys], dtype="float64")
 
 
 def way(run: Run) -> pd.DataFrame:

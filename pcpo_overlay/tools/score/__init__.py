@@ -2,6 +2,8 @@
 
 ``pixels``      pictures as each network was made to see them
 ``clip``        CLIPScore, PickScore, HPSv2 and v2.1, and the aesthetic score
+``blip``        ImageReward
+``ocr``         whether the words that a prompt asks for are written
 ``inception``, ``lpips``  networks that no library has without torchvision
 ``statistics``  Fréchet distance and Inception Score, without holding all features at once
 ``scorers``     by name: what each needs, where that comes from, and how it is loaded

@@ -65,15 +65,7 @@ class Aesthetic:
     """A head on a CLIP model's image features: linear layers, one after the other, without anything in between."""
 
     def __init__(self, clip: Clip, head: Mapping[str, Tensor]) -> None:
-        numbers = sorted({int(m[1]) for name in head if (m := re.fullmatch(r"layers\.(\d+)\.weight", name))})
-        self.clip, self.layers = clip, nn.Sequential()
-        for number in numbers:
-            weight, bias = head[f"layers.{number}.weight"], head[f"layers.{number}.bias"]
-            layer = nn.Linear(weight.shape[1], weight.shape[0])
-            layer.load_state_dict({"weight": weight, "bias": bias})
-            self.layers.append(layer)
-        if not numbers:
-            raise ValueError("the head holds no layers")
+        self.clip, self.layers = clip, linear_layers(head)
 
     @torch.no_grad()
     def __call__(self, pictures: Tensor, prompts: Sequence[str]) -> Tensor:
@@ -81,6 +73,24 @@ class Aesthetic:
         features = self.clip.images(pictures)
         scores: Tensor = self.layers.to(features.device)(features)
         return scores[:, 0].cpu()
+
+
+def linear_layers(head: Mapping[str, Tensor]) -> nn.Sequential:
+    """Linear layers, one after the other, from ``layers.N.weight`` and ``.bias``: dropouts have numbers in between.
+
+    Raises:
+        ValueError: there are none.
+    """
+    numbers = sorted({int(m[1]) for name in head if (m := re.fullmatch(r"layers\.(\d+)\.weight", name))})
+    layers = nn.Sequential()
+    for number in numbers:
+        weight, bias = head[f"layers.{number}.weight"], head[f"layers.{number}.bias"]
+        layer = nn.Linear(weight.shape[1], weight.shape[0])
+        layer.load_state_dict({"weight": weight, "bias": bias})
+        layers.append(layer)
+    if not numbers:
+        raise ValueError("the head holds no layers")
+    return layers
 
 
 #: Of open_clip's names, transformers'; ``{}`` is the layer's number.

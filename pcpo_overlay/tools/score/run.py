@@ -33,7 +33,9 @@ PIECE = 256
 OF_FEATURES = {"fid": "inception", "is": "inception", "fd-dinov2": "dinov2"}
 #: Those that compare with the base model's pictures.
 COMPARED = ("fid", "fd-dinov2")
-METRICS = ("clipscore", "pickscore", "hpsv2", "hpsv2.1", "aesthetic", *OF_FEATURES, "lpips")
+METRICS = (
+    "clipscore", "pickscore", "hpsv2", "hpsv2.1", "imagereward", "aesthetic", "ocr", *OF_FEATURES, "lpips"
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -27,11 +27,13 @@ class Weights:
         what: the file or, with ``/``, the name on the hub.
         size: about.
         where: it comes from.
+        files: of the hub's, one kind or the next; the others only where there is none of the first.
     """
 
     what: str
     size: str
     where: str
+    files: tuple[str, ...] = ("model*.safetensors", "pytorch_model*.bin")
 
 
 HUB = "the Hugging Face hub"
@@ -54,6 +56,8 @@ WEIGHTS: dict[str, Weights] = {
     "aesthetic": Weights(
         "sac+logos+ava1-l14-linearMSE.pth", "4 MB", "a clone of ddpo-pytorch, ddpo_pytorch/assets"
     ),
+    "imagereward": Weights("ImageReward.pt", "1.8 GB", "THUDM/ImageReward on the hub"),
+    "bert": Weights("google-bert/bert-base-uncased", "of it the tokenizer, 0.7 MB", HUB, ("vocab.txt",)),
 }
 
 
@@ -66,12 +70,14 @@ class Kind:
         preprocessing: what is recorded of how pictures are seen.
         load: the scorer, from the paths of what it needs and on a device.
         title: of its numbers, for a reader.
+        recorded: what else is recorded of it.
     """
 
     needs: tuple[str, ...]
     preprocessing: str
     load: Callable[[Mapping[str, Path], torch.device], Scorer]
     title: str
+    recorded: Callable[[], dict[str, Any]] = dict
 
 
 def _inception(paths: Mapping[str, Path], device: torch.device) -> Scorer:
@@ -135,6 +141,26 @@ def _aesthetic(paths: Mapping[str, Path], device: torch.device) -> Scorer:
     return Aesthetic(clip, tensors(paths["aesthetic"]))
 
 
+def _imagereward(paths: Mapping[str, Path], device: torch.device) -> Scorer:
+    from pcpo_overlay.tools.score.blip import ImageReward
+
+    return ImageReward(tensors(paths["imagereward"]), paths["bert"], device)
+
+
+def _ocr(paths: Mapping[str, Path], device: torch.device) -> Scorer:
+    from pcpo_overlay.tools.score import ocr
+
+    return ocr.Ocr(ocr.reader(ocr.installed(), device))
+
+
+def _read_with() -> dict[str, Any]:
+    """Which package reads, and of rapidocr, which has them, the weights; paddleocr fetches its own."""
+    from pcpo_overlay.tools.score import ocr
+
+    package = ocr.installed()
+    return {"read_with": package, **(recorded(ocr.weights()) if package.startswith(ocr.RAPID) else {})}
+
+
 _CLIP_SEES = "Pillow bicubic to the shorter side, centre, CLIP mean and std"
 _HPS_SEES = "float, torch bicubic antialiased to the longer side, zero pad, CLIP mean and std"
 #: Scores of a picture, and features of one.
@@ -144,6 +170,8 @@ KINDS: dict[str, Kind] = {
     "hpsv2": Kind(("hpsv2", "clip-h"), _HPS_SEES, _hps("hpsv2"), "HPSv2"),
     "hpsv2.1": Kind(("hpsv2.1", "clip-h"), _HPS_SEES, _hps("hpsv2.1"), "HPSv2.1"),
     "aesthetic": Kind(("aesthetic", "clip-l"), _CLIP_SEES, _aesthetic, "aesthetic score"),
+    "imagereward": Kind(("imagereward", "bert"), _CLIP_SEES, _imagereward, "ImageReward"),
+    "ocr": Kind((), "the picture's own pixels", _ocr, "OCR", _read_with),
     "inception": Kind(
         ("inception",), "TensorFlow 1 bilinear to 299, (x - 128) / 128", _inception, "Inception features"
     ),
@@ -178,10 +206,7 @@ def find(name: str, given: Mapping[str, str]) -> Path:
         try:
             from huggingface_hub import snapshot_download
 
-            for kind in (
-                "model*.safetensors",
-                "pytorch_model*.bin",
-            ):  # the older kind only where there is no newer
+            for kind in needed.files:
                 path = Path(snapshot_download(hub, allow_patterns=["*.json", "*.txt", kind]))
                 if list(path.glob(kind)):
                     return path
@@ -210,7 +235,7 @@ def load(kind: str, given: Mapping[str, str], device: torch.device) -> tuple[Sco
     """
     entry = KINDS[kind]
     paths = {name: find(name, given) for name in entry.needs}
-    record = {"scorer": kind, **recorded(paths), "preprocessing": entry.preprocessing}
+    record = {"scorer": kind, **recorded(paths), "preprocessing": entry.preprocessing, **entry.recorded()}
     try:
         return entry.load(paths, device), record
     except (ImportError, ScoreError):
