@@ -39,7 +39,7 @@ PLACEHOLDERS = {
 #: Options of programs that are not ours, and those of upstream's training scripts.
 FOREIGN = {
     "--master_addr", "--master_port", "--nnodes", "--node_rank", "--wheel", "--wheel-dir",
-    "--machine_rank", "--num_machines",
+    "--machine_rank", "--num_machines", "--gradient_checkpointing",
     "--checkpointing_steps", "--config", "--cpu", "--init_same_noise", "--learning_rate", "--no-deps",
     "--nproc_per_node", "--num_processes", "--pcpo", "--train_batch_size",
 }  # fmt: skip
