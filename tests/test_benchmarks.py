@@ -477,15 +477,31 @@ def test_the_tapes_memory_is_measured_at_its_peak(
 ) -> None:
     small = tape_memory.Rollout("small", (4, 64, 64), 5, 16, torch.float16, 1e6, 1)
     monkeypatch.setattr(tape_memory, "ROLLOUTS", (small,))
-    tape_memory.main()
-    _, _, line = capsys.readouterr().out.splitlines()
-    name, by_hand, held, first, later, state, share = (cell.strip() for cell in line.strip("|").split("|"))
-    assert (name, held) == ("small", "7.5 MiB")
+    tape_memory.main(["tape"])
+    _, _, line = (line for line in capsys.readouterr().out.splitlines() if line.startswith("|"))
+    name, by_hand, each, held, first, later, state, share = (
+        cell.strip() for cell in line.strip("|").split("|")
+    )
+    assert (name, each, held) == ("small", "0.5 MiB", "7.5 MiB")
     assert by_hand == "16 x 5 x (16384 x (2 + 4) + 8) B"
     peaks = [float(peak.removesuffix(" MiB")) for peak in (first, later) if peak != "unknown"]
     assert all(peak > 7 for peak in peaks)  # never less than what is held
     assert all(peak < 14 for peak in peaks[1:])  # and from the second epoch on never twice that
     assert (state, share) == ("0.0 GiB", "49.16%")
+
+
+def test_smaller_steps_have_the_same_gradient_and_a_smaller_peak(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(tape_memory, "STEPS", (tape_memory.STEPS[0], tape_memory.STEPS[-1]))
+    tape_memory.main(["steps"])
+    lines = [
+        line.strip("|").split("|") for line in capsys.readouterr().out.splitlines() if line.startswith("|")
+    ]
+    (_, plain, seconds, zero), (name, both, _, off) = [[cell.strip() for cell in row] for row in lines[2:]]
+    assert name == "both" and float(seconds) > 0 and float(zero) == 0 and 0 < float(off) < 1e-5
+    peaks = [float(peak.removesuffix(" MiB")) for peak in (plain, both) if peak != "unknown"]
+    assert not peaks or peaks[1] < 0.8 * peaks[0]
 
 
 # ---------------------------------------------------------------------- walls

@@ -16,6 +16,7 @@ from documents import DOCUMENTS, ROOT, Command, anchors, code, commands, heading
 from pcpo_overlay import __main__ as pcpo
 from pcpo_overlay import config
 from pcpo_overlay.tools.ab.arms import arms_of
+from pcpo_overlay.tools.ab.slurm import resources_of
 from pcpo_overlay.trainers import TRAINERS
 from pcpo_overlay.vendoring import cli as apply
 from pcpo_overlay.vendoring.patchfile import parse
@@ -38,6 +39,7 @@ PLACEHOLDERS = {
 #: Options of programs that are not ours, and those of upstream's training scripts.
 FOREIGN = {
     "--master_addr", "--master_port", "--nnodes", "--node_rank", "--wheel", "--wheel-dir",
+    "--machine_rank", "--num_machines", "--gradient_checkpointing",
     "--checkpointing_steps", "--config", "--cpu", "--init_same_noise", "--learning_rate", "--no-deps",
     "--nproc_per_node", "--num_processes", "--pcpo", "--train_batch_size",
 }  # fmt: skip
@@ -98,6 +100,8 @@ def _parse_pcpo(words: list[str]) -> None:
     if args.command == "ab":
         trainer = args.upstream if args.upstream != "dancegrpo" else f"dancegrpo_{args.trainer}"
         arms_of(args.modes, args.mode, trainer)
+        if args.slurm is not None:
+            resources_of(args.slurm)
         file = (args.config or "").partition(":")[0]
         if file.startswith("pcpo_overlay") and not (ROOT / file).is_file():
             raise ValueError(f"no {file}")

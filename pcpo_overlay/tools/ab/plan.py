@@ -20,7 +20,7 @@ from pcpo_overlay.record.provenance import clone_state
 from pcpo_overlay.record.run_folder import VARIABLE as RUN_DIR
 from pcpo_overlay.tools.ab import ABError
 from pcpo_overlay.tools.ab.arms import Arm
-from pcpo_overlay.tools.ab.upstreams import PACKAGE, PORT, TORCHRUN, Upstream
+from pcpo_overlay.tools.ab.upstreams import HEAD, NODE, PACKAGE, PORT, TORCHRUN, Upstream
 from pcpo_overlay.tools.ab.workplace import Workplace, readable
 
 #: Checkpoints are not what an A/B run is for; the user's own value wins.
@@ -30,12 +30,19 @@ PREPARED = ("data", "assets", "hps_ckpt")
 _MOST_THREADS = 8
 #: What CUDA and the launchers take as the GPUs that are there.
 GPUS = "CUDA_VISIBLE_DEVICES"
-#: Launch options that say how many processes, and those without which two launchers meet at one port.
+#: Launch options that say how many nodes, how many processes, and those without which two launchers meet at one port.
+_NODES = ("--num_machines", "--nnodes")
 _PROCESSES = ("--num_processes", "--nproc_per_node", "--nproc-per-node")
 _PORTS = (
     "--main_process_port", "--master_port", "--master-port", "--standalone", "--rdzv_endpoint", "--rdzv-endpoint",
     "--rdzv_backend", "--rdzv-backend",
 )  # fmt: skip
+#: And those that say which node this is and where all meet.
+_MEETING = (
+    *_PORTS, "--machine_rank", "--main_process_ip", "--node_rank", "--node-rank", "--master_addr", "--master-addr",
+    "--rdzv_id", "--rdzv-id", "--rdzv_conf", "--rdzv-conf", "--local_addr", "--local-addr",
+)  # fmt: skip
+_FLAGS = ("--standalone",)
 
 
 @dataclass(frozen=True)
@@ -57,6 +64,7 @@ class Request:
         jobs: how many runs share the machine.
         gpus: names of those that are divided among the runs; empty where none are.
         each: how many of them a run has; where there is none, how many cores. None divides nothing.
+        elsewhere: whether the runs go to other machines, so that this one's GPUs and cores say nothing.
     """
 
     upstream: Upstream
@@ -74,6 +82,17 @@ class Request:
     jobs: int = 1
     gpus: tuple[str, ...] = ()
     each: int | None = None
+    elsewhere: bool = False
+
+    @property
+    def nodes(self) -> int:
+        """Machines of a run."""
+        return nodes_of(self.accelerate_args or ())
+
+    @property
+    def has_cuda(self) -> bool:
+        """Whether a run has a GPU."""
+        return bool(self.gpus) if self.elsewhere else _has_cuda()
 
     @property
     def processes(self) -> int:
@@ -198,8 +217,10 @@ def make_plan(request: Request, environ: Mapping[str, str] | None = None) -> lis
             else {}
         ),
     }
-    launch = launch_command(request.upstream, request.accelerate_args, request.processes)
-    if request.gpus and request.processes > 1:
+    launch = launch_command(request.upstream, request.accelerate_args, request.processes, request.has_cuda)
+    if request.elsewhere and request.nodes > 1:
+        launch = across_nodes(launch)
+    elif (request.gpus or request.elsewhere) and request.processes > 1:
         launch = with_port(launch)
     plan = []
     for seed in request.seeds:
@@ -252,11 +273,14 @@ def script_arguments(request: Request, seed: int, folder: Path) -> list[str]:
     return [*arguments, *request.overrides]
 
 
-def launch_command(upstream: Upstream, user: Sequence[str] | None, processes: int = 1) -> list[str]:
+def launch_command(
+    upstream: Upstream, user: Sequence[str] | None, processes: int = 1, cuda: bool | None = None
+) -> list[str]:
     """The launcher with its options: the user's alone, else upstream's, with so many processes."""
     if user is not None:
         return [*upstream.launcher, *user]
-    launch = [*upstream.launcher, *upstream.launch, *(() if _has_cuda() else upstream.cpu_launch)]
+    cuda = _has_cuda() if cuda is None else cuda
+    launch = [*upstream.launcher, *upstream.launch, *(() if cuda else upstream.cpu_launch)]
     if processes == 1:
         return launch
     at = _place(launch, _PROCESSES)
@@ -272,14 +296,54 @@ def _place(words: Sequence[str], names: Collection[str]) -> int | None:
     return next((n for n, word in enumerate(words) if word.partition("=")[0] in names), None)
 
 
-def processes_of(words: Sequence[str]) -> int | None:
-    """How many processes launch options ask for on this machine; None where they do not say."""
-    at = _place(words, _PROCESSES)
+def _value(words: Sequence[str], names: Collection[str]) -> str | None:
+    """The value of the first of these options; None where there is none."""
+    at = _place(words, names)
     if at is None:
         return None
     _, equals, value = words[at].partition("=")
-    value = value if equals else next(iter(words[at + 1 :]), "")
-    return int(value) if value.isdecimal() else None
+    return value if equals else next(iter(words[at + 1 :]), "")
+
+
+def processes_of(words: Sequence[str]) -> int | None:
+    """How many processes launch options ask for on each machine; None where they do not say."""
+    value = _value(words, _PROCESSES)
+    if value is None or not value.isdecimal():
+        return None
+    # torchrun's are a machine's, accelerate's are all
+    return int(value) if _place(words, ("--num_processes",)) is None else int(value) // nodes_of(words)
+
+
+def nodes_of(words: Sequence[str]) -> int:
+    """How many machines launch options ask for.
+
+    Raises:
+        ABError: no number, such as torchrun's range of them.
+    """
+    value = _value(words, _NODES)
+    if value is None:
+        return 1
+    if not value.isdecimal() or value == "0":
+        raise ABError(f"the launch options ask for {value!r:.40} nodes; give one number")
+    return int(value)
+
+
+def across_nodes(launch: Sequence[str]) -> list[str]:
+    """A launch command of several nodes, which says itself which node this is and where they meet."""
+    kept: list[str] = []
+    words = iter(launch)
+    for word in words:
+        name, equals, _ = word.partition("=")
+        if name not in _MEETING:
+            kept.append(word)
+        elif not equals and name not in _FLAGS:
+            next(words, None)
+    rank, address, port = (
+        ("--node_rank", "--master_addr", "--master_port")
+        if tuple(kept[:2]) == TORCHRUN
+        else ("--machine_rank", "--main_process_ip", "--main_process_port")
+    )
+    return [*kept[:2], rank, NODE, address, HEAD, port, PORT, *kept[2:]]
 
 
 def with_port(launch: Sequence[str]) -> list[str]:
@@ -331,16 +395,20 @@ def _environment(request: Request, arm: Arm, folder: Path, environ: Mapping[str,
         "PYTHONPATH": os.pathsep.join(path),
         "WANDB_MODE": environ.get("WANDB_MODE", "disabled"),
         "WANDB_DIR": environ.get("WANDB_DIR", str(folder)),
-        "OMP_NUM_THREADS": environ.get(
-            "OMP_NUM_THREADS", str(max(1, min(_cores_of(request), _MOST_THREADS)))
-        ),
     }
+    if "OMP_NUM_THREADS" in environ or not request.elsewhere:  # else the machine it runs on says it
+        variables["OMP_NUM_THREADS"] = environ.get("OMP_NUM_THREADS") or threads(_cores_of(request))
     if request.miniature:
         variables["HF_HUB_OFFLINE"] = "1"
     on_cpu = request.upstream.cpu_environment
-    if on_cpu and request.accelerate_args is None and not _has_cuda():
+    if on_cpu and request.accelerate_args is None and not request.has_cuda:
         variables |= {name: environ.get(name, value) for name, value in on_cpu.items()}
     return variables
+
+
+def threads(cores: int) -> str:
+    """Threads of a process that has so many cores."""
+    return str(max(1, min(cores, _MOST_THREADS)))
 
 
 def _cores_of(request: Request) -> int:

@@ -89,16 +89,6 @@ def run_all(
     failed: list[Planned] = []
     free = deque(shares)
 
-    def conclude(index: int, planned: Planned, why: str | None) -> None:
-        if why is None:
-            display.ended(index, "finished")
-            return
-        failed.append(planned)
-        display.ended(index, "FAILED")
-        display.say(f"{planned.name} failed: {why}. The end of {planned.folder / LOG}:")
-        for line in tail(planned.folder / LOG):
-            display.say(f"    {line}")
-
     with stoppable(), display:
         try:
             while waiting or active:
@@ -112,23 +102,24 @@ def run_all(
                     aside = set_aside(planned.folder)
                     if aside is not None:
                         display.say(f"{planned.name}: {aside}")
-                    why = _start(index, planned, active, free[0])
+                    why = start(index, planned, active, free[0])
                     if why is None:
                         gpus = free.popleft()
                         where = f"on GPU{'s' * (len(gpus) > 1)} {', '.join(gpus)}, " if gpus else ""
                         display.started(index, f"{where}output in {planned.folder}")
                     else:
-                        conclude(index, planned, why)
+                        failed.append(planned)
+                        tell_end(display, index, planned, why)
                 for run in list(active):
                     ended = run.process.poll() is not None
-                    if run.metrics.poll():
-                        _show(display, run)
+                    show_progress(display, run.index, run.metrics)
                     if ended:
                         active.remove(run)
                         free.append(run.gpus)
                         write_record(run.planned, exit_code=run.process.returncode, pid=run.process.pid)
-                        why = _verdict(run.planned, run.process.returncode)
-                        conclude(run.index, run.planned, why)
+                        why = verdict(run.planned, run.process.returncode)
+                        failed += [run.planned] if why else []
+                        tell_end(display, run.index, run.planned, why)
                 if active:
                     time.sleep(POLL_S)
         except BaseException as error:
@@ -142,15 +133,28 @@ def run_all(
     return failed
 
 
-def _show(display: Display, run: Active) -> None:
-    """The epochs done, the last reward and how long it took."""
-    metrics = run.metrics
+def tell_end(display: Display, index: int, planned: Planned, why: str | None, log: str = LOG) -> None:
+    """Say that a run is finished, or why it failed and what it last said."""
+    if why is None:
+        display.ended(index, "finished")
+        return
+    path = planned.folder / log
+    display.ended(index, "FAILED")
+    display.say(f"{planned.name} failed: {why}. The end of {path}:")
+    for line in tail(path):
+        display.say(f"    {line}")
+
+
+def show_progress(display: Display, index: int, metrics: MetricsTail) -> None:
+    """Show the epochs done, the last reward and how long it took, where they changed."""
+    if not metrics.poll():
+        return
     reward = "-" if metrics.reward is None else f"{metrics.reward:.4g}"
     seconds = f", {metrics.seconds:.1f} s" if metrics.seconds is not None else ""
-    display.step(run.index, metrics.epochs, metrics.total, f"reward {reward}{seconds}")
+    display.step(index, metrics.epochs, metrics.total, f"reward {reward}{seconds}")
 
 
-def _start(index: int, planned: Planned, active: list[Active], gpus: Sequence[str]) -> str | None:
+def start(index: int, planned: Planned, active: list[Active], gpus: Sequence[str]) -> str | None:
     """Start one command on its GPUs and add it to ``active``; None where that worked, else what went wrong."""
     planned.folder.mkdir(parents=True, exist_ok=True)
     if planned.workplace is not None:
@@ -179,7 +183,8 @@ def _start(index: int, planned: Planned, active: list[Active], gpus: Sequence[st
     return None
 
 
-def _verdict(planned: Planned, code: int) -> str | None:
+def verdict(planned: Planned, code: int) -> str | None:
+    """What is wrong with how a run ended; None for nothing."""
     run = read_object_or_none(planned.folder / "run.json")
     if code != 0:
         why = f"; it {ended(run)}" if run is not None and run.get("status") == "failed" else ""

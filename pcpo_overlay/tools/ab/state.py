@@ -112,6 +112,7 @@ def write_record(planned: Planned, **updates: Any) -> None:
         "cwd": str(planned.cwd),
         "environment": planned.environment,
         "written": utc_now(),
+        "job": os.environ.get("SLURM_JOB_ID"),
         **updates,
     }
     write_atomically(planned.folder / RECORD, json.dumps(jsonable(record), indent=1) + "\n")

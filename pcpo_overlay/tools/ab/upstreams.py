@@ -16,6 +16,8 @@ ACCELERATE = ("-m", "accelerate.commands.launch")
 TORCHRUN = ("-m", "torch.distributed.run")
 #: Stands in a launch command for a port that is free when the run starts.
 PORT = "{port}"
+#: The same for the number of a node among a run's, and for the address of the first.
+NODE, HEAD = "{node}", "{head}"
 
 
 @dataclass(frozen=True)

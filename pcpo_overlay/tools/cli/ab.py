@@ -21,6 +21,7 @@ from pcpo_overlay.tools.locks import held
 if TYPE_CHECKING:
     from pcpo_overlay.tools.ab.launch_script import LaunchLine
     from pcpo_overlay.tools.ab.plan import Planned, Request
+    from pcpo_overlay.tools.ab.slurm import Resources
 
 #: Ports from here on are shown by --dry-run.
 EXAMPLE_PORT = 29501
@@ -48,8 +49,12 @@ What follows -- goes to the training script as it is, for example:
   pcpo ab dancegrpo --trainer flux_lora --seeds 0,1 \\
     --config scripts/finetune/finetune_flux_grpo_8gpus_lora.sh
 
-Exit codes: 0 every run and the report are done; 1 a run failed or could not be
-started (a message says why); 2 a wrong argument; 70 a fault of pcpo itself (the
+On a cluster: --slurm partition=a100,time=8:00:00,gpus=4 makes each run a job, on as
+many nodes as the launch options say; Ctrl-C leaves the jobs in the queue.
+
+Exit codes: 0 every run and the report are done, or --status could say how far they
+are; 1 a run failed or could not be started, SLURM is not there or refuses it (a
+message says why); 2 a wrong argument, --slurm's options among them; 70 a fault of pcpo itself (the
 message names a file with the traceback); 130 stopped by Ctrl-C or a signal.
 """
 
@@ -102,6 +107,17 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
         "its part of the cores; on a machine without a GPU, K cores",
     )
     parser.add_argument(
+        "--slurm",
+        metavar="NAME=VALUE,...",
+        help="run each as a job of SLURM: its time, gpus (of each node), and further options of sbatch by their long "
+        "names, such as partition, account, mem, cpus-per-task",
+    )
+    parser.add_argument(
+        "--status",
+        action="store_true",
+        help="say how far each run is and start none; when all are finished, report",
+    )
+    parser.add_argument(
         "--out",
         type=Path,
         metavar="DIR",
@@ -135,16 +151,35 @@ def run(args: argparse.Namespace) -> int:
     """Run the command."""
     from pcpo_overlay.tools.ab.plan import make_plan
 
-    request = _request(args)
+    resources = _resources(args)
+    request = _request(args, resources)
     plan = make_plan(request)
     if args.dry_run:
-        _show(request, plan)
+        _show(request, plan, args.slurm)
         return 0
-    return _run(args, request, plan)
+    if args.status:
+        return _status(args, request, plan)
+    return _run(args, request, plan, resources)
 
 
-def _show(request: Request, plan: list[Planned]) -> None:
+def _resources(args: argparse.Namespace) -> Resources | None:
+    from pcpo_overlay.tools.ab.slurm import resources_of
+
+    if args.slurm is None:
+        return None
+    if args.jobs or args.gpus_per_run:
+        raise WrongArgument(
+            "--slurm makes every run a job with gpus=N of its own; leave --jobs and --gpus-per-run"
+        )
+    return resources_of(args.slurm)
+
+
+def _show(request: Request, plan: list[Planned], slurm: str | None) -> None:
     """Print every run's command, to paste into a shell."""
+    from pcpo_overlay.tools.ab.slurm import as_step
+
+    if slurm is not None:
+        print(f"# each in a job of its own, on {request.nodes} nodes, with {slurm}")
     if request.prepared is not None:
         print("# before the runs, what they read")
         print(
@@ -153,11 +188,13 @@ def _show(request: Request, plan: list[Planned]) -> None:
     if any(planned.needs_port for planned in plan):
         print("# a run gets a port that is free when it starts; those below are examples")
     for index, planned in enumerate(plan):
-        shown = planned.at_port(EXAMPLE_PORT + index).on(request.shares[index % request.jobs])
+        shown = planned.at_port(EXAMPLE_PORT + index)
+        share = request.shares[index % request.jobs]
+        shown = shown.on(share) if slurm is None else as_step(shown, request.nodes)
         print(f"# {planned.name}\n{shown.as_shell()}")
 
 
-def _request(args: argparse.Namespace) -> Request:
+def _request(args: argparse.Namespace, resources: Resources | None) -> Request:
     from pcpo_overlay.tools.ab.arms import arms_of
     from pcpo_overlay.tools.ab.launch_script import read_launch_script
     from pcpo_overlay.tools.ab.plan import Request, check_overrides
@@ -185,7 +222,12 @@ def _request(args: argparse.Namespace) -> Request:
         _check_launch_line(line, upstream, config_file, clone, miniature)
         script_arguments = line.arguments
         launch_args = line.options if launch_args is None else launch_args
-    jobs, gpus, told = _divide(args, len(arms) * len(args.seeds), launch_args)
+    each = args.gpus_per_run if resources is None else resources.gpus or None
+    if resources is None:
+        jobs, gpus, told = _divide(args, len(arms) * len(args.seeds), launch_args)
+    else:
+        jobs, gpus, told = 1, tuple(map(str, range(resources.gpus))), []
+        _check_processes(launch_args, resources.gpus, "--slurm gpus=")
     for note in [*notes, *told]:
         print(f"note: {note}")
     return Request(
@@ -203,7 +245,8 @@ def _request(args: argparse.Namespace) -> Request:
         script_arguments=script_arguments,
         jobs=jobs,
         gpus=gpus,
-        each=args.gpus_per_run,
+        each=each,
+        elsewhere=resources is not None,
     )
 
 
@@ -211,7 +254,7 @@ def _divide(
     args: argparse.Namespace, runs: int, launch_args: list[str] | None
 ) -> tuple[int, tuple[str, ...], list[str]]:
     """Runs at a time, the GPUs that are divided among them, and a line that says so."""
-    from pcpo_overlay.tools.ab.plan import cores, processes_of, visible_gpus
+    from pcpo_overlay.tools.ab.plan import cores, visible_gpus
 
     each = args.gpus_per_run
     if each is None:
@@ -222,13 +265,22 @@ def _divide(
     if most < (args.jobs or 1):
         at_once = f" for --jobs {args.jobs}" if args.jobs else ""
         raise WrongArgument(f"--gpus-per-run {each}{at_once} is more than the {have} {what}")
-    if gpus and launch_args is not None and processes_of(launch_args) not in (None, each):
-        raise WrongArgument(
-            f"the launch options start {processes_of(launch_args)} processes, and --gpus-per-run gives a run {each}: "
-            "say the same in both, with --launch-args"
-        )
+    if gpus:
+        _check_processes(launch_args, each, "--gpus-per-run ")
     jobs = args.jobs or min(most, runs)
     return jobs, gpus, [f"{jobs} runs at a time, each with {each} of {have} {what}"]
+
+
+def _check_processes(launch_args: list[str] | None, gpus: int, option: str) -> None:
+    """Refuse launch options that start another number of processes on a machine than it has GPUs."""
+    from pcpo_overlay.tools.ab.plan import processes_of
+
+    started = processes_of(launch_args or ())
+    if gpus and started not in (None, gpus):
+        raise WrongArgument(
+            f"the launch options start {started} processes on a machine, and {option}{gpus} gives it {gpus} GPUs: say "
+            "the same in both, with --launch-args"
+        )
 
 
 def _split(text: str) -> list[str]:
@@ -317,25 +369,44 @@ def _find_config(upstream: Upstream, given: str | None, clone: Path) -> tuple[st
     raise ABError(f"--config {given}: there is no file {name}, neither here nor in {clone}")
 
 
-def require_libraries() -> None:
+def require_libraries(slurm: bool = False) -> None:
     """Find out before the first run what the last step would miss."""
     from pcpo_overlay.tools.ab import ABError
 
-    missing = [
-        name for name in ("accelerate", "filelock", "matplotlib") if importlib.util.find_spec(name) is None
-    ]
+    needed = ("accelerate", "filelock", "matplotlib", *(("submitit",) if slurm else ()))
+    missing = [name for name in needed if importlib.util.find_spec(name) is None]
     if missing:
-        raise ABError(f'missing: {", ".join(missing)}; install with: pip install "pcpo-overlay[ab]"')
+        extras = "ab,slurm" if slurm else "ab"
+        raise ABError(f'missing: {", ".join(missing)}; install with: pip install "pcpo-overlay[{extras}]"')
 
 
-def _run(args: argparse.Namespace, request: Request, plan: list[Planned]) -> int:
-    from pcpo_overlay.tools.ab import ABError
-    from pcpo_overlay.tools.ab.runner import LOCK, Interrupted, run_all
+def _status(args: argparse.Namespace, request: Request, plan: list[Planned]) -> int:
+    """Say how far each run is, and report when all are finished."""
+    from pcpo_overlay.tools.ab.slurm import in_queue, standing
+
+    jobs = in_queue(plan, request.out)
+    states = [standing(planned, jobs.get(planned.name)) for planned in plan]
+    for planned, state in zip(plan, states, strict=True):
+        print(f"{planned.name}: {state}")
+    if any(state != "finished" for state in states):
+        return 0
+    return _report(args, request, plan)
+
+
+def _report(args: argparse.Namespace, request: Request, plan: list[Planned]) -> int:
     from pcpo_overlay.tools.cli.report import write
+
+    folders = [planned.folder for planned in plan if (planned.folder / "run.json").exists()]
+    return write(folders, request.out / "report", command="ab", tell=args.tell, thresholds=args.thresholds)
+
+
+def _run(args: argparse.Namespace, request: Request, plan: list[Planned], resources: Resources | None) -> int:
+    from pcpo_overlay.tools.ab import ABError, slurm
+    from pcpo_overlay.tools.ab.runner import LOCK, Interrupted, run_all
     from pcpo_overlay.tools.progress import make_display
     from pcpo_overlay.tools.report.build import COMMAND
 
-    require_libraries()
+    require_libraries(resources is not None)
     report = request.out / "report"
     with held(request.out / LOCK, f"another A/B command is at work in {request.out}"):
         check_writable(report, COMMAND)  # before the hours that lead to it
@@ -343,16 +414,35 @@ def _run(args: argparse.Namespace, request: Request, plan: list[Planned]) -> int
             from pcpo_overlay.tools.miniature.dancegrpo.data import prepare
 
             prepare(request.prepared)
-        names = [planned.name for planned in plan]
+        display = make_display([planned.name for planned in plan], request.epochs, step="epoch")
         try:
-            failed = run_all(plan, make_display(names, request.epochs, step="epoch"), request.shares)
+            if resources is not None:
+                failed = slurm.run_all(plan, resources, request.nodes, request.out, display)
+            else:
+                _refuse_submitted(plan, request.out)
+                failed = run_all(plan, display, request.shares)
         except Interrupted:
-            raise Stopped("stopped; finished runs are kept, type the same command again to go on") from None
-        folders = [planned.folder for planned in plan if (planned.folder / "run.json").exists()]
-        code = write(folders, report, command="ab", tell=args.tell, thresholds=args.thresholds)
+            if resources is None:
+                raise Stopped(
+                    "stopped; finished runs are kept, type the same command again to go on"
+                ) from None
+            raise Stopped(
+                "no longer watching; the jobs stay in the queue. Type the same command again to watch on, with "
+                "--status for a look; scancel ends a job"
+            ) from None
+        code = _report(args, request, plan)
     if failed:
         which = "; ".join(planned.name for planned in failed)
         raise ABError(
             f"{len(failed)} of {len(plan)} runs failed: {which}. Type the same command again to repeat only those"
         )
     return code
+
+
+def _refuse_submitted(plan: list[Planned], out: Path) -> None:
+    """A run that waits in SLURM's queue is not run here too."""
+    from pcpo_overlay.tools.ab import ABError
+    from pcpo_overlay.tools.ab.slurm import in_queue
+
+    for name, job in in_queue(plan, out).items():
+        raise ABError(f"{name} is SLURM's {job}; wait for it with --slurm, or end it with: scancel {job.id}")

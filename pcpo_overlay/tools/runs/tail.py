@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from pcpo_overlay.tools.runs.files import RunError, is_number, parse_object, read_object_or_none
@@ -32,6 +33,8 @@ class MetricsTail:
         """Read what was appended since the last call; True where another epoch was finished."""
         try:
             with (self._folder / METRICS).open("rb") as file:
+                if os.fstat(file.fileno()).st_size < self._offset:  # begun anew
+                    self._offset, self._rest, self.epochs = 0, b"", 0
                 file.seek(self._offset)
                 appended = file.read()
         except OSError:
