@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import warm
+from dance.launch import TRAINERS
 from launch import DDPO, FLOW_GRPO, HERE, MINIATURE, ROOT
 from PIL import Image
 from scored_pictures import score, tiny_clip
@@ -20,6 +21,7 @@ from torch.utils.data import DistributedSampler
 
 from pcpo_overlay.__main__ import main
 from pcpo_overlay.tools.miniature import PROMPTS
+from pcpo_overlay.tools.miniature.dancegrpo.data import prepare
 from pcpo_overlay.tools.paper.experiments import RECIPES
 
 pytestmark = pytest.mark.usefixtures("offline_on_one_thread")
@@ -132,6 +134,44 @@ def test_dancegrpos_sd_trainer_trains_on_pickscore(upstream_clone: Any, clip: Pa
     (epoch,) = (line for line in lines if line["kind"] == "epoch")
     assert epoch["reward_mean"] == pytest.approx(np.mean(told), rel=1e-5) and epoch["reward_count"] == 8
     assert [line["grad_norm"] > 0 for line in lines if line["kind"] == "step"] == [True, True]
+
+
+@pytest.mark.upstream("DanceGRPO")
+def test_dancegrpos_flux_trainer_trains_on_pickscore(upstream_clone: Any, clip: Path, tmp_path: Path) -> None:
+    clone, work = upstream_clone("DanceGRPO", True), tmp_path / "work"
+    words = [
+        "reward",
+        "pickscore",
+        "--weights",
+        f"pickscore={clip}",
+        "--clone",
+        str(clone),
+        "--out",
+        str(work),
+    ]
+    assert main(words) == 0
+    for read in ("flux", "rl_embeddings"):
+        (work / "data" / read).symlink_to(prepare(tmp_path / "miniature") / "data" / read)
+    small = {
+        "data_json_path": "data/rl_embeddings/videos2caption.json",
+        "h": 64,
+        "w": 64,
+        "max_train_steps": 1,
+    }
+    flux = TRAINERS["flux"]
+    train(
+        [MINIATURE / "dancegrpo" / "run.py", flux.script, *flux.arguments(small)], work, clone, PCPO="observe"
+    )
+    files = sorted((work / "images").iterdir(), key=lambda f: int(f.stem.rpartition("_")[2]))
+    pictures = torch.stack([torch.from_numpy(np.array(Image.open(f))) for f in files]).permute(0, 3, 1, 2)
+    (printed,) = re.findall(r"gathered_reward tensor\(\[([^]]+)\]", (work / "out.txt").read_text())
+    rewards = [float(value) for value in printed.split(",")]
+    # four pictures of one prompt, which is told by all four at once
+    every = [prompt for prompt in PROMPTS for _ in files]
+    told = score(tmp_path / "pictures", pictures.repeat(10, 1, 1, 1), every, "pickscore", f"pickscore={clip}")
+    by_prompt = torch.tensor(told).view(10, 4)
+    (asked,) = ((by_prompt - torch.tensor(rewards)).abs().amax(1) < 1e-3).nonzero().flatten().tolist()
+    assert 0 <= asked < 10 and np.std(rewards) > 1e-2
 
 
 def train(arguments: list[Any], work: Path, clone: Path, **extra: str) -> None:
