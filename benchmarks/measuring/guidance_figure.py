@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,7 @@ class Point:
     errors: dict[str, float]
 
     @classmethod
-    def of(cls, strengths: dict[str, float], values: dict[str, Sequence[float]]) -> Point:
+    def of(cls, strengths: dict[str, float], values: Mapping[str, Sequence[float]]) -> Point:
         """From the pictures' own rewards."""
         means = {name: math.fsum(held) / len(held) for name, held in values.items()}
         errors = {
