@@ -2,13 +2,15 @@
 
     python -m benchmarks.figures [NAME ...] [--out DIR]
 
-Data lies in benchmarks/data: a file a study, and on-policy.json. The weights of a schedule are computed. The pictures
-of the miniatures' own samples (miniature-*.png) are no figures of data: `pcpo miniature grid` draws those.
+Data lies in benchmarks/data: a file a study, on-policy.json and guidance.json. The weights of a schedule are computed.
+Pictures of samples are no figures of data: `pcpo miniature grid` draws miniature-*.png, and benchmarks.guidance
+guidance-*.png.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from pcpo_overlay.tools.report.build import save
 
 DATA = ROOT / "benchmarks" / "data"
 FIGURES = ROOT / "benchmarks" / "figures"
-ON_POLICY = DATA / "on-policy.json"
+ON_POLICY, GUIDANCE = DATA / "on-policy.json", DATA / "guidance.json"
 _EPILOG = "Exit codes: 0 done; 2 a wrong argument."
 
 
@@ -33,6 +35,12 @@ def _on_policy(out: Path) -> list[Path]:
     from benchmarks.measuring.ratio_figure import OnPolicy
 
     return [_kept(OnPolicy.read(ON_POLICY).figure(), out / "on-policy.png")]
+
+
+def _guidance(out: Path) -> list[Path]:
+    from benchmarks.measuring.guidance_figure import FIGURE, Guided
+
+    return [_kept(Guided.read(GUIDANCE).figure(), out / FIGURE)]
 
 
 def _weights(out: Path) -> list[Path]:
@@ -56,8 +64,9 @@ def _kept(figure: Any, path: Path) -> Path:
 def _jobs() -> dict[str, Callable[[Path], list[Path]]]:
     """What draws the figures, by name: that of a file in the data, or ``weights``."""
     jobs: dict[str, Callable[[Path], list[Path]]] = {"weights": _weights}
+    others = {ON_POLICY: _on_policy, GUIDANCE: _guidance}
     for path in sorted(DATA.glob("*.json")):
-        jobs[path.stem] = _on_policy if path == ON_POLICY else lambda out, path=path: _study(path, out)  # type: ignore[misc]
+        jobs[path.stem] = others.get(path) or functools.partial(_study, path)
     return jobs
 
 

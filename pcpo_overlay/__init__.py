@@ -14,8 +14,9 @@ What runs in a trainer, and is what a reviewer audits (``tests/test_walls.py`` h
 What never does:
 
 - ``tools/``: ``runs`` (the reader of run folders), ``checkpoints`` (and the policies in them), ``ab``, ``doctor``,
-  ``report``, ``evaluate``, ``sample`` (pictures, and guidance), ``score`` (of pictures), ``serve`` (a reward over
-  HTTP), ``study`` (what is preferred), ``paper``, ``weights``, ``miniature``, ``launch``, ``cli``
+  ``report``, ``evaluate``, ``sample`` (pictures, and guidance), ``score`` (of pictures), ``rewards`` (such
+  scores in a trainer), ``serve`` (a reward over HTTP), ``study`` (what is preferred), ``paper``, ``weights``,
+  ``miniature``, ``launch``, ``cli``
 - ``vendoring/``: ``apply.py``
 
 Importing this package needs torch alone. See ``python -m pcpo_overlay --help`` for the commands.

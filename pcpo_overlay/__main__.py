@@ -25,6 +25,7 @@ COMMANDS = (
     "sample",
     "grid",
     "score",
+    "reward",
     "export-lora",
     "study",
     "experiments",

@@ -261,6 +261,17 @@ def test_without_cuda_the_launcher_is_told_cpu(monkeypatch: pytest.MonkeyPatch) 
     assert plan.launch_command(ddpo, []) == [*ddpo.launcher]
 
 
+def test_the_digest_follows_all_that_a_config_file_is_told(clone: Path) -> None:
+    """A reward's name stands before the path of the config that it is for."""
+    file = clone / "config" / "ours.py"
+
+    def told(rest: str) -> Any:
+        return plan.make_plan(request(clone, config=f"{file}{rest}"), {})[0].settings["config"]
+
+    assert told("") == "ours.py" and told(":name") == "ours.py:name"
+    assert told(":pickscore:config/dgx.py:aesthetic") == "ours.py:pickscore:config/dgx.py:aesthetic"
+
+
 def test_the_digest_follows_what_decides_the_result(clone: Path) -> None:
     digest = plan.make_plan(request(clone), {})[0].digest
     assert plan.make_plan(request(clone, out=clone / "x"), {"OMP_NUM_THREADS": "1"})[0].digest == digest

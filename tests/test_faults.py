@@ -79,6 +79,7 @@ def test_every_command_fails_in_this_way(
         "embed": ["flux", "--model", "x", "--prompts", "x", "--out", "x"], "miniature": ["check", "sd"],
         "demo": [], "doctor": ["x"], "sample": ["--model", "x", "--prompts", "x", "--out", "x"],
         "grid": ["x", "--out", "x"], "export-lora": ["x", "--out", "x"], "score": ["x", "--metrics", "fid"],
+        "reward": ["pickscore", "--out", "x"],
         "serve": ["vlm-bertscore"], "study": ["report", "x"],
     }  # fmt: skip
     parser = command_line.build_parser()

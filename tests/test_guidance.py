@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -202,3 +203,47 @@ def test_two_experts_from_the_command_line(tmp_path: Path) -> None:
     with guided(pipeline, experts, scale=5.0):
         assert torch.equal(held.read(held.pictures()[0]), by_hand(pipeline, PROMPTS[0], 0, **ASKED["sd"]))
     assert [one["guidance"] for one in held.settings["experts"]] == [None, 3.0]
+
+
+# --- the benchmark: both rewards over lambda --------------------------------------------------------------------
+
+
+def test_the_benchmark_draws_each_mix_once_and_the_base_model_among_them() -> None:
+    from benchmarks import guidance
+
+    mixes = guidance.every_mix()
+    assert mixes[0] == {} and len(mixes) == len({tuple(sorted(mix.items())) for mix in mixes})
+    assert len(mixes) == 2 * (len(guidance.ALONE) - 1) + (len(guidance.MIXED) - 1) ** 2 + 1
+    folders = {guidance._folder(mix, Path("out")).name for mix in mixes}
+    assert len(folders) == len(mixes) and {"base", "digit-1", "jpeg-0.5", "digit-0.5_jpeg-1"} <= folders
+
+
+@pytest.mark.upstream
+def test_the_benchmarks_rewards_are_those_of_the_training(ddpo_pristine: Path, tmp_path: Path) -> None:
+    """Of the PNGs what ddpo-pytorch's own reward is of the floats they were rounded from, and the miniature's."""
+    from benchmarks import guidance
+    from benchmarks.measuring.guidance_figure import DIGIT, JPEG
+    from pcpo_overlay.tools.launch.flow_grpo import REWARDS
+
+    drawn = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    prompts = ["a handwritten three", "a handwritten nine"]
+    opened = folder.begin(tmp_path / "pictures", {}, {}, {})
+    pixels = (drawn * 255).round().byte()
+    folder.keep(opened, [(folder.Picture(n, 0, text, ""), pixels[n]) for n, text in enumerate(prompts)])
+    found = guidance.rewards(tmp_path / "pictures")
+    theirs = runpy.run_path(str(ddpo_pristine / "ddpo_pytorch" / "rewards.py"))[JPEG]()
+    assert found[JPEG] == theirs(drawn, prompts, [{}, {}])[0].tolist()
+    assert found[DIGIT] == pytest.approx(REWARDS[DIGIT]()(drawn, prompts).tolist(), abs=0.02)
+
+
+def test_the_numbers_behind_the_benchmarks_figure(tmp_path: Path) -> None:
+    from benchmarks.measuring.guidance_figure import DIGIT, JPEG, Guided, Point
+
+    point = Point.of({DIGIT: 1.0}, {DIGIT: [0.2, 0.4, 0.9], JPEG: [-1.0, -1.0, -1.0]})
+    assert point.means == pytest.approx({DIGIT: 0.5, JPEG: -1.0})
+    assert point.errors == pytest.approx({DIGIT: (0.13 / 3) ** 0.5, JPEG: 0.0})
+    base = Point.of({}, {DIGIT: [0.1, 0.3], JPEG: [-1.0, -2.0]})
+    guided = Guided("a test", 3, [point, base])
+    guided.write(tmp_path / "guided.json")
+    assert Guided.read(tmp_path / "guided.json") == guided
+    assert guided.alone(DIGIT) == [base, point] and guided.alone(JPEG) == [base]

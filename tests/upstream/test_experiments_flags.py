@@ -28,7 +28,6 @@ pytestmark = [
 
 WITH_CONFIG = [number for number, recipe in RECIPES.items() if recipe.config]
 WITH_FLAGS = [number for number, recipe in RECIPES.items() if recipe.flags]
-RUNNABLE = [number for number in RECIPES if plan(number).arms]
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +88,7 @@ def same(word: str, value: object) -> bool:
 # ------------------------------------------------------- the command lines
 
 
-@pytest.mark.parametrize("number", RUNNABLE)
+@pytest.mark.parametrize("number", RECIPES)
 def test_every_flag_is_one_of_upstreams_and_arrives(clone_of, number):
     clone, experiment = clone_of(number), plan(number)
     for arm in experiment.arms:
@@ -124,7 +123,7 @@ def test_the_parsers_refuse_what_is_not_theirs(clone_of, number, wrong):
         parsed(clone_of(number), number, [*arguments, *wrong.split()])
 
 
-@pytest.mark.parametrize("number", RUNNABLE)
+@pytest.mark.parametrize("number", RECIPES)
 @pytest.mark.parametrize("fewest", [False, True])
 def test_the_launcher_takes_its_words(number, fewest):
     gpus = possible_gpus(number)[0] if fewest else CONFIGURATIONS[number].gpus
@@ -376,6 +375,18 @@ def test_what_is_said_of_dancegrpo_on_stable_diffusion(clone_of):
     others = sorted((clone_of(5) / "fastvideo").glob("train_grpo_*.py"))
     with_pickscore = [p.stem.removeprefix("train_grpo_") for p in others if "use_pickscore" in p.read_text()]
     assert with_pickscore == ["flux", "flux_lora", "qwenimage", "qwenimage_edit"]
+
+
+def test_what_is_said_of_pick_a_pics_prompts(clones):
+    experiment = plan(7)
+    (make,) = experiment.recipe.make
+    words = shlex.split(make.partition(" || ")[2])
+    args = build_parser().parse_args(words[1:])
+    assert (args.reward, str(args.out)) == ("pickscore", experiment.recipe.directory)
+    file = clones["flow_grpo"] / Path(args.prompts).relative_to("vendor/flow_grpo")
+    prompts, tested = (f.read_text().splitlines() for f in (file, file.with_name("test.txt")))
+    assert (len(prompts), len(tested), set(prompts) & set(tested)) == (25432, 2048, set())
+    assert experiment.paper["length"] * experiment.batch.prompts == 7680
 
 
 @pytest.mark.parametrize("number", WITH_FLAGS)

@@ -207,7 +207,8 @@ def make_plan(request: Request, environ: Mapping[str, str] | None = None) -> lis
         "patched_tree": clone.get("patched_tree"),
         "pcpo_overlay": pcpo_overlay.__version__,
         "epochs": request.epochs,
-        "config": request.config.rpartition("/")[2],
+        # its name, and what is behind it: that may be another config's path
+        "config": request.config_file.name + request.config.rpartition(str(request.config_file))[2],
         "config_sha256": sha256(request.config_file),
         "accelerate_args": request.accelerate_args,
         "overrides": request.overrides,

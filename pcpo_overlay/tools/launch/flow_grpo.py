@@ -11,7 +11,8 @@ directory. The wrapped config is as it was, but for one setting:
 
 ``train_sd3_GRPO_Guard.py`` logs to wandb without ever beginning a run of it, and fails on that; one is begun here.
 
-The rewards of this project (:data:`REWARDS`) can be named in ``reward_fn`` beside upstream's.
+The rewards of this project, :data:`REWARDS` and those of :mod:`pcpo_overlay.tools.rewards`, can be named in
+``reward_fn`` beside upstream's.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from pcpo_overlay.tools.launch import config_file
+from pcpo_overlay.tools.rewards import named
 from pcpo_overlay.trainers import of_script
 
 
@@ -35,6 +37,11 @@ def _digit_probability() -> Callable[[Any, Any], Any]:
 
 #: Rewards beside upstream's, by name: each entry loads its reward, a function of (images, prompts) to (N,) values.
 REWARDS: dict[str, Callable[[], Callable[[Any, Any], Any]]] = {"digit_probability": _digit_probability}
+#: What to run where, for the message where a wrapped config is not found.
+RUN = (
+    "run scripts/train_sd3.py with the clone of flow_grpo as working directory, and give the config file's path from "
+    "there, or an absolute one"
+)
 
 
 def load(argument: str) -> Any:
@@ -47,8 +54,7 @@ def load(argument: str) -> Any:
     return config_file.get_config(
         Path(name).expanduser(),
         *filter(None, [rest]),
-        run="run scripts/train_sd3.py with the clone of flow_grpo as working directory, and give the config file's "
-        "path from there, or an absolute one",
+        run=RUN,
     )
 
 
@@ -59,7 +65,8 @@ def extend(config: Any) -> Any:
     if trainer and not trainer.begins_wandb and os.environ.get("RANK", "0") == "0":
         import wandb
 
-        wandb.init(project=trainer.upstream)
+        if wandb.run is None:  # not by a config that this one wraps
+            wandb.init(project=trainer.upstream)
     _offer_rewards()
     _end_after_num_epochs()
     return config
@@ -129,11 +136,12 @@ def _offer_rewards() -> None:
 
     @functools.wraps(theirs)
     def multi_score(device: Any, score_dict: Any) -> Any:
-        weights = {name: score_dict[name] for name in score_dict if name in REWARDS}
+        known: dict[str, Callable[[], Callable[[Any, Any], Any]]] = {**named.offered(), **REWARDS}
+        weights = {name: score_dict[name] for name in score_dict if name in known}
         if not weights:
             return theirs(device, score_dict)
-        ours = {name: REWARDS[name]() for name in weights}
-        rest = {name: score_dict[name] for name in score_dict if name not in REWARDS}
+        ours = {name: known[name]() for name in weights}
+        rest = {name: score_dict[name] for name in score_dict if name not in known}
         score_rest = theirs(device, rest) if rest else None
 
         def score(

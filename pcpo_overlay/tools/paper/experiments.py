@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -77,12 +77,16 @@ class Recipe:
     wrapper: str = ""  # a config file that takes the config and ends its endless loop
     prepare: tuple[str, ...] = ()  # shell lines before the arms
     output: tuple[str, str] | None = None  # flag and own value of the checkpoints' folder
+    folder: str = ""  # where the script runs, if not in the clone
+    make: tuple[str, ...] = ()  # shell lines that make it
+    environment: Mapping[str, str] = field(default_factory=dict)  # besides PCPO
     leaves: str = ""  # a folder that the trainer writes checkpoints to, whatever it is told
     options: str = ""  # of PCPO, in every arm
     changes: tuple[tuple[str, str, str, str], ...] = ()  # further ones that the paper tells of
 
     clone = property(lambda self: TRAINERS[self.trainer].upstream)
     script = property(lambda self: TRAINERS[self.trainer].script)
+    directory = property(lambda self: self.folder or f"vendor/{self.clone}")
     batch_own = property(lambda self: dict(self.batch.values()))
 
 
@@ -223,13 +227,12 @@ class Experiment:
     changes: tuple[Change, ...]  # of all arms
     batch: Batch
     own_batch: Batch  # without the changes
-    arms: tuple[Arm, ...]  # the baseline first; none where upstream cannot run the configuration
-    obstacles: tuple[str, ...]
+    arms: tuple[Arm, ...]  # the baseline first
     notes: tuple[str, ...]
     report: tuple[str, ...]  # the command that compares the runs
 
     def command(self, arm: Arm) -> list[str]:
-        """The words of the launch command, without the variable."""
+        """The words of the launch command, without :meth:`environment`."""
         recipe = self.recipe
         words = [w.format(gpus=self.gpus) for w in recipe.launcher if self.gpus > 1 or w != "--multi_gpu"]
         changed = {change.flag: change.value for change in (*self.changes, *arm.changes)}
@@ -240,6 +243,10 @@ class Experiment:
         if recipe.wrapper:
             config.append(f"--config.num_epochs={self.epochs or 0}")
         return [*words, recipe.script, *config, *(f"{flag}={value}" for flag, value in changed.items())]
+
+    def environment(self, arm: Arm) -> dict[str, str]:
+        """The variables that it is given."""
+        return {"PCPO": arm.pcpo, **self.recipe.environment}
 
     def afterwards(self, arm: Arm) -> list[str]:
         """Shell lines after an arm, so that the next does not write over what it left."""
@@ -263,13 +270,12 @@ def plan(number: int, gpus: int | None = None, epochs: int | None = None) -> Exp
             f"configuration {number} does not divide among {on_gpus(gpus)}; possible: "
             f"{', '.join(map(str, possible_gpus(number)))}"
         )
-    obstacles = tuple(_DATA["obstacles"].get(str(number), ()))
     levels = ("--thresholds", data["levels"]) if "levels" in data else ()
     return Experiment(
         paper, recipe, gpus, epochs, tuple(_changes(paper, recipe, flags, gpus, epochs)), batch_of(recipe, flags, gpus),
-        batch_of(recipe, recipe.batch_own, gpus), () if obstacles else tuple(_arms(number, recipe)), obstacles,
+        batch_of(recipe, recipe.batch_own, gpus), tuple(_arms(number, recipe)),
         tuple(_DATA["notes"][name].replace("{gpus}", str(gpus)) for name in data["notes"].split()),
-        ("pcpo", "report", f"vendor/{recipe.clone}/pcpo_runs", "--out", f"pcpo_report/config{number}", *levels),
+        ("pcpo", "report", f"{recipe.directory}/pcpo_runs", "--out", f"pcpo_report/config{number}", *levels),
     )  # fmt: skip
 
 

@@ -62,8 +62,9 @@ def as_dict(experiment: Experiment) -> dict[str, Any]:
         }  # fmt: skip
     arms = [
         {
-            "name": arm.name, "told": arm.told, "environment": {"PCPO": arm.pcpo}, "command": experiment.command(arm),
-            "changes": _changes(arm.changes), "afterwards": experiment.afterwards(arm),
+            "name": arm.name, "told": arm.told, "environment": experiment.environment(arm),
+            "command": experiment.command(arm), "changes": _changes(arm.changes),
+            "afterwards": experiment.afterwards(arm),
         }
         for arm in experiment.arms
     ]  # fmt: skip
@@ -71,9 +72,9 @@ def as_dict(experiment: Experiment) -> dict[str, Any]:
         "configuration": paper.number, "description": paper.description, "figures": paper.figures,
         "tables": paper.tables, "hardware": paper.hardware, "paper_gpus": paper.gpus, "paper": cells,
         "gpus": experiment.gpus, "upstream": recipe.clone, "trainer": recipe.trainer, "origin": recipe.origin,
-        "directory": f"vendor/{recipe.clone}", "batch": experiment.batch._asdict(),
+        "make": recipe.make, "directory": recipe.directory, "batch": experiment.batch._asdict(),
         "changes": _changes(experiment.changes), "prepare": recipe.prepare, "arms": arms,
-        "report": experiment.report, "obstacles": experiment.obstacles, "notes": experiment.notes,
+        "report": experiment.report, "notes": experiment.notes,
     }  # fmt: skip
 
 
@@ -115,20 +116,17 @@ def _render(experiment: Experiment) -> Iterator[str]:
     yield from _items(f"{' and '.join(names)}: {why}" for why, names in whys.items() if why)
     yield from ("#", f"# One iteration here, as in Table 7: {batch.images_from} images,")
     yield from (f"# {batch.updates_from} updates", "#")
-    yield f"# {recipe.clone}'s own: {recipe.origin}. {'Changed' if arms else 'It would take'}:"
+    yield f"# {recipe.clone}'s own: {recipe.origin}. Changed:"
     told: dict[str, Change] = {}
     for change in (*experiment.changes, *(change for arm in arms for change in arm.changes)):
         told.setdefault(change.flag, change)
     yield from _items(f"{c.flag} {c.value}, upstream's own {c.own} ({c.why})" for c in told.values())
-    if experiment.obstacles:
-        yield from ("#", "# NO COMMAND: upstream as it is cannot run this configuration.")
-        yield from _items(experiment.obstacles)
     yield from ("#", "# To know:", *_items(experiment.notes))
-    if arms:
-        yield from (f"cd vendor/{recipe.clone}", *recipe.prepare)
-        for arm in arms:
-            yield from (f"# {arm.told}", *shell(experiment, arm), *experiment.afterwards(arm))
-        yield from ("cd ../..", "# the runs beside each other", shlex.join(experiment.report))
+    yield from (*recipe.make, f"cd {recipe.directory}", *recipe.prepare)
+    for arm in arms:
+        yield from (f"# {arm.told}", *shell(experiment, arm), *experiment.afterwards(arm))
+    back = "/".join([".."] * len(recipe.directory.split("/")))
+    yield from (f"cd {back}", "# the runs beside each other", shlex.join(experiment.report))
 
 
 def _paper(cell: Cell) -> str:
@@ -151,7 +149,8 @@ def _upstream(experiment: Experiment, row: str) -> str:
 def shell(experiment: Experiment, arm: Arm) -> list[str]:
     """An arm's command as shell lines, continued by a backslash."""
     pieces: list[str] = []
-    for word in (f"PCPO={shlex.quote(arm.pcpo)}", *map(shlex.quote, experiment.command(arm))):
+    variables = [f"{name}={shlex.quote(value)}" for name, value in experiment.environment(arm).items()]
+    for word in (*variables, *map(shlex.quote, experiment.command(arm))):
         if pieces and pieces[-1].startswith("-") and " " not in pieces[-1] and not word.startswith("-"):
             pieces[-1] += f" {word}"  # a flag and its value stay together
         else:

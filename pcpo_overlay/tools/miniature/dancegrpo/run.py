@@ -4,7 +4,7 @@
 
 What the script finds otherwise than with its own model, alike for an unpatched and a patched clone:
 
-- the reward goes by HPSv2's name and scores digits (``hps``);
+- the reward goes by HPSv2's name and scores digits (``hps``), unless the folder has one of its own (``pcpo reward``);
 - packages that it imports and does not call here may be missing, and so may CUDA;
 - the SD trainer draws its first noise as latents of 64x64 whatever its model: the miniature's are of 8x8.
 """
@@ -34,7 +34,8 @@ def main() -> None:
     script = Path(sys.argv[1]).resolve()
     sys.argv = [str(script), *sys.argv[2:]]
     sys.path[0] = str(script.parent)  # as Python has it for a script
-    standins.install(instead=[HPS], uncalled=UNCALLED)
+    own = Path("hpsv2").is_dir()
+    standins.install(instead=[] if own else [HPS], uncalled=UNCALLED)
     if not torch.cuda.is_available():
         without_cuda.install()
         os.environ.setdefault("ACCELERATE_USE_CPU", "true")
