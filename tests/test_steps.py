@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
+from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
 
 from pcpo_overlay import hooks
 from pcpo_overlay.__main__ import main
@@ -166,6 +166,30 @@ def test_flow_grpo(
         ours = resolved_by_the_command(capsys, *argv)
         assert ours.keys() == run.keys()
         assert ours["weight"] == pytest.approx(run["weight"], rel=1e-4)
+
+
+@pytest.mark.parametrize("mode", FLOW)
+def test_flow_grpos_wan(
+    mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scheduler = UniPCMultistepScheduler(
+        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
+    )
+    scheduler.set_timesteps(STEPS)
+    x = torch.zeros(2, 1, 1, 2, 2)
+
+    def draw() -> None:
+        for timestep in scheduler.timesteps:
+            hooks.record_step(x, x, scheduler, timestep[None], float(scheduler.sigmas[1]), "linear")
+
+    run = resolved_by_a_run("flow_grpo_wan2_1", mode, tmp_path, monkeypatch, draw)
+    scheduler.save_pretrained(tmp_path)
+    argv = ["flow-grpo-wan", "--steps", str(STEPS), "--mode", mode]
+    file = str(tmp_path / "scheduler_config.json")
+    assert resolved_by_the_command(capsys, *argv, "--scheduler", file) == run
+    ours = resolved_by_the_command(capsys, *argv)
+    assert ours.keys() == run.keys()
+    assert ours["weight"] == pytest.approx(run["weight"], rel=1e-4)
 
 
 @pytest.mark.parametrize("mode", FLOW)
