@@ -13,7 +13,13 @@ import pytest
 
 from pcpo_overlay.__main__ import main
 from pcpo_overlay.tools import palette
-from pcpo_overlay.tools.weights.table import dancegrpo_table, ddim_table, flow_grpo_table, wan_table
+from pcpo_overlay.tools.weights.table import (
+    bagel_table,
+    dancegrpo_table,
+    ddim_table,
+    flow_grpo_table,
+    wan_table,
+)
 
 Capture = pytest.CaptureFixture[str]
 
@@ -22,24 +28,28 @@ COLUMNS = {
     "dancegrpo": ["sigma", "dt", "weight_native", "weight", "std"],
     "flow-grpo": ["sigma", "dt", "weight_native", "weight", "std"],
     "flow-grpo-wan": ["sigma", "dt", "weight_native", "weight", "std"],
+    "flow-grpo-bagel": ["sigma", "dt", "weight_native", "weight", "std"],
 }
 PARAMETERS = {
     "ddim": {"steps", "eta"},
     "dancegrpo": {"steps", "shift", "eta"},
     "flow-grpo": {"steps", "shift", "noise_level"},
     "flow-grpo-wan": {"steps", "shift"},
+    "flow-grpo-bagel": {"steps", "shift", "noise_level"},
 }
 MORE = {
     "ddim": {"weight_policy", "variance", "why", "w_star"},
     "dancegrpo": {"weight_policy"},
     "flow-grpo": {"weight_policy"},
     "flow-grpo-wan": {"weight_policy"},
+    "flow-grpo-bagel": {"weight_policy"},
 }
 SCALARS = {
     "ddim": {"mean_native"},
     "dancegrpo": {"zeta", "mean_native"},
     "flow-grpo": {"zeta", "mean_native"},
     "flow-grpo-wan": {"zeta", "mean_native"},
+    "flow-grpo-bagel": {"zeta", "mean_native"},
 }
 
 
@@ -82,7 +92,7 @@ def test_json_has_every_key_and_one_value_per_step(capsys: Capture, sampler: str
         == SCALARS[sampler] | set(COLUMNS[sampler]) | {"timestep", "std_native", "trained"} | MORE[sampler]
     )
     assert result["sampler"] == sampler
-    default = {"ddim": 50, "dancegrpo": 12, "flow-grpo": 10, "flow-grpo-wan": 20}
+    default = {"ddim": 50, "dancegrpo": 12, "flow-grpo": 10, "flow-grpo-wan": 20, "flow-grpo-bagel": 14}
     assert result["steps"] == (steps or default[sampler])
     for name in COLUMNS[sampler]:
         column = resolved[name]
@@ -98,6 +108,7 @@ def test_json_carries_the_defaults(capsys: Capture) -> None:
     assert run_json(capsys, "dancegrpo") == dancegrpo_table(12, shift=3.0, eta=0.3).as_dict()
     assert run_json(capsys, "flow-grpo") == flow_grpo_table(10, shift=3.0, noise_level=0.7).as_dict()
     assert run_json(capsys, "flow-grpo-wan") == wan_table(20, shift=3.0).as_dict()
+    assert run_json(capsys, "flow-grpo-bagel") == bagel_table(14, shift=3.0, noise_level=1.3).as_dict()
 
 
 def test_every_option_reaches_the_table(capsys: Capture) -> None:
@@ -206,6 +217,8 @@ BAD = [
     "flow-grpo --mode full,variance=paper",
     "flow-grpo --mu 1",
     "flow-grpo --shift 3 --scheduler scheduler_config.json",
+    "flow-grpo-bagel --noise-level 0",
+    "flow-grpo-bagel --scheduler scheduler_config.json",
     "flow-grpo-wan --steps 1",
     "flow-grpo-wan --shift 0",
     "flow-grpo-wan --noise-level 0.7",

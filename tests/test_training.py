@@ -749,8 +749,8 @@ def test_a_schedule_that_the_trainer_makes_itself(start, tmp_path, mode):
     assert sample["pcpo_index"].shape == (3, 2)
     resolved = run_json(tmp_path)["resolved"]
     assert resolved["timestep"] == t[:-1].tolist() and resolved["trained"] == 2
-    scale = 1.3 * (t[:-1] / (1 - torch.where(t[:-1] == 1, t[1], t[:-1]))).sqrt()
-    assert resolved["std"] == pytest.approx((scale * (t[:-1] - t[1:]).sqrt()).tolist(), rel=1e-5)
+    std = 1.3 * (t[:-1] / (1 - torch.where(t[:-1] == 1, t[1], t[:-1]))).sqrt() * (t[:-1] - t[1:]).sqrt()
+    assert resolved["std"] == pytest.approx(std.tolist(), rel=1e-5)
     for picture in range(3):
         found = session.tape.lookup(sample["pcpo_index"][picture][None], 1)
         assert torch.equal(found.pred_old, pred[picture, 1])

@@ -191,6 +191,8 @@ def main() -> None:
     # beside the record, which is what upstream did: an unpatched run calls no hook
     Path(f"{out}.hooks.{rank}.json").write_text(json.dumps(sorted(called)))
     torch.save(RECORD, f"{out}.{rank}.pt")
+    if script == BAGEL:
+        torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":

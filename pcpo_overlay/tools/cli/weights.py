@@ -14,6 +14,7 @@ from pcpo_overlay.tools.cli.parser import OneLineParser
 from pcpo_overlay.tools.faults import Fault, told
 from pcpo_overlay.tools.weights.table import (
     WeightTable,
+    bagel_table,
     dancegrpo_table,
     ddim_table,
     flow_grpo_table,
@@ -33,7 +34,7 @@ def add_parser(subparsers: Any) -> None:
     samplers = parser.add_subparsers(
         dest="sampler",
         required=True,
-        metavar="{ddim,dancegrpo,flow-grpo,flow-grpo-wan}",
+        metavar="{ddim,dancegrpo,flow-grpo,flow-grpo-wan,flow-grpo-bagel}",
         parser_class=OneLineParser,
     )
 
@@ -64,6 +65,12 @@ def add_parser(subparsers: Any) -> None:
     wan = _add_sampler(samplers, "flow-grpo-wan", wan_table, 20, "Flow-GRPO's SDE on Wan 2.1's scheduler")
     wan.add_argument("--shift", type=number, help="resolution shift (default: 3)")
     _add_scheduler(wan)
+
+    bagel = _add_sampler(samplers, "flow-grpo-bagel", bagel_table, 14, "Flow-GRPO's SDE on BAGEL's schedule")
+    bagel.add_argument("--shift", type=number, default=3.0, help="resolution shift (default: 3)")
+    bagel.add_argument(
+        "--noise-level", type=number, default=1.3, metavar="A", help="SDE noise level (default: 1.3)"
+    )
 
 
 def _add_scheduler(parser: argparse.ArgumentParser) -> None:

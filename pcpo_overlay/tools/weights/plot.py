@@ -18,6 +18,7 @@ _TITLES = {
     "dancegrpo": "DanceGRPO",
     "flow-grpo": "Flow-GRPO",
     "flow-grpo-wan": "Flow-GRPO, Wan 2.1",
+    "flow-grpo-bagel": "Flow-GRPO, BAGEL",
 }
 
 

@@ -29,7 +29,7 @@ class WeightTable:
     """A schedule and where it came from.
 
     Attributes:
-        sampler: ``ddim``, ``dancegrpo``, ``flow-grpo`` or ``flow-grpo-wan``.
+        sampler: ``ddim``, ``dancegrpo``, ``flow-grpo``, ``flow-grpo-wan`` or ``flow-grpo-bagel``.
         parameters: what the schedule was computed from, by name.
         mode: the mode as it was asked for.
         config: the mode and its options as they act.
@@ -233,6 +233,34 @@ def wan_table(
     trained = _or_all_but_last(trained, steps)
     resolved = flow_grpo_steps(sigmas, timestep, float(sigmas[1]), config, trained, "linear")
     return WeightTable("flow-grpo-wan", parameters, mode, config, resolved)
+
+
+def bagel_table(
+    steps: int = 14,
+    shift: float = 3.0,
+    noise_level: float = 1.3,
+    mode: str = "full",
+    trained: int | None = None,
+) -> WeightTable:
+    """Flow-GRPO's steps of BAGEL, on the schedule that its model makes itself: ``shift(linspace(1, 0, steps + 1))``.
+
+    Args:
+        steps: 1 to 1000, one fewer than the trainer's ``sample.num_steps``.
+        shift, noise_level: positive.
+        mode: as after ``PCPO=``; as in the trainer the mean weight is by default that of the steps that are trained.
+        trained: number of steps, the first ones, that a window reaches; None for all but the last.
+
+    Raises:
+        PCPOError, ValueError: as :func:`ddim_table`.
+    """
+    _check_positive("shift", shift)
+    _check_positive("noise_level", noise_level)
+    config = parse(mode, "--mode").on("flow_grpo_bagel")
+    sigmas = dancegrpo_sigmas(steps, shift)
+    trained = _or_all_but_last(trained, steps)
+    resolved = flow_grpo_steps(sigmas, sigmas[:-1], noise_level, config, trained)
+    parameters: dict[str, Any] = {"steps": steps, "shift": shift, "noise_level": noise_level}
+    return WeightTable("flow-grpo-bagel", parameters, mode, config, resolved)
 
 
 def _or_all_but_last(trained: int | None, steps: int) -> int:
