@@ -757,6 +757,18 @@ def test_a_schedule_that_the_trainer_makes_itself(start, tmp_path, mode):
         assert found.weight.tolist() == pytest.approx([resolved["weight"][1]])
 
 
+def test_a_new_schedule_of_wans_is_read_anew():
+    """Its scheduler has the alphas of DDIM's, too, which tell nothing of a flow."""
+    table = Rollout(parse("full").on("flow_grpo_wan2_1"), Tape()).table
+    made = SimpleNamespace(alphas_cumprod=torch.ones(1), num_inference_steps=3, timesteps=torch.arange(3))
+    weights = []
+    for third in (0.5, 0.25):
+        made.sigmas = torch.tensor([0.99, 0.8, third, 0.0])
+        weights.append(table(made, 0.8, torch.device("cpu"), "linear").steps.weight_native)
+        assert weights[-1] is table(made, 0.8, torch.device("cpu"), "linear").steps.weight_native
+    assert not torch.equal(*weights)
+
+
 def test_two_clip_ranges_have_to_be_alike(start):
     train = {"clip_range_lt": 2 * XI, "clip_range_gt": XI, "timestep_shift": 3.0}
     with pytest.raises(
