@@ -116,12 +116,18 @@ FLOW_TRAINERS = {
         build=wan_video.build,
         idle=2,
     ),
-    # two of its three steps are trained; with what accelerate_configs/fsdp.yaml says
+    # picture by picture, so half as many; two of three steps are trained; with what accelerate_configs/fsdp.yaml says
     "bagel": replace(
         FLOW_GRPO,
         script="scripts/train_bagel.py",
         config=str(HERE / "bagel_config.py"),
-        small={**FLOW_GRPO.small, "sample.num_steps": 4, "eval_freq": 1},
+        small={
+            **FLOW_GRPO.small,
+            "sample.num_steps": 4,
+            "sample.train_batch_size": 2,
+            "train.batch_size": 2,
+            "eval_freq": 1,
+        },
         env={
             "ACCELERATE_USE_FSDP": "true",
             "FSDP_VERSION": "1",
