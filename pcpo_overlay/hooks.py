@@ -181,10 +181,12 @@ def record_step(
     Args:
         pred: (B, ...) the network's output the step used, guided if the sampler guides.
         z: (B, ...) the noise it drew.
-        scheduler: diffusers' DDIMScheduler or FlowMatchEulerDiscreteScheduler with its timesteps set.
+        scheduler: diffusers' DDIMScheduler, FlowMatchEulerDiscreteScheduler, or, under ``linear``,
+            UniPCMultistepScheduler, with its timesteps set; None where the trainer's settings have the schedule.
         timestep: () or (1,) or (B,).
-        scale: of the noise: DDIM's eta, Flow-GRPO's noise level.
-        sde_type: of Flow-GRPO's steps: ``sde``, or ``cps`` for coefficients-preserving ones.
+        scale: of the noise: DDIM's eta, Flow-GRPO's noise level, Wan's largest.
+        sde_type: of Flow-GRPO's steps: ``sde``; ``cps``, coefficients-preserving; or ``linear``, Wan's, whose noise
+            scale is linear in the schedule value.
     """
     current().record_step(pred, z, scheduler, timestep, scale, sde_type)
 

@@ -12,7 +12,7 @@ from pcpo_overlay import losses
 from pcpo_overlay.config import PCPOConfig, PCPOError
 from pcpo_overlay.flow_grpo import AsSampled
 from pcpo_overlay.messages import say
-from pcpo_overlay.steps import Steps, StepTable, dancegrpo_steps, read_scheduler
+from pcpo_overlay.steps import ShiftedSchedule, Steps, StepTable, dancegrpo_steps, read_scheduler
 from pcpo_overlay.tape import INDEX, Tape
 
 
@@ -25,6 +25,7 @@ class Rollout:
         trained_steps: steps of the schedule that can be trained; None for all.
         windowed: whether the sampler draws noise in a window of steps alone, and stores these alone.
         as_sampled: whether the network in training has to be given what it was given in sampling.
+        own_schedule: number of values and shift of a schedule that the trainer makes itself; None for a scheduler's.
         speaks: whether this process is the one that talks to the user.
     """
 
@@ -35,6 +36,7 @@ class Rollout:
         trained_steps: range | None = None,
         windowed: bool = False,
         as_sampled: bool = False,
+        own_schedule: tuple[int, float] | None = None,
         speaks: bool = False,
     ) -> None:
         self.is_open = False
@@ -42,6 +44,8 @@ class Rollout:
         self._tape = tape
         self._trained_steps = trained_steps
         self._windowed = windowed
+        self._own_schedule = own_schedule
+        self._schedule: ShiftedSchedule | None = None
         self._wants_inputs = as_sampled and config.matching
         self._inputs: AsSampled | None = None
         self._still = 0  # steps without noise
@@ -110,6 +114,10 @@ class Rollout:
         if self._windowed and scale == 0:
             self._still += 1
             return  # a step outside the window
+        if scheduler is None:
+            if self._schedule is None and self._own_schedule is not None:
+                self._schedule = ShiftedSchedule.of(*self._own_schedule, pred.device)
+            scheduler = self._schedule
         table = self.table(scheduler, scale, pred.device, sde_type)
         if self._config.tape == "off":
             if table.steps.clip_scale is not None:
@@ -190,15 +198,13 @@ class Rollout:
         """The schedule of a sampler, resolved once.
 
         Args:
-            scheduler: diffusers' DDIMScheduler or FlowMatchEulerDiscreteScheduler with its timesteps set.
-            scale: of the noise: DDIM's eta, Flow-GRPO's noise level.
+            scheduler, scale, sde_type: as :func:`~pcpo_overlay.steps.read_scheduler`; its timesteps are set.
             device: where it is looked up.
-            sde_type: of Flow-GRPO's steps: ``sde`` or ``cps``.
         """
         # The scheduler's tensors are compared by identity. DDIM's set_timesteps makes the same timesteps for the same
         # number of steps, and alphas_cumprod tells one scheduler from another; a flow scheduler's sigmas are new
         # with every set_timesteps, so its table is read anew for each rollout.
-        values = getattr(scheduler, "alphas_cumprod", None)
+        values = None if sde_type == "linear" else getattr(scheduler, "alphas_cumprod", None)
         return self._cached(
             (scheduler.num_inference_steps, float(scale), device, sde_type),
             scheduler.sigmas if values is None else values,

@@ -83,6 +83,17 @@ def sd3_sigmas(steps: int, shift: float = 3.0, train_timesteps: int = 1000) -> T
     return torch.cat([shift_sigmas(grid, shift), torch.zeros(1, dtype=torch.float64)])
 
 
+def wan_sigmas(steps: int, shift: float = 3.0, train_timesteps: int = 1000) -> Tensor:
+    """Sigma schedule that diffusers' UniPCMultistepScheduler gives Wan 2.1, used by Flow-GRPO.
+
+    Returns:
+        (steps + 1,) float64 from just below 1 to 0.
+    """
+    _check_flow_steps(steps)
+    grid = torch.linspace(1 - 1 / train_timesteps, 0, steps + 1, dtype=torch.float64)
+    return shift_sigmas(grid, shift)
+
+
 def _check_flow_steps(steps: int) -> None:
     if not 1 <= steps <= 1000:
         raise ValueError(f"steps must be between 1 and 1000, got {steps}")

@@ -84,12 +84,21 @@ class Session:
         self._ranks, self._settings = ranks, settings
         clip_range = setting(settings, entry.clip_range) if entry.clip_range else None
         clip_range = None if clip_range is None else float(clip_range)
+        below = setting(settings, entry.clip_range_below) if entry.clip_range_below else clip_range
+        if below != clip_range:
+            raise PCPOError(
+                f"{entry.clip_range_below} is {below} and {entry.clip_range} {clip_range}: PCPO's objective and "
+                "metrics have one clip range on both sides of 1; set both alike"
+            )
         self.rollout = Rollout(
             config,
             self.tape,
-            trained_steps=entry.trained_steps(settings),
+            trained_steps=entry.trained_steps(settings, int(ranks.num_processes)),
             windowed=entry.trains == "window",
             as_sampled=entry.as_sampled,
+            own_schedule=None
+            if entry.shift is None
+            else (int(setting(settings, entry.steps)), float(setting(settings, entry.shift))),
             speaks=bool(ranks.is_main_process),
         )
         self.objective = Objective(

@@ -20,6 +20,7 @@ from pcpo_overlay.variance import (
     cps_std,
     ddim_sigma,
     flow_grpo_scale,
+    linear_scale,
     paper_sigma,
     resolve_w_star,
 )
@@ -349,12 +350,21 @@ def flow_grpo_steps(
     trained: int | range | None = None,
     sde_type: str = "sde",
 ) -> Steps:
-    """:func:`flow_steps` under Flow-GRPO's noise scale, whose ``noise_level`` is positive, or :func:`cps_steps`."""
+    """:func:`flow_steps` under Flow-GRPO's noise scale, whose ``noise_level`` is positive, or :func:`cps_steps`.
+
+    Under ``linear``, Wan's, the ``noise_level`` is the scale at the schedule value 1.
+    """
     if sde_type == "cps":
         return cps_steps(sigmas, timestep, noise_level, config, trained)
+    values = sigmas.detach().cpu().double()
+    if sde_type == "linear":
+        if len(values) < 3:
+            raise PCPOError(
+                "one step of Wan's draws no noise, whose scale is the second sigma; take 2 or more"
+            )
+        return flow_steps(sigmas, timestep, linear_scale(values, noise_level), config, trained)
     _check_noise("sample.noise_level", noise_level)
-    scale = flow_grpo_scale(sigmas.detach().cpu().double(), noise_level)
-    return flow_steps(sigmas, timestep, scale, config, trained)
+    return flow_steps(sigmas, timestep, flow_grpo_scale(values, noise_level), config, trained)
 
 
 def dancegrpo_steps(
@@ -383,16 +393,17 @@ def read_scheduler(
     """Resolve a configuration on a diffusers scheduler whose timesteps are set.
 
     Args:
-        scheduler: a DDIMScheduler or a FlowMatchEulerDiscreteScheduler.
+        scheduler: a DDIMScheduler or a FlowMatchEulerDiscreteScheduler; under ``linear`` a UniPCMultistepScheduler of
+            a flow, which has what DDIM's has, too.
         scale: of the noise: DDIM's eta, Flow-GRPO's noise level.
         trained: steps that the trainer can train, or how many, the first ones; None for all.
-        sde_type: of a flow: ``sde`` or ``cps``.
+        sde_type: of a flow: ``sde``, ``cps`` or ``linear``.
 
     Raises:
         PCPOError: a sampler whose mean is not linear in the prediction (clipped or thresholded x0), for which the log
             ratio by prediction matching does not hold; or as :func:`ddim_steps` and :func:`flow_grpo_steps`.
     """
-    if not hasattr(scheduler, "alphas_cumprod"):
+    if sde_type == "linear" or not hasattr(scheduler, "alphas_cumprod"):
         return flow_grpo_steps(scheduler.sigmas, scheduler.timesteps, float(scale), config, trained, sde_type)
     settings = scheduler.config
     for name in ("clip_sample", "thresholding"):
@@ -410,6 +421,32 @@ def read_scheduler(
         settings.get("prediction_type", "epsilon"),
         trained,
     )
+
+
+@dataclass(frozen=True)
+class ShiftedSchedule:
+    """Of a trainer that makes its schedule itself, BAGEL's: what a scheduler would have of it.
+
+    Attributes:
+        sigmas: (steps + 1,) float32 from 1 to 0.
+    """
+
+    sigmas: Tensor
+
+    @classmethod
+    def of(cls, values: int, shift: float, device: torch.device) -> ShiftedSchedule:
+        """So many values under a shift, computed as the trainer does, so that its timesteps are found here."""
+        t = torch.linspace(1, 0, values, device=device)
+        return cls(shift * t / (1 + (shift - 1) * t))
+
+    @property
+    def timesteps(self) -> Tensor:
+        """(steps,) what the network is told of each step."""
+        return self.sigmas[:-1]
+
+    @property
+    def num_inference_steps(self) -> int:
+        return len(self.sigmas) - 1
 
 
 class StepTable:

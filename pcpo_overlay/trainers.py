@@ -6,6 +6,8 @@ Adding a trainer is one entry here and one patch. The names are those that the p
 
 from __future__ import annotations
 
+import math
+import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import PurePath
@@ -26,14 +28,18 @@ class Trainer:
         sampler: ``ddim`` or ``flow``; options that concern one of them are refused on the other.
         steps: setting with the number of sampling steps.
         trains: which of them it trains: ``all``, ``all but last`` (drawn anew for every sample), the ``first`` ones,
-            as many as ``fraction`` says, or a ``window`` of them, drawn anew for every batch; the sampler draws noise
-            in these alone.
+            as many as ``fraction`` says, or a ``window`` of them; the sampler draws noise in these alone.
+        window: where it lies: drawn for every ``batch``, or once and for all, alike on every rank (``run``) or by each
+            ``rank`` for itself.
         fraction: setting with the share of the steps that is trained, where the first ones are.
         epochs: setting with the number of epochs (iterations) asked for.
         passes, more_epochs: it runs ``passes * (asked + more_epochs)``.
         endless: whether its loop has no end, so that a number of epochs is this project's to keep.
         batch: settings whose product is the number of samples of a rank in an epoch.
         clip_range: setting with the PPO clip range; None where the script keeps it to itself, to give it with the loss.
+        clip_range_below: setting with the range below 1, where it has its own; the two have to be alike.
+        shift: setting with the resolution shift of a schedule that the trainer makes itself, of as many values from 1
+            to 0 as ``steps`` says; None where a scheduler has it.
         loss_weights: settings that weight the losses of one step, where it has several.
         carries_over: whether the gradients that an epoch's last accumulation leaves over go into the next epoch's first
             step; else it zeroes them.
@@ -63,13 +69,16 @@ class Trainer:
     sampler: Literal["ddim", "flow"]
     steps: str = "sample.num_steps"
     trains: Literal["all", "all but last", "first", "window"] = "all"
+    window: Literal["batch", "run", "rank"] = "batch"
     fraction: str | None = None
     epochs: str = "num_epochs"
     passes: int = 1
     more_epochs: int = 0
     endless: bool = False
-    batch: tuple[str, str] = ("sample.batch_size", "sample.num_batches_per_epoch")
+    batch: tuple[str, ...] = ("sample.batch_size", "sample.num_batches_per_epoch")
     clip_range: str | None = "train.clip_range"
+    clip_range_below: str | None = None
+    shift: str | None = None
     loss_weights: tuple[str, ...] = ()
     carries_over: bool = True
     resume: str | None = "resume_from"
@@ -91,13 +100,18 @@ class Trainer:
     arm: str | None = None
     rival_of: str | None = None
 
-    def trained_steps(self, settings: Mapping[str, Any]) -> range | None:
-        """Steps of the schedule that can be trained; None for all of them."""
+    def trained_steps(self, settings: Mapping[str, Any], ranks: int = 1) -> range | None:
+        """Steps of the schedule that can be trained, on any of so many ranks; None for all of them."""
         if self.trains == "all":
             return None
-        if self.trains == "window" and setting(settings, "sample.sde_window_size"):
-            first, end = setting(settings, "sample.sde_window_range")
-            return range(int(first), int(end))
+        if self.trains == "window" and (size := setting(settings, "sample.sde_window_size")):
+            first, end = map(int, setting(settings, "sample.sde_window_range"))
+            if self.window == "batch":
+                return range(first, end)
+            # The sampler seeds Python's generator anew in every call, with 0 or with its rank.
+            seeds = range(1 if self.window == "run" else ranks)
+            starts = [random.Random(seed).randint(first, end - size) for seed in seeds]
+            return range(min(starts), max(starts) + size)
         steps = setting(settings, self.steps)
         return range(int(steps * setting(settings, self.fraction)) if self.fraction else int(steps) - 1)
 
@@ -114,7 +128,7 @@ class Trainer:
         counts = [setting(settings, path) for path in self.batch]
         if not all(isinstance(count, int) for count in counts):
             return None
-        return int(counts[0] * counts[1] * ranks)
+        return math.prod(counts) * ranks
 
 
 def setting(settings: Mapping[str, Any], path: str) -> Any:
@@ -213,6 +227,26 @@ TRAINERS: Mapping[str, Trainer] = {
             begins_wandb=False,
             arm="GRPO-Guard",
             rival_of="flow_grpo",
+        ),
+        # Its first two epochs only draw prompts, so that the groups come out whole.
+        _flow(
+            "wan2_1",
+            "Wan 2.1",
+            "train_wan2_1",
+            endless=False,
+            more_epochs=-2,
+            batch=(*_FLOW_GRPO.batch, "sample.sample_time_per_prompt"),
+        ),
+        _flow(
+            "bagel",
+            "BAGEL",
+            "train_bagel",
+            **_WINDOW,
+            window="rank",
+            endless=False,
+            clip_range="train.clip_range_gt",
+            clip_range_below="train.clip_range_lt",
+            shift="train.timestep_shift",
         ),
         _DANCE_SD,
         _DANCE_FLUX,

@@ -95,3 +95,16 @@ def flow_grpo_scale(sigmas: Tensor, noise_level: float) -> Tensor:
     t = sigmas[:-1]
     # With one step sigmas[1] is 0, and the scale is noise_level itself.
     return noise_level * torch.sqrt(t / (1 - torch.where(t == 1, sigmas[1], t)))
+
+
+def linear_scale(sigmas: Tensor, largest: float) -> Tensor:
+    """SDE noise scale of Flow-GRPO's Wan: ``s_t = sigma_min + (largest - sigma_min)*t``, linear in the schedule value.
+
+    Args:
+        sigmas: (steps + 1,) schedule; ``sigma_min`` is its end, 0 for Wan.
+        largest: the scale at t = 1; upstream's is ``sigmas[1]``.
+
+    Returns:
+        (steps,) float64.
+    """
+    return sigmas[-1] + (largest - sigmas[-1]) * sigmas[:-1]

@@ -13,7 +13,13 @@ import pytest
 
 from pcpo_overlay.__main__ import main
 from pcpo_overlay.tools import palette
-from pcpo_overlay.tools.weights.table import dancegrpo_table, ddim_table, flow_grpo_table
+from pcpo_overlay.tools.weights.table import (
+    bagel_table,
+    dancegrpo_table,
+    ddim_table,
+    flow_grpo_table,
+    wan_table,
+)
 
 Capture = pytest.CaptureFixture[str]
 
@@ -21,21 +27,29 @@ COLUMNS = {
     "ddim": ["timestep", "dt", "weight_native", "weight", "std", "std_native"],
     "dancegrpo": ["sigma", "dt", "weight_native", "weight", "std"],
     "flow-grpo": ["sigma", "dt", "weight_native", "weight", "std"],
+    "flow-grpo-wan": ["sigma", "dt", "weight_native", "weight", "std"],
+    "flow-grpo-bagel": ["sigma", "dt", "weight_native", "weight", "std"],
 }
 PARAMETERS = {
     "ddim": {"steps", "eta"},
     "dancegrpo": {"steps", "shift", "eta"},
     "flow-grpo": {"steps", "shift", "noise_level"},
+    "flow-grpo-wan": {"steps", "shift"},
+    "flow-grpo-bagel": {"steps", "shift", "noise_level"},
 }
 MORE = {
     "ddim": {"weight_policy", "variance", "why", "w_star"},
     "dancegrpo": {"weight_policy"},
     "flow-grpo": {"weight_policy"},
+    "flow-grpo-wan": {"weight_policy"},
+    "flow-grpo-bagel": {"weight_policy"},
 }
 SCALARS = {
     "ddim": {"mean_native"},
     "dancegrpo": {"zeta", "mean_native"},
     "flow-grpo": {"zeta", "mean_native"},
+    "flow-grpo-wan": {"zeta", "mean_native"},
+    "flow-grpo-bagel": {"zeta", "mean_native"},
 }
 
 
@@ -60,8 +74,15 @@ def run_json(capsys: Capture, *argv: str) -> dict[str, Any]:
     return result
 
 
-@pytest.mark.parametrize("sampler", COLUMNS)
-@pytest.mark.parametrize("steps", [None, 1, 2, 7, 999])
+@pytest.mark.parametrize(
+    ("sampler", "steps"),
+    [
+        (sampler, steps)
+        for sampler in COLUMNS
+        for steps in (None, 1, 2, 7, 999)
+        if (sampler, steps) != ("flow-grpo-wan", 1)  # which is refused
+    ],
+)
 def test_json_has_every_key_and_one_value_per_step(capsys: Capture, sampler: str, steps: int | None) -> None:
     result = run_json(capsys, sampler, *(["--steps", str(steps)] if steps else []))
     assert set(result) == {"sampler", "mode", "resolved"} | PARAMETERS[sampler]
@@ -71,7 +92,8 @@ def test_json_has_every_key_and_one_value_per_step(capsys: Capture, sampler: str
         == SCALARS[sampler] | set(COLUMNS[sampler]) | {"timestep", "std_native", "trained"} | MORE[sampler]
     )
     assert result["sampler"] == sampler
-    assert result["steps"] == (steps or {"ddim": 50, "dancegrpo": 12, "flow-grpo": 10}[sampler])
+    default = {"ddim": 50, "dancegrpo": 12, "flow-grpo": 10, "flow-grpo-wan": 20, "flow-grpo-bagel": 14}
+    assert result["steps"] == (steps or default[sampler])
     for name in COLUMNS[sampler]:
         column = resolved[name]
         assert len(column) == result["steps"]
@@ -85,6 +107,8 @@ def test_json_carries_the_defaults(capsys: Capture) -> None:
     assert run_json(capsys, "ddim") == ddim_table(50, eta=1.0).as_dict()
     assert run_json(capsys, "dancegrpo") == dancegrpo_table(12, shift=3.0, eta=0.3).as_dict()
     assert run_json(capsys, "flow-grpo") == flow_grpo_table(10, shift=3.0, noise_level=0.7).as_dict()
+    assert run_json(capsys, "flow-grpo-wan") == wan_table(20, shift=3.0).as_dict()
+    assert run_json(capsys, "flow-grpo-bagel") == bagel_table(14, shift=3.0, noise_level=1.3).as_dict()
 
 
 def test_every_option_reaches_the_table(capsys: Capture) -> None:
@@ -95,6 +119,8 @@ def test_every_option_reaches_the_table(capsys: Capture) -> None:
     assert result == dancegrpo_table(16, shift=5.0, eta=0.25).as_dict()
     result = run_json(capsys, "flow-grpo", "--steps", "40", "--shift", "2", "--noise-level", "0.9")
     assert result == flow_grpo_table(40, shift=2.0, noise_level=0.9).as_dict()
+    result = run_json(capsys, "flow-grpo-wan", "--steps", "50", "--shift", "5")
+    assert result == wan_table(50, shift=5.0).as_dict()
 
 
 def test_json_has_the_published_numbers(capsys: Capture) -> None:
@@ -191,6 +217,12 @@ BAD = [
     "flow-grpo --mode full,variance=paper",
     "flow-grpo --mu 1",
     "flow-grpo --shift 3 --scheduler scheduler_config.json",
+    "flow-grpo-bagel --noise-level 0",
+    "flow-grpo-bagel --scheduler scheduler_config.json",
+    "flow-grpo-wan --steps 1",
+    "flow-grpo-wan --shift 0",
+    "flow-grpo-wan --noise-level 0.7",
+    "flow-grpo-wan --shift 3 --scheduler scheduler_config.json",
     "sd3",
     "",
 ]
@@ -221,6 +253,7 @@ def test_a_wrong_argument_is_one_line_and_exit_code_2(capsys: Capture, arguments
         ("ddim --shift 3", "unrecognized arguments: --shift 3"),
         ("flow-grpo --shift -3", "shift must be a positive number, got -3.0"),
         ("flow-grpo --noise-level 0", "noise_level must be a positive number, got 0.0"),
+        ("flow-grpo-wan --steps 1", "one step of Wan's draws no noise"),
         ("dancegrpo --shift 1e30", "sigmas do not fall from step to step"),
     ],
 )
@@ -247,7 +280,8 @@ def test_1000_steps_come_with_a_note(capsys: Capture) -> None:
 
 
 @pytest.mark.parametrize(
-    ("sampler", "steps"), [("ddim", "1"), ("ddim", "1000"), ("dancegrpo", "12"), ("flow-grpo", "10")]
+    ("sampler", "steps"),
+    [("ddim", "1"), ("ddim", "1000"), ("dancegrpo", "12"), ("flow-grpo", "10"), ("flow-grpo-wan", "20")],
 )
 def test_plot_is_a_picture(capsys: Capture, tmp_path: Path, sampler: str, steps: str) -> None:
     from matplotlib.colors import to_rgb

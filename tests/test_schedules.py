@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
+from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
 
 from pcpo_overlay.schedules import (
     dancegrpo_sigmas,
@@ -15,6 +15,7 @@ from pcpo_overlay.schedules import (
     sd3_sigmas,
     sd_alphas_cumprod,
     shift_sigmas,
+    wan_sigmas,
 )
 from pcpo_overlay.variance import ddim_sigma
 
@@ -85,6 +86,20 @@ def test_sd3_sigmas_against_diffusers(steps: int, shift: float) -> None:
     assert float(ours[0]) == 1 and float(ours[-1]) == 0
 
 
+@pytest.mark.parametrize("steps", [1, 2, 20, 50, 999])
+@pytest.mark.parametrize("shift", [3.0, 5.0])
+def test_wan_sigmas_against_diffusers(steps: int, shift: float) -> None:
+    scheduler = UniPCMultistepScheduler(
+        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=shift
+    )
+    scheduler.set_timesteps(steps)
+    ours = wan_sigmas(steps, shift)
+    assert ours.dtype == torch.float64 and ours.shape == (steps + 1,)
+    assert torch.allclose(ours, scheduler.sigmas.double(), rtol=0, atol=1e-7)
+    # the reference's sigmas are float32, which may round across an integer
+    assert ((ours[:-1] * 1000).long() - scheduler.timesteps).abs().max() <= 1
+
+
 @pytest.mark.parametrize("steps", [1, 12, 16, 1000])
 def test_dancegrpo_sigmas(steps: int) -> None:
     sigmas = dancegrpo_sigmas(steps, shift=3.0)
@@ -101,14 +116,14 @@ def test_shift_keeps_the_ends_exactly() -> None:
 
 
 @pytest.mark.parametrize("steps", [0, -1, 1001])
-@pytest.mark.parametrize("schedule", [ddim_timesteps, dancegrpo_sigmas, sd3_sigmas])
+@pytest.mark.parametrize("schedule", [ddim_timesteps, dancegrpo_sigmas, sd3_sigmas, wan_sigmas])
 def test_steps_out_of_range(schedule: Any, steps: int) -> None:
     with pytest.raises(ValueError, match=f"between 1 and 1000, got {steps}"):
         schedule(steps)
 
 
 @pytest.mark.parametrize("shift", [0.0, -1.0, float("nan")])
-@pytest.mark.parametrize("schedule", [dancegrpo_sigmas, sd3_sigmas])
+@pytest.mark.parametrize("schedule", [dancegrpo_sigmas, sd3_sigmas, wan_sigmas])
 def test_shift_out_of_range(schedule: Any, shift: float) -> None:
     with pytest.raises(ValueError, match="shift must be positive"):
         schedule(10, shift)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
+from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
 
 from pcpo_overlay import hooks
 from pcpo_overlay.__main__ import main
@@ -16,6 +16,7 @@ from pcpo_overlay.config import parse
 from pcpo_overlay.ranks import TorchRanks
 from pcpo_overlay.schedules import dancegrpo_sigmas
 from pcpo_overlay.session import Session
+from pcpo_overlay.steps import ShiftedSchedule
 
 ANY = ["observe", "log", "match", "full", "full,weights=uniform", "full,weights=native", "match,tape=cpu"]
 DDIM = [
@@ -34,8 +35,20 @@ def settings(steps: int) -> dict[str, Any]:
         "seed": 0,
         "clip_range": 1e-4,
         "sampling_steps": steps,
-        "sample": {"num_steps": steps, "guidance_scale": 1.0},
-        "train": {"clip_range": 1e-4, "cfg": False, "timestep_fraction": 0.99},
+        "sample": {
+            "num_steps": steps,
+            "guidance_scale": 1.0,
+            "sde_window_size": 4,
+            "sde_window_range": (0, 4),
+        },
+        "train": {
+            "clip_range": 1e-4,
+            "clip_range_lt": 1e-4,
+            "clip_range_gt": 1e-4,
+            "timestep_shift": 3.0,
+            "cfg": False,
+            "timestep_fraction": 0.99,
+        },
     }
 
 
@@ -166,6 +179,51 @@ def test_flow_grpo(
         ours = resolved_by_the_command(capsys, *argv)
         assert ours.keys() == run.keys()
         assert ours["weight"] == pytest.approx(run["weight"], rel=1e-4)
+
+
+@pytest.mark.parametrize("mode", FLOW)
+def test_flow_grpos_wan(
+    mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scheduler = UniPCMultistepScheduler(
+        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
+    )
+    scheduler.set_timesteps(STEPS)
+    x = torch.zeros(2, 1, 1, 2, 2)
+
+    def draw() -> None:
+        for timestep in scheduler.timesteps:
+            hooks.record_step(x, x, scheduler, timestep[None], float(scheduler.sigmas[1]), "linear")
+
+    run = resolved_by_a_run("flow_grpo_wan2_1", mode, tmp_path, monkeypatch, draw)
+    scheduler.save_pretrained(tmp_path)
+    argv = ["flow-grpo-wan", "--steps", str(STEPS), "--mode", mode]
+    file = str(tmp_path / "scheduler_config.json")
+    assert resolved_by_the_command(capsys, *argv, "--scheduler", file) == run
+    ours = resolved_by_the_command(capsys, *argv)
+    assert ours.keys() == run.keys()
+    assert ours["weight"] == pytest.approx(run["weight"], rel=1e-4)
+
+
+@pytest.mark.parametrize("mode", FLOW)
+def test_flow_grpos_bagel(
+    mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whose schedule follows from the settings; a window as wide as its range is everywhere the same."""
+    t = ShiftedSchedule.of(STEPS + 1, 3.0, torch.device("cpu")).timesteps
+    x = torch.zeros(1, 2, 2)
+
+    def draw() -> None:
+        for timestep in t[:4]:
+            hooks.record_step(x, x, None, timestep, 1.3)
+
+    run = resolved_by_a_run("flow_grpo_bagel", mode, tmp_path, monkeypatch, draw, STEPS + 1)
+    ours = resolved_by_the_command(
+        capsys, "flow-grpo-bagel", "--steps", str(STEPS), "--trained", "4", "--mode", mode
+    )
+    assert ours.keys() == run.keys()
+    for name, values in run.items():
+        assert ours[name] == (None if values is None else pytest.approx(values, rel=1e-4, abs=1e-6)), name
 
 
 @pytest.mark.parametrize("mode", FLOW)

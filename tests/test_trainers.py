@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,6 +17,8 @@ from pcpo_overlay.trainers import TRAINERS, of_script
     [
         ("ddpo", {"num_epochs": 5}, 5),
         ("flow_grpo", {"num_epochs": 0}, None),
+        ("flow_grpo_wan2_1", {"num_epochs": 5}, 3),  # two only draw prompts
+        ("flow_grpo_bagel", {"num_epochs": 5}, 5),
         ("dancegrpo_sd", {"num_epochs": 5}, 6),
         ("dancegrpo_flux", {"max_train_steps": 5}, 5),
         ("dancegrpo_wan_2_1", {"max_train_steps": 5}, 6),
@@ -39,6 +43,12 @@ def test_planned_epochs_as_each_upstream_counts(
             {"sample": {"train_batch_size": 40, "num_batches_per_epoch": 2, "batch_size": 1}},
             3,
             240,
+        ),
+        (
+            "flow_grpo_wan2_1",
+            {"sample": {"train_batch_size": 8, "num_batches_per_epoch": 2, "sample_time_per_prompt": 3}},
+            2,
+            96,
         ),
         # its number of batches is a setting that it never reads
         (
@@ -76,6 +86,20 @@ def test_a_window_of_steps_can_be_anywhere_in_its_range() -> None:
     assert trainer.trained_steps({"sample": sample}) == range(2, 7)
     # without a window all steps but the last are drawn with noise
     assert trainer.trained_steps({"sample": {**sample, "sde_window_size": 0}}) == range(9)
+
+
+def test_a_window_that_is_drawn_once() -> None:
+    """BAGEL's sampler seeds the draw with its rank in every call."""
+    trainer = TRAINERS["flow_grpo_bagel"]
+    settings = {"sample": {"num_steps": 15, "sde_window_size": 3, "sde_window_range": (0, 7)}}
+    starts = []
+    for rank in range(4):
+        random.seed(rank)
+        starts.append(random.randint(0, 4))
+    assert trainer.trained_steps(settings) == range(starts[0], starts[0] + 3)
+    assert trainer.trained_steps(settings, 4) == range(min(starts), max(starts) + 3)
+    alike = replace(trainer, window="run")
+    assert alike.trained_steps(settings, 4) == range(starts[0], starts[0] + 3)
 
 
 def test_a_trainer_by_its_script() -> None:

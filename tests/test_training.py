@@ -730,6 +730,53 @@ def test_two_remedies_at_once_are_refused(start, mode):
     start("flow_grpo_sd3_guard", mode, rationorm=False)
 
 
+@pytest.mark.parametrize("mode", ["observe", "full"])
+def test_a_schedule_that_the_trainer_makes_itself(start, tmp_path, mode):
+    """BAGEL has no scheduler: of ``num_steps`` values under a shift, as its sampler computes them."""
+    train = {"clip_range_lt": XI, "clip_range_gt": XI, "timestep_shift": 3.0}
+    session = start("flow_grpo_bagel", mode, sample={**WINDOW, "sde_window_range": (0, 2)}, train=train)
+    t = torch.linspace(1, 0, 6)
+    t = 3.0 * t / (1 + (3.0 - 1) * t)
+    pred, z = torch.randn(2, 3, 2, 1, 4, generator=torch.Generator().manual_seed(0)).unbind(0)
+    hooks.begin_epoch(0)
+    for picture in range(3):  # one a rollout
+        hooks.begin_rollout()
+        for i, scale in enumerate([1.3, 1.3, 0, 0, 0]):
+            noise = z[picture, min(i, 1)]
+            hooks.record_step(pred[picture, min(i, 1)], noise, None, t[i], scale)
+    sample = {"log_probs": torch.zeros(3, 2)}
+    hooks.end_rollout(sample)
+    assert sample["pcpo_index"].shape == (3, 2)
+    resolved = run_json(tmp_path)["resolved"]
+    assert resolved["timestep"] == t[:-1].tolist() and resolved["trained"] == 2
+    std = 1.3 * (t[:-1] / (1 - torch.where(t[:-1] == 1, t[1], t[:-1]))).sqrt() * (t[:-1] - t[1:]).sqrt()
+    assert resolved["std"] == pytest.approx(std.tolist(), rel=1e-5)
+    for picture in range(3):
+        found = session.tape.lookup(sample["pcpo_index"][picture][None], 1)
+        assert torch.equal(found.pred_old, pred[picture, 1])
+        assert found.weight.tolist() == pytest.approx([resolved["weight"][1]])
+
+
+def test_a_new_schedule_of_wans_is_read_anew():
+    """Its scheduler has the alphas of DDIM's, too, which tell nothing of a flow."""
+    table = Rollout(parse("full").on("flow_grpo_wan2_1"), Tape()).table
+    made = SimpleNamespace(alphas_cumprod=torch.ones(1), num_inference_steps=3, timesteps=torch.arange(3))
+    weights = []
+    for third in (0.5, 0.25):
+        made.sigmas = torch.tensor([0.99, 0.8, third, 0.0])
+        weights.append(table(made, 0.8, torch.device("cpu"), "linear").steps.weight_native)
+        assert weights[-1] is table(made, 0.8, torch.device("cpu"), "linear").steps.weight_native
+    assert not torch.equal(*weights)
+
+
+def test_two_clip_ranges_have_to_be_alike(start):
+    train = {"clip_range_lt": 2 * XI, "clip_range_gt": XI, "timestep_shift": 3.0}
+    with pytest.raises(
+        PCPOError, match=r"train.clip_range_lt is 0.02 and train.clip_range_gt 0.01: .* set both"
+    ):
+        start("flow_grpo_bagel", "observe", sample=WINDOW, train=train)
+
+
 def test_a_window_without_noise_is_said(start, capsys):
     session = start("flow_grpo_sd3_fast", "full", sample=WINDOW)
     with pytest.raises(SystemExit) as stop:

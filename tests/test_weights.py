@@ -17,12 +17,19 @@ from pcpo_overlay.schedules import (
     sd_alphas_cumprod,
 )
 from pcpo_overlay.steps import cps_steps
-from pcpo_overlay.tools.weights.table import WeightTable, dancegrpo_table, ddim_table, flow_grpo_table
+from pcpo_overlay.tools.weights.table import (
+    WeightTable,
+    dancegrpo_table,
+    ddim_table,
+    flow_grpo_table,
+    wan_table,
+)
 from pcpo_overlay.variance import (
     PAPER_W_STAR,
     ddim_noise_coefficient,
     ddim_sigma,
     flow_grpo_scale,
+    linear_scale,
     paper_sigma,
     resolve_w_star,
     smallest_w_star,
@@ -292,6 +299,21 @@ def test_flow_table_columns() -> None:
         table.std[1:], 0.7 * torch.sqrt(sigma[1:] / (1 - sigma[1:])) * torch.sqrt(table.dt[1:])
     )
     assert table.zeta == pytest.approx(5.705396, abs=SIX_DECIMALS)
+
+
+def test_wans_noise_scale_is_linear_in_the_schedule_value() -> None:
+    table = wan_table(20, shift=3.0).steps
+    sigma = table.sigma
+    assert sigma is not None
+    assert torch.allclose(table.std, sigma[1] * sigma * torch.sqrt(table.dt), rtol=1e-12)
+    native = table.weight_native
+    assert float(native.sum()) == pytest.approx(10.608, abs=5e-4)
+    assert native[[0, -2, -1]].tolist() == pytest.approx([0.134, 1.497, 2.914], abs=5e-4)
+    # a schedule that ends elsewhere than in 0
+    scale = linear_scale(torch.tensor([1.0, 0.5, 0.25], dtype=torch.float64), 0.5)
+    assert scale.tolist() == pytest.approx([0.5, 0.375])
+    with pytest.raises(PCPOError, match="one step of Wan's draws no noise"):
+        wan_table(1)
 
 
 @pytest.mark.parametrize("shift", [0.01, 0.1, 0.3, 1.0, 3.0, 6.93, 20.0])

@@ -388,6 +388,16 @@ FAULTS: dict[str, tuple[Fault, ...]] = {
         ("shaped = (native / mean) ** power", "shaped = (native / mean) ** -power", "sign of the power"),
     ),
     "variance.py": (
+        (
+            "return sigmas[-1] + (largest - sigmas[-1]) * sigmas[:-1]",
+            "return sigmas[-1] + (largest - sigmas[-1]) * sigmas[1:]",
+            "Wan's noise scale of the next step",
+        ),
+        (
+            "return sigmas[-1] + (largest - sigmas[-1]) * sigmas[:-1]",
+            "return largest * sigmas[:-1]",
+            "a schedule that does not end in 0 taken for one that does",
+        ),
         ("PAPER_W_STAR = 4.5", "PAPER_W_STAR = 4.4", "another target weight than the paper's"),
         ("NOISE_KEPT = 0.9", "NOISE_KEPT = 0.8", "auto takes the paper's variance at 25 steps"),
         (
@@ -475,6 +485,11 @@ FAULTS: dict[str, tuple[Fault, ...]] = {
         ("math.sin(noise_level * math.pi / 2)", "math.sin(noise_level * math.pi)", "twice the angle of CPS"),
     ),
     "schedules.py": (
+        (
+            "grid = torch.linspace(1 - 1 / train_timesteps, 0, steps + 1, dtype=torch.float64)",
+            "grid = torch.linspace(1, 0, steps + 1, dtype=torch.float64)",
+            "Wan's schedule beginning at 1",
+        ),
         ("beta_start**0.5, beta_end**0.5", "beta_start, beta_end", "betas that are not scaled linear"),
         ("dtype=torch.float64) ** 2", "dtype=torch.float64)", "the betas' roots"),
         ("torch.cumprod(1 - betas, dim=0)", "torch.cumprod(betas, dim=0)", "betas for alphas"),
@@ -812,6 +827,13 @@ FAULTS: dict[str, tuple[Fault, ...]] = {
         ),
         ("clip_scale=2 * std**2)", "clip_scale=std**2)", "half of upstream's scale under CPS"),
         ('if sde_type == "cps":', "if False:", "CPS taken for the SDE"),
+        ('    if sde_type == "linear":', "    if False:", "Wan's noise scale taken for SD3's"),
+        ("if len(values) < 3:", "if False:", "a schedule of one step without noise"),
+        (
+            "torch.linspace(1, 0, values, device",
+            "torch.linspace(1, 0, values + 1, device",
+            "a step more than there is",
+        ),
         ("    if noise_level > 1:\n", "    if False:\n", "a noise level that CPS does not have"),
         ("over = over & (index >= trained.start)", "over = over", "steps before the window in the mean"),
         (
@@ -963,6 +985,11 @@ FAULTS: dict[str, tuple[Fault, ...]] = {
         ("clip_scale=clip_scale[0] if clip_scale else None,", "clip_scale=None,", "upstream's scale lost"),
     ),
     "rollout.py": (
+        (
+            'values = None if sde_type == "linear" else getattr(scheduler, "alphas_cumprod", None)',
+            'values = getattr(scheduler, "alphas_cumprod", None)',
+            "a table that outlives another schedule of Wan's",
+        ),
         (
             '        """The sampler is about to draw what will be trained on."""\n        self.is_open = True\n',
             '        """The sampler is about to draw what will be trained on."""\n',
@@ -1312,7 +1339,12 @@ FAULTS: dict[str, tuple[Fault, ...]] = {
             "clip_range = None",
             "no clip range of the settings",
         ),
-        ("trained_steps=entry.trained_steps(settings)", "trained_steps=None", "untrained steps on the tape"),
+        (
+            "trained_steps=entry.trained_steps(settings, int(ranks.num_processes))",
+            "trained_steps=None",
+            "untrained steps on the tape",
+        ),
+        ("if below != clip_range:", "if False:", "two clip ranges taken for one"),
         ("speaks=bool(ranks.is_main_process)", "speaks=True", "every rank speaks"),
         (
             "tuple(float(setting(settings, name)) for name in entry.loss_weights) or (1.0,)",
@@ -1530,6 +1562,17 @@ FAULTS: dict[str, tuple[Fault, ...]] = {
         ),
     ),
     "trainers.py": (
+        (
+            'if self.window == "batch":',
+            "if True:",
+            "a window that is drawn once taken for one of every batch",
+        ),
+        (
+            "return range(min(starts), max(starts) + size)",
+            "return range(starts[0], starts[0] + size)",
+            "the first rank's window taken for every rank's",
+        ),
+        ("            more_epochs=-2,\n", "", "Wan's epochs without training counted"),
         ('        if self.trains == "all":\n            return None\n', "", "DDPO's last step is left out"),
         ("else int(steps) - 1", "else int(steps)", "the untrained last step counts as trained"),
         ("int(steps * setting(settings, self.fraction))", "int(steps)", "the fraction is not used"),
@@ -1545,8 +1588,8 @@ FAULTS: dict[str, tuple[Fault, ...]] = {
         ),
         ("return planned if planned > 0 else None", "return planned", "no epochs for no end"),
         (
-            "return int(counts[0] * counts[1] * ranks)",
-            "return int(counts[0] * counts[1])",
+            "return math.prod(counts) * ranks",
+            "return math.prod(counts)",
             "one rank's batch for all",
         ),
         (
@@ -1581,7 +1624,7 @@ FAULTS: dict[str, tuple[Fault, ...]] = {
             "a script of the same name is taken for it",
         ),
         (
-            '        if self.trains == "window" and setting(settings, "sample.sde_window_size"):',
+            '        if self.trains == "window" and (size := setting(settings, "sample.sde_window_size")):',
             "        if False:",
             "a window said to be all steps but the last",
         ),

@@ -38,6 +38,11 @@ def run_maker(trainer: Trainer, base: Path, upstream_clone: Any) -> RunMaker:
         **overrides: Any,
     ) -> Run:
         overrides = {k.replace("__", "."): v for k, v in overrides.items()}
+        if "num_epochs" in overrides:
+            overrides["num_epochs"] += trainer.idle
+        if trainer.build:
+            dance.runs.build({"model": trainer.build}, store / "assets")
+            overrides.setdefault("pretrained.model", str(store / "assets" / "model"))
         overrides = {k: v for k, v in overrides.items() if (k, v) not in trainer.small.items()}
         settings = json.dumps([mode, procs, env, args, str(config), overrides], sort_keys=True)
         folder = store / hashlib.sha256(settings.encode()).hexdigest()[:16]
@@ -67,7 +72,12 @@ def _train(
     overrides: dict[str, Any],
 ) -> None:
     words = recorded(trainer, folder, config, args, overrides)
-    extra = {"PCPO_RUN_DIR": str(folder / "run"), **({"PCPO": mode} if mode is not None else {}), **env}
+    extra = {
+        "PCPO_RUN_DIR": str(folder / "run"),
+        **({"PCPO": mode} if mode is not None else {}),
+        **trainer.env,
+        **env,
+    }
     told = ranks(procs) if procs > 1 or trainer.always_distributed else [{}]
     environments = [environment(clone, **extra, **rank) for rank in told]
     stderr = folder / "stderr.log"

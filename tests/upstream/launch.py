@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+import wan_video
 
 from pcpo_overlay.tools.ab.plan import free_port
 
@@ -27,6 +29,12 @@ class Trainer:
     small: dict[str, Any]
     #: Whether it needs a process group for one process too: train_sd3.py reaches into DDP's wrapper where beta > 0.
     always_distributed: bool = False
+    #: What writes the model that it reads into a folder, where that is none of the package's.
+    build: Callable[[Path], None] | None = None
+    #: Epochs before the first that is trained; an override of ``num_epochs`` counts from there.
+    idle: int = 0
+    #: Variables that its launcher sets.
+    env: Mapping[str, str] = field(default_factory=dict)
 
     def arguments(self, overrides: dict[str, Any]) -> list[str]:
         return [f"--config.{k}={v}" for k, v in {**self.small, **overrides}.items()]
@@ -98,6 +106,38 @@ FLOW_TRAINERS = {
         FLOW_GRPO,
         script="scripts/train_flux_kontext.py",
         small={**FLOW_GRPO.small, "dataset": str(HERE / "edits")},
+    ),
+    # evaluates and saves before an epoch that is not its first
+    "wan2_1": replace(
+        FLOW_GRPO,
+        script="scripts/train_wan2_1.py",
+        config=str(HERE / "wan_config.py"),
+        small={**FLOW_GRPO.small, "num_epochs": 4, "eval_freq": 3, "save_freq": 3},
+        build=wan_video.build,
+        idle=2,
+    ),
+    # picture by picture, so half as many; two of three steps are trained; with what accelerate_configs/fsdp.yaml says
+    "bagel": replace(
+        FLOW_GRPO,
+        script="scripts/train_bagel.py",
+        config=str(HERE / "bagel_config.py"),
+        small={
+            **FLOW_GRPO.small,
+            "sample.num_steps": 4,
+            "sample.train_batch_size": 2,
+            "train.batch_size": 2,
+            "eval_freq": 1,
+        },
+        env={
+            "ACCELERATE_USE_FSDP": "true",
+            "FSDP_VERSION": "1",
+            "FSDP_SHARDING_STRATEGY": "FULL_SHARD",
+            "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
+            "FSDP_BACKWARD_PREFETCH": "BACKWARD_PRE",
+            "FSDP_FORWARD_PREFETCH": "true",
+            "FSDP_STATE_DICT_TYPE": "SHARDED_STATE_DICT",
+            "FSDP_USE_ORIG_PARAMS": "true",
+        },
     ),
 }
 # What the tests of DDPO alone use.

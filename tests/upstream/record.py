@@ -21,12 +21,14 @@ from typing import Any
 
 import asked
 import torch
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from pcpo_overlay import compat
-from pcpo_overlay.tools.launch import without_cuda
+from pcpo_overlay.tools.launch import standins, without_cuda
 
 RECORD: dict[str, Any] = {"logs": [], "rollouts": [], "gradients": [], "passes": [], "weights": {}}
 _models: list[torch.nn.Module] = []
+_trained: list[torch.nn.Parameter] = []
 #: flow_grpo's scripts, and the pipeline that each samples with.
 FLOW_GRPO = {
     "scripts/train_sd3.py": "sd3_pipeline_with_logprob",
@@ -35,7 +37,11 @@ FLOW_GRPO = {
     "scripts/train_flux.py": "flux_pipeline_with_logprob",
     "scripts/train_flux_fast.py": "flux_pipeline_with_logprob_fast",
     "scripts/train_flux_kontext.py": "flux_kontext_pipeline_with_logprob",
+    "scripts/train_wan2_1.py": "wan_pipeline_with_logprob",
 }
+#: Whose sampler is its model's own.
+BAGEL = "scripts/train_bagel.py"
+HERE = Path(__file__).resolve().parent
 
 
 def plain(value: Any) -> Any:
@@ -101,7 +107,10 @@ def wrap_wandb() -> None:
 def wrap_pipeline(name: str) -> None:
     """Record what the module ``name`` of upstream's samples: of each result that is a list, a step an entry."""
     module: Any = importlib.import_module(name)
-    pipeline_with_logprob = module.pipeline_with_logprob
+    # Wan's has its module's name.
+    function = "pipeline_with_logprob"
+    function = function if hasattr(module, function) else name.rpartition(".")[2]
+    pipeline_with_logprob = getattr(module, function)
 
     def recording_pipeline(*args: Any, **kw: Any) -> Any:
         result = pipeline_with_logprob(*args, **kw)
@@ -110,7 +119,40 @@ def wrap_pipeline(name: str) -> None:
         )
         return result
 
-    module.pipeline_with_logprob = recording_pipeline
+    setattr(module, function, recording_pipeline)
+
+
+def wrap_bagel() -> None:
+    """Bagel's sampler is a method of its model's, shards by accelerate on a GPU, and clips no gradients.
+
+    Its autoencoder, whose size is written in its code, becomes a smaller one of the same layers.
+    """
+    dance = HERE / "dance" / "standins"
+    standins.install(instead=[dance / "replaced"], where_missing=[dance / "missing"])
+    without_cuda.install()
+    without_cuda.accelerated_fsdp()
+    autoencoder: Any = importlib.import_module("flow_grpo.bagel.modeling.autoencoder")
+    inferencer: Any = importlib.import_module("flow_grpo.bagel.inferencer").InterleaveInferencer
+    params, sample = autoencoder.AutoEncoderParams, inferencer.gen_image
+    autoencoder.AutoEncoderParams = lambda **sizes: params(**{**sizes, "ch": 32, "num_res_blocks": 1})
+
+    def recording_sample(*args: Any, **kw: Any) -> Any:
+        result = sample(*args, **kw)
+        if "all_latents" in result:
+            kept = ("all_latents", "all_log_probs")
+            RECORD["rollouts"].append(
+                (*(torch.stack(result[name]) for name in kept), plain(result["timesteps"]))
+            )
+        return result
+
+    def before_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        _trained[:] = [p for group in optimizer.param_groups for p in group["params"]]
+        RECORD["gradients"].append([None if p.grad is None else p.grad.clone() for p in _trained])
+        RECORD["passes"].append(asked.passes())
+        asked.enough(RECORD["gradients"])
+
+    inferencer.gen_image = recording_sample
+    register_optimizer_step_pre_hook(before_step)
 
 
 def main() -> None:
@@ -122,10 +164,14 @@ def main() -> None:
     sys.path.insert(0, str(Path.cwd()))
     wrap_accelerate()
     called = asked.watch_hooks() if "PCPO" in os.environ else set()
-    if script in FLOW_GRPO:
+    if script in FLOW_GRPO or script == BAGEL:
         compat.install("flow_grpo")
+        standins.install(instead=[HERE / "flow_standins"])
         wrap_wandb()
-        wrap_pipeline(f"flow_grpo.diffusers_patch.{FLOW_GRPO[script]}")
+        if script == BAGEL:
+            wrap_bagel()
+        else:
+            wrap_pipeline(f"flow_grpo.diffusers_patch.{FLOW_GRPO[script]}")
     else:
         compat.install()
         wrap_pipeline("ddpo_pytorch.diffusers_patch.pipeline_with_logprob")
@@ -140,10 +186,13 @@ def main() -> None:
         RECORD["weights"].update(
             (n, p.detach().clone()) for n, p in model.named_parameters() if p.requires_grad
         )
+    RECORD["weights"].update((str(i), p.detach().clone()) for i, p in enumerate(_trained))
     rank = os.environ.get("RANK", "0")
     # beside the record, which is what upstream did: an unpatched run calls no hook
     Path(f"{out}.hooks.{rank}.json").write_text(json.dumps(sorted(called)))
     torch.save(RECORD, f"{out}.{rank}.pt")
+    if script == BAGEL:
+        torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ def test_ranks_with_different_modes_stop_with_one_line(upstream_clone: Any, tmp_
     """
     trainer, clone = dance.launch.FLUX, upstream_clone("DanceGRPO", True)
     folder = tmp_path / "run"
-    dance.runs.build(trainer, tmp_path / "assets")
+    dance.runs.build(trainer.reads, tmp_path / "assets")
     dance.runs.place(trainer, folder, tmp_path / "assets")
     recorder, *words = dance.launch.command(trainer, clone, folder)
     noting = tmp_path / "noting.py"

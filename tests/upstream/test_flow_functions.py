@@ -20,6 +20,7 @@ from pcpo_overlay.variance import flow_grpo_scale
 pytestmark = pytest.mark.upstream("flow_grpo")
 
 STEP_FILE = "flow_grpo/diffusers_patch/sd3_sde_with_logprob.py"
+WAN_FILE = "flow_grpo/diffusers_patch/wan_pipeline_with_logprob.py"
 SHAPE = (3, 16, 8, 8)
 CPU = torch.device("cpu")
 
@@ -159,6 +160,34 @@ def test_evaluate_draws_by_upstreams_own_steps(upstream64, kind):
             ours = flow.sde_step(x, v, t=t, dt=t - after, scale=float(scales[i]), generator=draw[0])
         z = torch.randn(SHAPE, generator=draw[1], dtype=torch.float64)
         torch.testing.assert_close(ours, mean + std * z, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("steps", [2, 20, 50])
+def test_wans_steps_in_float64(upstream_clone, steps):
+    """Its noise scale is linear in the schedule value: std of every step, and the log ratio."""
+    from diffusers import UniPCMultistepScheduler
+
+    source = (upstream_clone("flow_grpo", False) / WAN_FILE).read_text()
+    module = types.ModuleType("wan_float64")
+    exec(source.replace(".float()", ".double()"), vars(module))
+    sched = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)
+    sched.set_timesteps(steps)
+    sched.sigmas = sched.sigmas.double()
+    resolved = read_scheduler(sched, float(sched.sigmas[1]), parse("match"), steps - 1, "linear")
+    table = StepTable(resolved, CPU, torch.float64)
+    generator = torch.Generator().manual_seed(steps)
+    for i, t in enumerate(sched.timesteps):
+        draw = torch.randn(4, 2, 16, 2, 4, 4, generator=generator, dtype=torch.float64)
+        x, old, d, z = draw.unbind(0)
+        new, step = old + 1e-2 * d, t.repeat(2)
+        _, _, mean, std = module.sde_step_with_logprob(sched, old, step, x, prev_sample=x)
+        torch.testing.assert_close(std.flatten()[0], resolved.std[i], rtol=1e-10, atol=0)
+        drawn = mean + std * z
+        theirs = [
+            module.sde_step_with_logprob(sched, pred, step, x, prev_sample=drawn)[1] for pred in (old, new)
+        ]
+        ours = losses.log_ratio(new, old, z, table.policy_weight(step, 2))
+        torch.testing.assert_close(ours, theirs[1] - theirs[0], rtol=1e-9, atol=1e-10)
 
 
 def test_grpo_guard_weighs_every_step_alike(upstream_clone, upstream64):

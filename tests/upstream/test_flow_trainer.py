@@ -189,6 +189,7 @@ def test_the_original_launch_script_trains_with_the_variable(upstream_clone: Any
         ("multi_node/flux.sh", "flux"),
         ("multi_node/flux_fast.sh", "flux_fast"),
         ("multi_node/flux_kontext.sh", "flux_kontext"),
+        ("multi_node/bagel/main.sh", "bagel"),
     ],
 )
 def test_every_launch_script_hands_the_variable_on(

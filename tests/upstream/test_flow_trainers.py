@@ -22,11 +22,13 @@ OTHERS = [name for name in FLOW_TRAINERS if name != "sd3"]
 #: GRPO-Guard is a remedy of its own and runs under ``observe`` alone.
 TRAINED = [name for name in OTHERS if name != "sd3_GRPO_Guard"]
 #: Steps that are trained of the five.
-STEPS = {"sd3_fast": 3, "flux": 4, "flux_fast": 3, "flux_kontext": 4}
+STEPS = {"sd3_fast": 3, "flux": 4, "flux_fast": 3, "flux_kontext": 4, "wan2_1": 4, "bagel": 2}
+#: Rollouts before the first optimizer step, of trainers that do not evaluate there.
+ROLLOUTS = {"wan2_1": 2, "bagel": 4}
 PRECISIONS: dict[str, dict[str, Any]] = {
     "float32": {},
-    "bfloat16": {"mixed_precision": "bf16"},
-    "float16": {"mixed_precision": "fp16", "env": {"RECORD_ALLOW_FP16": "1"}},
+    "bfloat16": {"mixed_precision": "bf16", "num_epochs": 1},
+    "float16": {"mixed_precision": "fp16", "num_epochs": 1, "env": {"RECORD_ALLOW_FP16": "1"}},
 }
 
 
@@ -55,14 +57,16 @@ def test_equals_unpatched_bit_for_bit(flow_runs: Any, name: str, mode: str, proc
     assert first_difference(once, flow_runs(name, None).record["weights"]) is not None  # it trains something
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("mode", ["match", "full"])
-@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize(
+    ("name", "precision"),
+    # BAGEL's code mixes what it computes in bfloat16 by name with the weights' own precision
+    [(name, p) for name in TRAINED for p in PRECISIONS if (name, p) != ("bagel", "float16")],
+)
 def test_ratio_is_exactly_one_before_the_first_update(
     flow_runs: Any, name: str, mode: str, precision: str
 ) -> None:
-    settings = {"num_epochs": 1, **PRECISIONS[precision]}
-    base, ours = (first_step(flow_runs(name, m, **settings)) for m in ("observe", mode))
+    base, ours = (first_step(flow_runs(name, m, **PRECISIONS[precision])) for m in ("observe", mode))
     show(f"{name}, {precision}, {mode}", base, ours)
     assert len(ours["per_timestep"]["timestep"]) in range(STEPS[name], 5)  # windows may differ
     assert_exactly_one(ours, len(ours["per_timestep"]["timestep"]))
@@ -73,12 +77,14 @@ def test_two_ranks_report_all_samples_once(flow_runs: Any, name: str) -> None:
     mode = "full" if name in TRAINED else "observe"
     run = flow_runs(name, mode, 2)
     assert len(run.metrics("step")) == 4
-    assert all(epoch["reward_count"] == 16 for epoch in run.metrics("epoch"))
+    batch = FLOW_TRAINERS[name].small["sample.train_batch_size"]
+    assert all(epoch["reward_count"] == 2 * 2 * batch for epoch in run.metrics("epoch"))
     if mode == "full":
         step = run.metrics("step")[0]
         assert step["ratio_min"] == step["ratio_max"] == 1
-    one, other = (list(r["weights"].values()) for r in run.ranks)
-    assert first_difference(one, other) is None
+    if name != "bagel":  # whose ranks hold shards
+        one, other = (list(r["weights"].values()) for r in run.ranks)
+        assert first_difference(one, other) is None
 
 
 @pytest.mark.parametrize("name", TRAINED)
@@ -92,14 +98,21 @@ def test_each_mode_changes_the_gradient(flow_runs: Any, name: str) -> None:
         assert relative_distance(first[mode], first["off"]) < 1e-4
         assert first_difference(runs[mode]["gradients"][1], runs["off"]["gradients"][1]) is not None
     assert relative_distance(first["full"], first["match"]) > 0.02
-    same = [first_difference(r["rollouts"][:3], runs["off"]["rollouts"][:3]) for r in runs.values()]
+    early = ROLLOUTS.get(name, 3)
+    same = [first_difference(r["rollouts"][:early], runs["off"]["rollouts"][:early]) for r in runs.values()]
     assert same == [None] * 4  # the sampler is never changed
 
 
 @pytest.mark.parametrize("name", TRAINED)
 def test_the_kl_pass_is_never_taken_for_the_policys(flow_runs: Any, name: str) -> None:
     """From a trained adapter, so that there is a KL to the base model to begin with: it is the same in all modes."""
-    trained = flow_runs(name, "off").folder.parent / "saved" / "checkpoints" / "checkpoint-4" / "lora"
+    if (
+        name == "bagel"
+    ):  # whose reference is what it starts from: after one step, which match takes as observe does
+        observed, matched = (flow_runs(name, m).metrics("step")[1]["kl_loss"] for m in ("observe", "match"))
+        assert observed > 0 and matched == pytest.approx(observed, rel=0.05)
+        return
+    (*_, trained) = sorted((flow_runs(name, "off").folder.parent / "saved" / "checkpoints").glob("*/lora"))
     settings = {"num_epochs": 1, "train__lora_path": str(trained)}
     kl = [flow_runs(name, m, **settings).metrics("step")[0]["kl_loss"] for m in ("observe", "match", "full")]
     assert kl[0] > 0

@@ -31,8 +31,10 @@ IMPORTED = (
     "peft", "wandb", "absl.app", "ml_collections.config_flags", "inflect",
 )  # fmt: skip
 ON_DEMAND = {
-    "transformers": ("CLIPTextModel", "CLIPTextModelWithProjection", "CLIPTokenizer", "T5EncoderModel"),
-    "diffusers": ("StableDiffusionPipeline", "StableDiffusion3Pipeline", "FluxPipeline"),
+    "transformers": (
+        "CLIPTextModel", "CLIPTextModelWithProjection", "CLIPTokenizer", "T5EncoderModel", "UMT5EncoderModel",
+    ),
+    "diffusers": ("StableDiffusionPipeline", "StableDiffusion3Pipeline", "FluxPipeline", "WanPipeline"),
 }  # fmt: skip
 
 _servers: dict[tuple[str, ...], subprocess.Popen[str]] = {}

@@ -12,7 +12,14 @@ from typing import Any
 from pcpo_overlay.tools.cli.arguments import at_least, number, whole_number
 from pcpo_overlay.tools.cli.parser import OneLineParser
 from pcpo_overlay.tools.faults import Fault, told
-from pcpo_overlay.tools.weights.table import WeightTable, dancegrpo_table, ddim_table, flow_grpo_table
+from pcpo_overlay.tools.weights.table import (
+    WeightTable,
+    bagel_table,
+    dancegrpo_table,
+    ddim_table,
+    flow_grpo_table,
+    wan_table,
+)
 
 
 def add_parser(subparsers: Any) -> None:
@@ -25,7 +32,10 @@ def add_parser(subparsers: Any) -> None:
         epilog="Exit codes: 0 done; 1 the plot could not be written; 2 a wrong argument.",
     )
     samplers = parser.add_subparsers(
-        dest="sampler", required=True, metavar="{ddim,dancegrpo,flow-grpo}", parser_class=OneLineParser
+        dest="sampler",
+        required=True,
+        metavar="{ddim,dancegrpo,flow-grpo,flow-grpo-wan,flow-grpo-bagel}",
+        parser_class=OneLineParser,
     )
 
     ddim = _add_sampler(samplers, "ddim", ddim_table, 50, "DDIM on the schedule of Stable Diffusion 1.x")
@@ -50,6 +60,16 @@ def add_parser(subparsers: Any) -> None:
     _add_scheduler(flow_grpo)
     flow_grpo.add_argument(
         "--mu", type=number, help="what a scheduler with dynamic shifting takes for the picture's size"
+    )
+
+    wan = _add_sampler(samplers, "flow-grpo-wan", wan_table, 20, "Flow-GRPO's SDE on Wan 2.1's scheduler")
+    wan.add_argument("--shift", type=number, help="resolution shift (default: 3)")
+    _add_scheduler(wan)
+
+    bagel = _add_sampler(samplers, "flow-grpo-bagel", bagel_table, 14, "Flow-GRPO's SDE on BAGEL's schedule")
+    bagel.add_argument("--shift", type=number, default=3.0, help="resolution shift (default: 3)")
+    bagel.add_argument(
+        "--noise-level", type=number, default=1.3, metavar="A", help="SDE noise level (default: 1.3)"
     )
 
 

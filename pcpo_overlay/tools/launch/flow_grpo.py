@@ -7,7 +7,7 @@ directory. The wrapped config is as it was, but for one setting:
 
 - ``num_epochs``: upstream's loop is endless, whatever its own number says. With a number here every rank leaves it
   after that many epochs, when upstream has evaluated and saved the last one, whatever ``eval_freq`` and ``save_freq``
-  are. 0 is upstream's way.
+  are. 0 is upstream's way. A script whose loop has an end keeps its own number.
 
 ``train_sd3_GRPO_Guard.py`` logs to wandb without ever beginning a run of it, and fails on that; one is begun here.
 
@@ -60,8 +60,9 @@ def load(argument: str) -> Any:
 
 def extend(config: Any) -> Any:
     """Give a flow_grpo config its end and the running script the code that keeps it."""
-    config.num_epochs = 0
     trainer = of_script(sys.argv[0])
+    if trainer is None or trainer.endless:
+        config.num_epochs = 0
     if trainer and not trainer.begins_wandb and os.environ.get("RANK", "0") == "0":
         import wandb
 

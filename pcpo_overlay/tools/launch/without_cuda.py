@@ -62,10 +62,11 @@ def torch_load() -> None:
 
 
 def module_to() -> None:
-    """``load_vae`` of the video trainers moves the VAE with ``.to("cuda")``."""
+    """``load_vae`` of the video trainers moves the VAE with ``.to("cuda")``, Bagel its reference with ``device=``."""
 
     @replaced(torch.nn.Module, "to")
     def to(original: Callable[..., Any], self: Any, *args: Any, **kwargs: Any) -> Any:
+        kwargs = {name: _cpu_for_cuda(value) for name, value in kwargs.items()}
         return original(self, *map(_cpu_for_cuda, args), **kwargs)
 
 
@@ -120,6 +121,30 @@ def float16() -> None:
             self.scaler = torch.amp.GradScaler("cpu")
 
 
+def accelerated_fsdp() -> None:
+    """accelerate shards on accelerators alone, and loads a checkpoint to the device that the script (Bagel's) names.
+
+    Not part of :func:`install`: it is for scripts that shard by accelerate, started with its FSDP variables.
+    """
+    import accelerate
+    from accelerate.state import AcceleratorState, PartialState
+    from accelerate.utils import DistributedType
+
+    @replaced(AcceleratorState, "__init__")
+    def init(original: Callable[..., Any], self: Any, *args: Any, fsdp_plugin: Any = None, **kw: Any) -> None:
+        original(self, *args, fsdp_plugin=fsdp_plugin, **kw)
+        if fsdp_plugin is not None and self.distributed_type == DistributedType.MULTI_CPU:
+            if self._mixed_precision != "no":
+                fsdp_plugin.set_mixed_precision(self._mixed_precision)
+            self.distributed_type, self.fsdp_plugin = DistributedType.FSDP, fsdp_plugin
+            PartialState._shared_state["distributed_type"] = DistributedType.FSDP  # as accelerate does
+
+    @replaced(accelerate, "load_checkpoint_and_dispatch")
+    def load(original: Callable[..., Any], model: Any, *args: Any, device_map: Any, **kw: Any) -> Any:
+        mapped = {name: _cpu_for_cuda(device) for name, device in device_map.items()}
+        return original(model, *args, device_map=mapped, **kw)
+
+
 def pinned_batches() -> None:
     """Pinning a batch, which needs CUDA, also turns its tuples into lists; the scripts refuse captions in a tuple."""
 
@@ -137,12 +162,12 @@ def fsdp() -> None:
     from torch.distributed.fsdp import FullyShardedDataParallel, _init_utils
     from torch.distributed.fsdp._flat_param import FlatParamHandle
 
-    # An integer device_id (Qwen) means an accelerator.
+    # An integer device_id (Qwen) means an accelerator, and FSDP has no "cpu:0" (of accelerate).
     @replaced(FullyShardedDataParallel, "__init__")
     def init(
         original: Callable[..., Any], self: Any, *args: Any, device_id: Any = None, **kwargs: Any
     ) -> None:
-        device_id = torch.device("cpu") if isinstance(device_id, int) else device_id
+        device_id = None if device_id is None else torch.device("cpu")
         original(self, *args, device_id=device_id, **kwargs)
 
     # sync_module_states (LoRA) refuses CPU parameters, for which NCCL has no broadcast; gloo has.

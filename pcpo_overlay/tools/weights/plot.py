@@ -13,7 +13,13 @@ from pcpo_overlay.tools.weights.table import WeightTable
 # What the baseline has, and what `full` puts in its place.
 _NATIVE, _FULL = palette.look("observe"), palette.look("full")
 
-_TITLES = {"ddim": "DDIM, Stable Diffusion 1.x", "dancegrpo": "DanceGRPO", "flow-grpo": "Flow-GRPO"}
+_TITLES = {
+    "ddim": "DDIM, Stable Diffusion 1.x",
+    "dancegrpo": "DanceGRPO",
+    "flow-grpo": "Flow-GRPO",
+    "flow-grpo-wan": "Flow-GRPO, Wan 2.1",
+    "flow-grpo-bagel": "Flow-GRPO, BAGEL",
+}
 
 
 def _title(table: WeightTable) -> str:

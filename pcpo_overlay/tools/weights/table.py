@@ -12,7 +12,13 @@ from typing import Any
 from torch import Tensor
 
 from pcpo_overlay.config import PCPOConfig, PCPOError, parse
-from pcpo_overlay.schedules import dancegrpo_sigmas, ddim_timesteps, sd3_sigmas, sd_alphas_cumprod
+from pcpo_overlay.schedules import (
+    dancegrpo_sigmas,
+    ddim_timesteps,
+    sd3_sigmas,
+    sd_alphas_cumprod,
+    wan_sigmas,
+)
 from pcpo_overlay.steps import Steps, dancegrpo_steps, ddim_steps, flow_grpo_steps, read_scheduler
 
 _TRAIN_TIMESTEPS = 1000
@@ -23,7 +29,7 @@ class WeightTable:
     """A schedule and where it came from.
 
     Attributes:
-        sampler: ``ddim``, ``dancegrpo`` or ``flow-grpo``.
+        sampler: ``ddim``, ``dancegrpo``, ``flow-grpo``, ``flow-grpo-wan`` or ``flow-grpo-bagel``.
         parameters: what the schedule was computed from, by name.
         mode: the mode as it was asked for.
         config: the mode and its options as they act.
@@ -188,6 +194,75 @@ def flow_grpo_table(
     return WeightTable("flow-grpo", parameters, mode, config, resolved)
 
 
+def wan_table(
+    steps: int = 20,
+    shift: float | None = None,
+    mode: str = "full",
+    trained: int | None = None,
+    scheduler: Path | None = None,
+) -> WeightTable:
+    """Flow-GRPO's steps of Wan 2.1, whose noise scale is ``sigmas[1]*t``, on its sigmas or on those of a model's own.
+
+    Args:
+        steps: 2 to 1000.
+        shift: positive; None for 3, that of 480 lines.
+        mode: as after ``PCPO=``.
+        trained: number of steps, the first ones, that are trained; None for all but the last.
+        scheduler: a model's ``scheduler_config.json``.
+
+    Raises:
+        PCPOError, ValueError: as :func:`ddim_table`.
+    """
+    config = parse(mode, "--mode").on("flow_grpo_wan2_1")
+    parameters: dict[str, Any] = {"steps": steps}
+    if scheduler is None:
+        shift = 3.0 if shift is None else shift
+        _check_positive("shift", shift)
+        parameters["shift"] = shift
+        sigmas = wan_sigmas(steps, shift)
+        timestep = (sigmas[:-1] * _TRAIN_TIMESTEPS).long()
+    else:
+        if shift is not None:
+            raise PCPOError("--shift and --scheduler exclude each other: the file has the shift")
+        made = _from_file(scheduler, "UniPCMultistepScheduler")
+        if not made.config.use_flow_sigmas:
+            raise PCPOError(f"{scheduler} has use_flow_sigmas=False, so it is no flow's")
+        made.set_timesteps(steps)
+        parameters["scheduler"] = str(scheduler)
+        sigmas, timestep = made.sigmas, made.timesteps
+    trained = _or_all_but_last(trained, steps)
+    resolved = flow_grpo_steps(sigmas, timestep, float(sigmas[1]), config, trained, "linear")
+    return WeightTable("flow-grpo-wan", parameters, mode, config, resolved)
+
+
+def bagel_table(
+    steps: int = 14,
+    shift: float = 3.0,
+    noise_level: float = 1.3,
+    mode: str = "full",
+    trained: int | None = None,
+) -> WeightTable:
+    """Flow-GRPO's steps of BAGEL, on the schedule that its model makes itself: ``shift(linspace(1, 0, steps + 1))``.
+
+    Args:
+        steps: 1 to 1000, one fewer than the trainer's ``sample.num_steps``.
+        shift, noise_level: positive.
+        mode: as after ``PCPO=``; as in the trainer the mean weight is by default that of the steps that are trained.
+        trained: number of steps, the first ones, that a window reaches; None for all but the last.
+
+    Raises:
+        PCPOError, ValueError: as :func:`ddim_table`.
+    """
+    _check_positive("shift", shift)
+    _check_positive("noise_level", noise_level)
+    config = parse(mode, "--mode").on("flow_grpo_bagel")
+    sigmas = dancegrpo_sigmas(steps, shift)
+    trained = _or_all_but_last(trained, steps)
+    resolved = flow_grpo_steps(sigmas, sigmas[:-1], noise_level, config, trained)
+    parameters: dict[str, Any] = {"steps": steps, "shift": shift, "noise_level": noise_level}
+    return WeightTable("flow-grpo-bagel", parameters, mode, config, resolved)
+
+
 def _or_all_but_last(trained: int | None, steps: int) -> int:
     return steps - 1 if trained is None else trained
 
@@ -209,9 +284,9 @@ def _from_file(path: Path, kind: str) -> Any:
     except (OSError, ValueError, RecursionError) as error:
         raise PCPOError(f"{path} cannot be read as a scheduler's JSON: {error}") from None
     named = settings.get("_class_name") if isinstance(settings, dict) else None
-    flow = kind.startswith("Flow")
     # The trainers make a DDIMScheduler of whatever scheduler of that family a model comes with.
-    if not isinstance(named, str) or named.startswith("FlowMatch") != flow or (flow and named != kind):
+    exact = kind != "DDIMScheduler"
+    if not isinstance(named, str) or (named != kind if exact else named.startswith("FlowMatch")):
         raise PCPOError(f"{path} is of {named or 'no scheduler'}, where this sampler needs {kind}")
     try:
         return getattr(diffusers, kind).from_config(settings)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,7 +73,7 @@ def run_maker(store: Path, upstream_clone: Callable[[str, bool], Path]) -> RunMa
         with filelock.FileLock(f"{folder}.lock"):
             if not (folder / "done").exists():
                 clone = upstream_clone("DanceGRPO", mode is not None)
-                build(trainer, store / "assets")
+                build(trainer.reads, store / "assets")
                 shutil.rmtree(folder, ignore_errors=True)
                 place(trainer, folder, store / "assets")
                 (folder / "settings.json").write_text(settings)
@@ -88,9 +88,9 @@ def run_maker(store: Path, upstream_clone: Callable[[str, bool], Path]) -> RunMa
     return make
 
 
-def build(trainer: Trainer, assets: Path) -> None:
+def build(reads: Mapping[str, Callable[[Path], None]], assets: Path) -> None:
     """Write what a trainer reads into the assets folder, unless it is there. Torch's random state is left alone."""
-    for path, write in trainer.reads.items():
+    for path, write in reads.items():
         done = assets / ".done" / path.replace("/", "-")
         done.parent.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(f"{done}.lock"):

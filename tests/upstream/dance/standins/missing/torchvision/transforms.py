@@ -1,13 +1,23 @@
-"""Stand-in for torchvision.transforms: the four that upstream builds, of which SkyReels' trainer runs three."""
+"""Stand-in for torchvision.transforms: the four that upstreams build, of which SkyReels' trainer runs three."""
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
+
+#: Of which Bagel's transforms, which are built and never called, would call something.
+functional = None
+
+
+class InterpolationMode(enum.Enum):
+    """How a picture is resized."""
+
+    BICUBIC = "bicubic"
 
 
 class Compose:
@@ -42,7 +52,7 @@ class ToTensor:
 class Normalize:
     """Per channel, less the mean and over the std."""
 
-    def __init__(self, mean: list[float], std: list[float]) -> None:
+    def __init__(self, mean: list[float], std: list[float], inplace: bool = False) -> None:
         self.mean, self.std = torch.tensor(mean)[:, None, None], torch.tensor(std)[:, None, None]
 
     def __call__(self, image: torch.Tensor) -> torch.Tensor:
