@@ -87,7 +87,7 @@ class Session:
         self.rollout = Rollout(
             config,
             self.tape,
-            trained_steps=entry.trained_steps(settings),
+            trained_steps=entry.trained_steps(settings, int(ranks.num_processes)),
             windowed=entry.trains == "window",
             as_sampled=entry.as_sampled,
             speaks=bool(ranks.is_main_process),

@@ -6,6 +6,7 @@ Adding a trainer is one entry here and one patch. The names are those that the p
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import PurePath
@@ -26,8 +27,9 @@ class Trainer:
         sampler: ``ddim`` or ``flow``; options that concern one of them are refused on the other.
         steps: setting with the number of sampling steps.
         trains: which of them it trains: ``all``, ``all but last`` (drawn anew for every sample), the ``first`` ones,
-            as many as ``fraction`` says, or a ``window`` of them, drawn anew for every batch; the sampler draws noise
-            in these alone.
+            as many as ``fraction`` says, or a ``window`` of them; the sampler draws noise in these alone.
+        window: where it lies: drawn for every ``batch``, or once and for all, alike on every rank (``run``) or by each
+            ``rank`` for itself.
         fraction: setting with the share of the steps that is trained, where the first ones are.
         epochs: setting with the number of epochs (iterations) asked for.
         passes, more_epochs: it runs ``passes * (asked + more_epochs)``.
@@ -63,6 +65,7 @@ class Trainer:
     sampler: Literal["ddim", "flow"]
     steps: str = "sample.num_steps"
     trains: Literal["all", "all but last", "first", "window"] = "all"
+    window: Literal["batch", "run", "rank"] = "batch"
     fraction: str | None = None
     epochs: str = "num_epochs"
     passes: int = 1
@@ -91,13 +94,18 @@ class Trainer:
     arm: str | None = None
     rival_of: str | None = None
 
-    def trained_steps(self, settings: Mapping[str, Any]) -> range | None:
-        """Steps of the schedule that can be trained; None for all of them."""
+    def trained_steps(self, settings: Mapping[str, Any], ranks: int = 1) -> range | None:
+        """Steps of the schedule that can be trained, on any of so many ranks; None for all of them."""
         if self.trains == "all":
             return None
-        if self.trains == "window" and setting(settings, "sample.sde_window_size"):
-            first, end = setting(settings, "sample.sde_window_range")
-            return range(int(first), int(end))
+        if self.trains == "window" and (size := setting(settings, "sample.sde_window_size")):
+            first, end = map(int, setting(settings, "sample.sde_window_range"))
+            if self.window == "batch":
+                return range(first, end)
+            # The sampler seeds Python's generator anew in every call, with 0 or with its rank.
+            seeds = range(1 if self.window == "run" else ranks)
+            starts = [random.Random(seed).randint(first, end - size) for seed in seeds]
+            return range(min(starts), max(starts) + size)
         steps = setting(settings, self.steps)
         return range(int(steps * setting(settings, self.fraction)) if self.fraction else int(steps) - 1)
 
@@ -213,6 +221,15 @@ TRAINERS: Mapping[str, Trainer] = {
             begins_wandb=False,
             arm="GRPO-Guard",
             rival_of="flow_grpo",
+        ),
+        _flow("qwenimage", "Qwen-Image", "train_qwenimage", **_WINDOW, window="run"),
+        _flow(
+            "qwenimage_edit",
+            "Qwen-Image-Edit",
+            "train_qwenimage_edit",
+            **_WINDOW,
+            window="rank",
+            draws_prompts=False,
         ),
         _DANCE_SD,
         _DANCE_FLUX,

@@ -1312,7 +1312,11 @@ FAULTS: dict[str, tuple[Fault, ...]] = {
             "clip_range = None",
             "no clip range of the settings",
         ),
-        ("trained_steps=entry.trained_steps(settings)", "trained_steps=None", "untrained steps on the tape"),
+        (
+            "trained_steps=entry.trained_steps(settings, int(ranks.num_processes))",
+            "trained_steps=None",
+            "untrained steps on the tape",
+        ),
         ("speaks=bool(ranks.is_main_process)", "speaks=True", "every rank speaks"),
         (
             "tuple(float(setting(settings, name)) for name in entry.loss_weights) or (1.0,)",
@@ -1532,6 +1536,17 @@ FAULTS: dict[str, tuple[Fault, ...]] = {
     "trainers.py": (
         ('        if self.trains == "all":\n            return None\n', "", "DDPO's last step is left out"),
         ("else int(steps) - 1", "else int(steps)", "the untrained last step counts as trained"),
+        (
+            'if self.window == "batch":',
+            "if True:",
+            "a window drawn once is taken to lie anywhere in its range",
+        ),
+        (
+            'range(1 if self.window == "run" else ranks)',
+            "range(1)",
+            "every rank's window is taken for the first's",
+        ),
+        ("max(starts) + size)", "max(starts) + size - 1)", "the last step of the last window is left out"),
         ("int(steps * setting(settings, self.fraction))", "int(steps)", "the fraction is not used"),
         (
             "planned = self.passes * (asked + self.more_epochs)",
@@ -1665,7 +1680,7 @@ FAULTS: dict[str, tuple[Fault, ...]] = {
             "return module",
             "a LoRA pair is two layers",
         ),
-        ("if part != FSDP)", "if part)", "wrappers in the layer's name"),
+        ("if part not in WRAPPERS)", "if part)", "wrappers in the layer's name"),
     ),
     "record/metrics.py": (
         ("PADDING = -1.0", "PADDING = 1.0", "timestep 1 is dropped"),

@@ -99,6 +99,13 @@ FLOW_TRAINERS = {
         script="scripts/train_flux_kontext.py",
         small={**FLOW_GRPO.small, "dataset": str(HERE / "edits")},
     ),
+    "qwenimage": replace(FLOW_GRPO, script="scripts/train_qwenimage.py", config=str(HERE / "qwen_config.py")),
+    "qwenimage_edit": replace(
+        FLOW_GRPO,
+        script="scripts/train_qwenimage_edit.py",
+        config=str(HERE / "qwen_config.py"),
+        small={**FLOW_GRPO.small, "dataset": str(HERE / "edits")},
+    ),
 }
 # What the tests of DDPO alone use.
 CONFIG = DDPO.config

@@ -35,6 +35,10 @@ def begun(request: pytest.FixtureRequest) -> Any:
         if name in TRAINERS:
             env["RECORD_FLOAT32"] = "1"
             return request.getfixturevalue("dance_run")(name, mode, procs, env=env, **settings)
+        if name == "flow_qwenimage":
+            return request.getfixturevalue("flow_runs")(
+                "qwenimage", mode, procs, env=env, num_epochs=1, **settings
+            )
         make = request.getfixturevalue({"ddpo": "ddpo_run", "flow_grpo": "flow_run"}[name])
         return make(mode, procs, env=env, num_epochs=1, **settings)
 
@@ -46,6 +50,7 @@ EVERY_TRAINER = pytest.mark.parametrize(
     [
         pytest.param("ddpo", marks=pytest.mark.upstream),
         pytest.param("flow_grpo", marks=pytest.mark.upstream("flow_grpo")),
+        pytest.param("flow_qwenimage", marks=pytest.mark.upstream("flow_grpo")),
         *(pytest.param(name, marks=pytest.mark.upstream("DanceGRPO")) for name in TRAINERS),
     ],
 )

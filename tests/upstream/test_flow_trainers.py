@@ -22,11 +22,11 @@ OTHERS = [name for name in FLOW_TRAINERS if name != "sd3"]
 #: GRPO-Guard is a remedy of its own and runs under ``observe`` alone.
 TRAINED = [name for name in OTHERS if name != "sd3_GRPO_Guard"]
 #: Steps that are trained of the five.
-STEPS = {"sd3_fast": 3, "flux": 4, "flux_fast": 3, "flux_kontext": 4}
+STEPS = {"sd3_fast": 3, "flux": 4, "flux_fast": 3, "flux_kontext": 4, "qwenimage": 2, "qwenimage_edit": 2}
 PRECISIONS: dict[str, dict[str, Any]] = {
     "float32": {},
-    "bfloat16": {"mixed_precision": "bf16"},
-    "float16": {"mixed_precision": "fp16", "env": {"RECORD_ALLOW_FP16": "1"}},
+    "bfloat16": {"num_epochs": 1, "mixed_precision": "bf16"},
+    "float16": {"num_epochs": 1, "mixed_precision": "fp16", "env": {"RECORD_ALLOW_FP16": "1"}},
 }
 
 
@@ -61,8 +61,7 @@ def test_equals_unpatched_bit_for_bit(flow_runs: Any, name: str, mode: str, proc
 def test_ratio_is_exactly_one_before_the_first_update(
     flow_runs: Any, name: str, mode: str, precision: str
 ) -> None:
-    settings = {"num_epochs": 1, **PRECISIONS[precision]}
-    base, ours = (first_step(flow_runs(name, m, **settings)) for m in ("observe", mode))
+    base, ours = (first_step(flow_runs(name, m, **PRECISIONS[precision])) for m in ("observe", mode))
     show(f"{name}, {precision}, {mode}", base, ours)
     assert len(ours["per_timestep"]["timestep"]) in range(STEPS[name], 5)  # windows may differ
     assert_exactly_one(ours, len(ours["per_timestep"]["timestep"]))
@@ -77,8 +76,9 @@ def test_two_ranks_report_all_samples_once(flow_runs: Any, name: str) -> None:
     if mode == "full":
         step = run.metrics("step")[0]
         assert step["ratio_min"] == step["ratio_max"] == 1
-    one, other = (list(r["weights"].values()) for r in run.ranks)
-    assert first_difference(one, other) is None
+    if not name.startswith("qwenimage"):  # whose ranks hold shards
+        one, other = (list(r["weights"].values()) for r in run.ranks)
+        assert first_difference(one, other) is None
 
 
 @pytest.mark.parametrize("name", TRAINED)
@@ -92,7 +92,8 @@ def test_each_mode_changes_the_gradient(flow_runs: Any, name: str) -> None:
         assert relative_distance(first[mode], first["off"]) < 1e-4
         assert first_difference(runs[mode]["gradients"][1], runs["off"]["gradients"][1]) is not None
     assert relative_distance(first["full"], first["match"]) > 0.02
-    same = [first_difference(r["rollouts"][:3], runs["off"]["rollouts"][:3]) for r in runs.values()]
+    before = 2 if name == "qwenimage" else 3  # it does not evaluate before it trains
+    same = [first_difference(r["rollouts"][:before], runs["off"]["rollouts"][:before]) for r in runs.values()]
     assert same == [None] * 4  # the sampler is never changed
 
 
@@ -100,6 +101,9 @@ def test_each_mode_changes_the_gradient(flow_runs: Any, name: str) -> None:
 def test_the_kl_pass_is_never_taken_for_the_policys(flow_runs: Any, name: str) -> None:
     """From a trained adapter, so that there is a KL to the base model to begin with: it is the same in all modes."""
     trained = flow_runs(name, "off").folder.parent / "saved" / "checkpoints" / "checkpoint-4" / "lora"
+    if name.startswith("qwenimage"):  # whose checkpoints are whole networks; its reference is a second one
+        trained = Path(flow_runs(name, "full").run_json["trainer"]["pretrained"]["model"]) / "adapter"
+    assert trained.is_dir()
     settings = {"num_epochs": 1, "train__lora_path": str(trained)}
     kl = [flow_runs(name, m, **settings).metrics("step")[0]["kl_loss"] for m in ("observe", "match", "full")]
     assert kl[0] > 0

@@ -31,8 +31,14 @@ IMPORTED = (
     "peft", "wandb", "absl.app", "ml_collections.config_flags", "inflect",
 )  # fmt: skip
 ON_DEMAND = {
-    "transformers": ("CLIPTextModel", "CLIPTextModelWithProjection", "CLIPTokenizer", "T5EncoderModel"),
-    "diffusers": ("StableDiffusionPipeline", "StableDiffusion3Pipeline", "FluxPipeline"),
+    "transformers": (
+        "CLIPTextModel", "CLIPTextModelWithProjection", "CLIPTokenizer", "T5EncoderModel",
+        "Qwen2_5_VLForConditionalGeneration", "Qwen2Tokenizer", "Qwen2VLProcessor", "Qwen2VLImageProcessor",
+    ),
+    "diffusers": (
+        "StableDiffusionPipeline", "StableDiffusion3Pipeline", "FluxPipeline", "QwenImagePipeline",
+        "QwenImageEditPipeline", "AutoencoderKLQwenImage",
+    ),
 }  # fmt: skip
 
 _servers: dict[tuple[str, ...], subprocess.Popen[str]] = {}
