@@ -1596,7 +1596,7 @@ FAULTS: dict[str, tuple[Fault, ...]] = {
             "a script of the same name is taken for it",
         ),
         (
-            '        if self.trains == "window" and setting(settings, "sample.sde_window_size"):',
+            '        if self.trains == "window" and (size := setting(settings, "sample.sde_window_size")):',
             "        if False:",
             "a window said to be all steps but the last",
         ),
