@@ -109,11 +109,9 @@ def start(upstream: str, accelerator: Any, trainer: Any) -> None:
     _session = _session_of(config)
     if isinstance(_session, Off):
         return
-    if plain:
-        settings = {name: value for name, value in vars(trainer).items() if name != _FLAG}
-        _session.start(upstream, TorchRanks(accelerator), settings)
-    else:
-        _session.start(upstream, accelerator, trainer.to_dict())
+    ranks = accelerator if hasattr(accelerator, "num_processes") else TorchRanks(accelerator)
+    settings = vars(trainer) if plain else trainer.to_dict()
+    _session.start(upstream, ranks, {name: value for name, value in settings.items() if name != _FLAG})
 
 
 @_checks_settings

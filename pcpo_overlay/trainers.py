@@ -228,6 +228,15 @@ TRAINERS: Mapping[str, Trainer] = {
             arm="GRPO-Guard",
             rival_of="flow_grpo",
         ),
+        _flow("qwenimage", "Qwen-Image", "train_qwenimage", **_WINDOW, window="run"),
+        _flow(
+            "qwenimage_edit",
+            "Qwen-Image-Edit",
+            "train_qwenimage_edit",
+            **_WINDOW,
+            window="rank",
+            draws_prompts=False,
+        ),
         # Its first two epochs only draw prompts, so that the groups come out whole.
         _flow(
             "wan2_1",

@@ -221,6 +221,7 @@ def test_first_layer(parameter, layer):
         ("conv_in", "conv_in"),
         ("_fsdp_wrapped_module.x_embedder", "x_embedder"),
         ("_fsdp_wrapped_module.blocks.0._fsdp_wrapped_module", "blocks.0"),
+        ("_fsdp_wrapped_module.blocks.0._fsdp_wrapped_module._checkpoint_wrapped_module.ff", "blocks.0.ff"),
         ("_fsdp_wrapped_module", "all that is in no FSDP unit of its own"),
     ],
 )

@@ -17,7 +17,7 @@ from pcpo_overlay.tools.miniature import sd3_path
 from pcpo_overlay.tools.sample import folder
 
 sys.path.insert(0, str(Path(__file__).parent / "upstream"))
-from dance.models import qwen_image
+import qwen_image
 
 pytestmark = pytest.mark.usefixtures("offline_on_one_thread")
 
@@ -36,49 +36,6 @@ def sd35(path: Path) -> Path:
     network.save_pretrained(path / "transformer")
     index = json.loads((path / "model_index.json").read_text())
     index |= {"image_encoder": [None, None], "feature_extractor": [None, None]}
-    (path / "model_index.json").write_text(json.dumps(index))
-    return path
-
-
-def qwen(path: Path) -> Path:
-    """Qwen-Image with a Qwen2.5-VL of one layer and a tokenizer of single bytes."""
-    from diffusers import FlowMatchEulerDiscreteScheduler
-    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
-    from transformers.models.qwen2.tokenization_qwen2 import bytes_to_unicode
-
-    qwen_image(path)
-    (path / "tokenizer").mkdir()
-    words = [*bytes_to_unicode().values(), "<|endoftext|>"]
-    (path / "tokenizer" / "vocab.json").write_text(json.dumps({w: n for n, w in enumerate(words)}))
-    (path / "tokenizer" / "merges.txt").write_text("#version: 0.2\n")
-    tokenizer = Qwen2Tokenizer(
-        str(path / "tokenizer" / "vocab.json"),
-        str(path / "tokenizer" / "merges.txt"),
-        additional_special_tokens=["<|im_start|>", "<|im_end|>"],
-    )
-    tokenizer.save_pretrained(path / "tokenizer")
-    text = {
-        "hidden_size": 32,
-        "intermediate_size": 32,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 2,
-        "vocab_size": len(tokenizer) + 8,
-        "rope_scaling": {"type": "mrope", "mrope_section": [2, 3, 3]},
-    }
-    vision = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 32}
-    torch.manual_seed(1)
-    config = Qwen2_5_VLConfig(text_config=text, vision_config=vision)
-    Qwen2_5_VLForConditionalGeneration(config).save_pretrained(path / "text_encoder")
-    FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True).save_pretrained(path / "scheduler")
-    index = {
-        "_class_name": "QwenImagePipeline",
-        "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
-        "text_encoder": ["transformers", "Qwen2_5_VLForConditionalGeneration"],
-        "tokenizer": ["transformers", "Qwen2Tokenizer"],
-        "transformer": ["diffusers", "QwenImageTransformer2DModel"],
-        "vae": ["diffusers", "AutoencoderKLQwenImage"],
-    }
     (path / "model_index.json").write_text(json.dumps(index))
     return path
 
@@ -104,7 +61,7 @@ def test_stable_diffusion_3_5(tmp_path: Path) -> None:
 
 
 def test_qwen_image_and_an_expert_of_it(tmp_path: Path) -> None:
-    model = qwen(tmp_path / "qwen")
+    model = qwen_image.build(tmp_path / "qwen")
     more = ("--limit", 1, "--size", 32)
     assert command(tmp_path / "base", *more, model=str(model)) == 0
     pipeline = of_it(model, "QwenImagePipeline")
@@ -128,7 +85,7 @@ def test_qwen_image_and_an_expert_of_it(tmp_path: Path) -> None:
 
 
 def test_qwens_experts_share_one_scale(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    model = qwen(tmp_path / "qwen")
+    model = qwen_image.build(tmp_path / "qwen")
     checkpoint = model / "transformer"
     more = ("--limit", 1, "--size", 32, "--expert", f"{checkpoint}=0.5@2")
     assert command(tmp_path / "a", *more, model=str(model)) == 2

@@ -102,6 +102,22 @@ def test_a_window_that_is_drawn_once() -> None:
     assert alike.trained_steps(settings, 4) == range(starts[0], starts[0] + 3)
 
 
+def test_a_window_that_is_drawn_once_and_for_all() -> None:
+    """Upstream seeds Python's generator in every call of its sampler: with 0, or with the rank."""
+    settings = {"sample": {"num_steps": 10, "sde_window_size": 2, "sde_window_range": (0, 5)}}
+    random.seed(0)
+    start = random.randint(0, 3)
+    for ranks in (1, 8):
+        assert TRAINERS["flow_grpo_qwenimage"].trained_steps(settings, ranks) == range(start, start + 2)
+    edit = TRAINERS["flow_grpo_qwenimage_edit"]
+    assert edit.trained_steps(settings) == range(start, start + 2)
+    for rank in range(8):
+        random.seed(rank)
+        own = random.randint(0, 3)
+        assert set(range(own, own + 2)) <= set(edit.trained_steps(settings, 8) or ())
+    assert edit.trained_steps({"sample": {**settings["sample"], "sde_window_size": 0}}, 8) == range(9)
+
+
 def test_a_trainer_by_its_script() -> None:
     assert of_script("/x/ddpo-pytorch/scripts/train.py") is TRAINERS["ddpo"]
     assert of_script("/x/elsewhere/train.py") is None

@@ -49,7 +49,7 @@ def main(argv: list[str]) -> None:
     if not argv:
         print("usage: python -m pcpo_overlay.compat SCRIPT [ARGS...]", file=sys.stderr)
         raise SystemExit(2)
-    install_for(upstream_of(Path(argv[0])))
     sys.argv = argv
+    install_for(upstream_of(Path(argv[0])))
     sys.path[0] = str(Path(argv[0]).resolve().parent)
     runpy.run_path(argv[0], run_name="__main__")

@@ -1,8 +1,13 @@
-"""What flow_grpo needs where accelerate wraps nothing."""
+"""What flow_grpo needs where accelerate wraps nothing, and what its Qwen-Image-Edit trainer needs to take a step."""
 
 from __future__ import annotations
 
+import functools
+import importlib
 import importlib.util
+import sys
+from pathlib import Path
+from typing import Any
 
 
 def install() -> None:
@@ -17,3 +22,21 @@ def install() -> None:
 
         if not hasattr(FluxTransformer2DModel, "module"):
             FluxTransformer2DModel.module = property(lambda self: self)
+    if Path(sys.argv[0]).name == "train_qwenimage_edit.py":
+        _return_the_optimizer(importlib.import_module("flow_grpo.fsdp_utils"))
+
+
+def _return_the_optimizer(fsdp_utils: Any) -> None:
+    """That script takes for its optimizer what registers the offloading of it (``fsdp_optimizer_offload``, which all of
+    its configurations turn on): the hooks, which cannot take a step.
+    """
+    register = fsdp_utils.register_optimizer_offload_hooks
+    if hasattr(register, "__wrapped__"):
+        return
+
+    @functools.wraps(register)
+    def registered(optimizer: Any) -> Any:
+        register(optimizer)
+        return optimizer
+
+    fsdp_utils.register_optimizer_offload_hooks = registered

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from pcpo_overlay.losses import as_float64
 
-#: What FSDP puts into a parameter's name for each wrapped module on the way to it.
-FSDP = "_fsdp_wrapped_module"
+#: What FSDP and activation checkpointing put into a parameter's name for each wrapped module on the way to it.
+WRAPPERS = ("_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 
 
 @dataclass(frozen=True)
@@ -96,6 +96,6 @@ def first_layer(parameter: str) -> str:
 
 
 def readable(layer: str) -> str:
-    """A layer's name without what FSDP puts into it."""
-    kept = ".".join(part for part in layer.split(".") if part != FSDP)
+    """A layer's name without what wrappers put into it."""
+    kept = ".".join(part for part in layer.split(".") if part not in WRAPPERS)
     return kept or "all that is in no FSDP unit of its own"

@@ -1575,6 +1575,12 @@ FAULTS: dict[str, tuple[Fault, ...]] = {
         ("            more_epochs=-2,\n", "", "Wan's epochs without training counted"),
         ('        if self.trains == "all":\n            return None\n', "", "DDPO's last step is left out"),
         ("else int(steps) - 1", "else int(steps)", "the untrained last step counts as trained"),
+        (
+            'range(1 if self.window == "run" else ranks)',
+            "range(1)",
+            "every rank's window is taken for the first's",
+        ),
+        ("max(starts) + size)", "max(starts) + size - 1)", "the last step of the last window is left out"),
         ("int(steps * setting(settings, self.fraction))", "int(steps)", "the fraction is not used"),
         (
             "planned = self.passes * (asked + self.more_epochs)",
@@ -1708,7 +1714,7 @@ FAULTS: dict[str, tuple[Fault, ...]] = {
             "return module",
             "a LoRA pair is two layers",
         ),
-        ("if part != FSDP)", "if part)", "wrappers in the layer's name"),
+        ("if part not in WRAPPERS)", "if part)", "wrappers in the layer's name"),
     ),
     "record/metrics.py": (
         ("PADDING = -1.0", "PADDING = 1.0", "timestep 1 is dropped"),

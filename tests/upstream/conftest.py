@@ -13,6 +13,7 @@ from typing import Any
 import dance.runs
 import filelock
 import pytest
+import qwen_image
 import torch
 import warm
 from launch import DDPO, FLOW_GRPO, FLOW_TRAINERS, TIMEOUT_S, Run, Trainer, environment, ranks, recorded
@@ -103,12 +104,22 @@ def flow_run(tmp_path_factory: pytest.TempPathFactory, upstream_clone: Any) -> R
 def flow_runs(tmp_path_factory: pytest.TempPathFactory, upstream_clone: Any) -> RunMaker:
     """``flow_runs(NAME, MODE, procs=1, ...)``: runs of any of flow_grpo's trainers."""
 
+    base = tmp_path_factory.getbasetemp()
+
     def make(name: str, *args: Any, **settings: Any) -> Run:
-        return run_maker(FLOW_TRAINERS[name], tmp_path_factory.getbasetemp(), upstream_clone)(
-            *args, **settings
-        )
+        if name.startswith("qwenimage"):
+            settings["pretrained__model"] = str(_qwen_image(base, edits=name.endswith("edit")))
+        return run_maker(FLOW_TRAINERS[name], base, upstream_clone)(*args, **settings)
 
     return make
+
+
+def _qwen_image(base: Path, edits: bool) -> Path:
+    """The folder of that model, which is built once for all processes of the tests."""
+    name = "qwen-image-edit" if edits else "qwen-image"
+    folder = (base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base) / name
+    with filelock.FileLock(f"{folder}.lock"):
+        return folder if (folder / "model_index.json").exists() else qwen_image.build(folder, edits)
 
 
 @pytest.fixture(scope="session")

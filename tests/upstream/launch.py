@@ -107,6 +107,13 @@ FLOW_TRAINERS = {
         script="scripts/train_flux_kontext.py",
         small={**FLOW_GRPO.small, "dataset": str(HERE / "edits")},
     ),
+    "qwenimage": replace(FLOW_GRPO, script="scripts/train_qwenimage.py", config=str(HERE / "qwen_config.py")),
+    "qwenimage_edit": replace(
+        FLOW_GRPO,
+        script="scripts/train_qwenimage_edit.py",
+        config=str(HERE / "qwen_config.py"),
+        small={**FLOW_GRPO.small, "dataset": str(HERE / "edits")},
+    ),
     # evaluates and saves before an epoch that is not its first
     "wan2_1": replace(
         FLOW_GRPO,

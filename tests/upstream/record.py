@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import asked
+import qwen_image
 import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
@@ -38,7 +39,11 @@ FLOW_GRPO = {
     "scripts/train_flux_fast.py": "flux_pipeline_with_logprob_fast",
     "scripts/train_flux_kontext.py": "flux_kontext_pipeline_with_logprob",
     "scripts/train_wan2_1.py": "wan_pipeline_with_logprob",
+    "scripts/train_qwenimage.py": "qwenimage_pipeline_with_logprob",
+    "scripts/train_qwenimage_edit.py": "qwenimage_edit_pipeline_with_logprob",
 }
+#: Scripts that shard by FSDP themselves and have no use for accelerate.
+WITHOUT_ACCELERATE = ("scripts/train_qwenimage.py", "scripts/train_qwenimage_edit.py")
 #: Whose sampler is its model's own.
 BAGEL = "scripts/train_bagel.py"
 HERE = Path(__file__).resolve().parent
@@ -84,6 +89,28 @@ def wrap_accelerate() -> None:
         without_cuda.float16()
 
 
+def wrap_clip() -> None:
+    """Of a script without accelerate, which clips by torch's own function: gradients, and whose they are."""
+    clip = torch.nn.utils.clip_grad_norm_
+
+    def recording_clip(parameters: Any, *args: Any, **kw: Any) -> Any:
+        _trained[:] = [p for p in parameters if p.requires_grad]
+        RECORD["gradients"].append([None if p.grad is None else p.grad.clone() for p in _trained])
+        RECORD["passes"].append(asked.passes())
+        asked.enough(RECORD["gradients"])
+        return clip(_trained, *args, **kw)
+
+    torch.nn.utils.clip_grad_norm_ = recording_clip
+
+
+def without_saving() -> None:
+    """In one process, which is not how upstream launches these scripts, nothing is saved: nothing is sharded there, and
+    after a backward pass torch's FSDP no longer finds the parameters of its root that are not trained.
+    """
+    fsdp_utils: Any = importlib.import_module("flow_grpo.fsdp_utils")
+    fsdp_utils.save_fsdp_checkpoint = lambda *args: None
+
+
 def wrap_wandb() -> None:
     """flow_grpo logs through ``wandb.log``, which ``wandb.init`` binds anew."""
     wandb: Any = importlib.import_module("wandb")
@@ -114,8 +141,9 @@ def wrap_pipeline(name: str) -> None:
 
     def recording_pipeline(*args: Any, **kw: Any) -> Any:
         result = pipeline_with_logprob(*args, **kw)
+        results = result.values() if isinstance(result, dict) else result
         RECORD["rollouts"].append(
-            tuple(torch.stack(kept) for kept in result if isinstance(kept, list) and kept)
+            tuple(torch.stack(kept) for kept in results if isinstance(kept, list) and kept)
         )
         return result
 
@@ -161,8 +189,17 @@ def main() -> None:
     without_unused()
     asked.prepare()
     out, script = Path(sys.argv[1]).resolve(), sys.argv[2]
+    sys.argv = sys.argv[2:]
     sys.path.insert(0, str(Path.cwd()))
-    wrap_accelerate()
+    if script in WITHOUT_ACCELERATE:
+        without_cuda.install()
+        wrap_clip()
+        if os.environ["WORLD_SIZE"] == "1":
+            without_saving()
+        if script.endswith("edit.py"):
+            qwen_image.edit_small()
+    else:
+        wrap_accelerate()
     called = asked.watch_hooks() if "PCPO" in os.environ else set()
     if script in FLOW_GRPO or script == BAGEL:
         compat.install("flow_grpo")
@@ -175,7 +212,6 @@ def main() -> None:
     else:
         compat.install()
         wrap_pipeline("ddpo_pytorch.diffusers_patch.pipeline_with_logprob")
-    sys.argv = sys.argv[2:]
     sys.path.insert(0, str(Path(script).resolve().parent))
     try:
         runpy.run_path(script, run_name="__main__")

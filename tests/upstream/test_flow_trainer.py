@@ -144,13 +144,14 @@ def test_what_an_accumulation_leaves_over(flow_run: Any) -> None:
 
 
 def launch_environment(clone: Path, tmp_path: Path, body: str) -> dict[str, str]:
-    """An environment whose ``accelerate`` is a script of ours."""
-    shim = tmp_path / "bin" / "accelerate"
-    shim.parent.mkdir()
-    shim.write_text(f"#!{sys.executable}\nimport json, os, sys\n{body}\n")
-    shim.chmod(0o755)
+    """An environment whose ``accelerate`` and ``torchrun`` are a script of ours."""
+    shims = tmp_path / "bin"
+    shims.mkdir()
+    for name in ("accelerate", "torchrun"):
+        (shims / name).write_text(f"#!{sys.executable}\nimport json, os, sys\n{body}\n")
+        (shims / name).chmod(0o755)
     env = environment(clone, PCPO="full", PCPO_RUN_DIR=str(tmp_path / "run"))
-    return {**env, "PATH": os.pathsep.join([str(shim.parent), env["PATH"]])}
+    return {**env, "PATH": os.pathsep.join([str(shims), env["PATH"]])}
 
 
 def test_the_original_launch_script_trains_with_the_variable(upstream_clone: Any, tmp_path: Path) -> None:
@@ -190,6 +191,10 @@ def test_the_original_launch_script_trains_with_the_variable(upstream_clone: Any
         ("multi_node/flux_fast.sh", "flux_fast"),
         ("multi_node/flux_kontext.sh", "flux_kontext"),
         ("multi_node/bagel/main.sh", "bagel"),
+        ("single_node/grpo_qwenimage.sh", "qwenimage"),
+        ("single_node/grpo_qwenimage_edit.sh", "qwenimage_edit"),
+        ("multi_node/qwenimage.sh", "qwenimage"),
+        ("multi_node/qwenimage_edit.sh", "qwenimage_edit"),
     ],
 )
 def test_every_launch_script_hands_the_variable_on(

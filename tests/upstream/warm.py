@@ -33,8 +33,12 @@ IMPORTED = (
 ON_DEMAND = {
     "transformers": (
         "CLIPTextModel", "CLIPTextModelWithProjection", "CLIPTokenizer", "T5EncoderModel", "UMT5EncoderModel",
+        "Qwen2_5_VLForConditionalGeneration", "Qwen2Tokenizer", "Qwen2VLProcessor", "Qwen2VLImageProcessor",
     ),
-    "diffusers": ("StableDiffusionPipeline", "StableDiffusion3Pipeline", "FluxPipeline", "WanPipeline"),
+    "diffusers": (
+        "StableDiffusionPipeline", "StableDiffusion3Pipeline", "FluxPipeline", "QwenImagePipeline",
+        "QwenImageEditPipeline", "AutoencoderKLQwenImage", "WanPipeline",
+    ),
 }  # fmt: skip
 
 _servers: dict[tuple[str, ...], subprocess.Popen[str]] = {}
