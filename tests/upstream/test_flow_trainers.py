@@ -121,7 +121,9 @@ def test_the_kl_pass_is_never_taken_for_the_policys(flow_runs: Any, name: str) -
         trained = Path(flow_runs(name, "full").run_json["trainer"]["pretrained"]["model"]) / "adapter"
         assert trained.is_dir()
     else:
-        (*_, trained) = sorted((flow_runs(name, "off").folder.parent / "saved" / "checkpoints").glob("*/lora"))
+        (*_, trained) = sorted(
+            (flow_runs(name, "off").folder.parent / "saved" / "checkpoints").glob("*/lora")
+        )
     settings = {"num_epochs": 1, "train__lora_path": str(trained)}
     kl = [flow_runs(name, m, **settings).metrics("step")[0]["kl_loss"] for m in ("observe", "match", "full")]
     assert kl[0] > 0
