@@ -246,7 +246,9 @@ class Recorder:
         self._synchronize()
         now = time.perf_counter()
         if self.folder:
-            values = {name: torch.as_tensor(value).double().flatten() for name, value in rewards.items()}
+            values = {
+                name: torch.as_tensor(value).cpu().double().flatten() for name, value in rewards.items()
+            }
             means = {name: mean(value[value != NO_REWARD]) for name, value in values.items()}
             self.folder.append(
                 {

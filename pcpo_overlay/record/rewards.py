@@ -92,7 +92,7 @@ class Rewards:
             return {}
         means = {}
         for name, parts in columns.items():
-            values = gather(torch.cat(parts)).double().cpu()
+            values = gather(torch.cat(parts)).cpu().double()
             values = values[values != NO_REWARD]
             if values.numel():
                 means[name] = float(values.mean())
