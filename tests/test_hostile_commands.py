@@ -44,7 +44,7 @@ Capture = pytest.CaptureFixture[str]
 #: Of the 2,000 mutations those of ``report`` are in test_hostile_runs.
 OF_AB, OF_EVALUATE, OF_CHECKPOINTS = 300, 400, 300
 #: Seconds of a processor for each of the three.
-SECONDS = 12
+SECONDS = 20
 
 
 def one_line(command: str, code: int, capsys: Capture, said: str) -> None:
@@ -266,7 +266,7 @@ def dead() -> dict[str, Any]:
 def ab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     """``pcpo ab`` on a stand-in clone; a run that it would start is said to fail."""
     clone = make_clone(tmp_path, "ddpo")
-    monkeypatch.setattr(runner, "_start", lambda *_: "no run is started here")
+    monkeypatch.setattr(runner, "start", lambda *_: "no run is started here")
     monkeypatch.setattr(build, "draw_all", lambda *_: {})
 
     def command(*words: object, out: Path = tmp_path / "out") -> int:
@@ -281,7 +281,7 @@ def finished(tmp_path: Path, ab: Callable[..., int], capsys: Capture) -> Path:
     folder = tmp_path / "out" / "observe-seed0"
     planned: list[Any] = []
 
-    def kept(args: object, request: object, plan: list[Any]) -> int:
+    def kept(args: object, request: object, plan: list[Any], *_: object) -> int:
         planned.extend(plan)
         return 0
 
