@@ -113,6 +113,7 @@ def test_a_checkpoint_that_is_none(
 ) -> None:
     run = ddpo_run(tmp_path / "a")
     file = saved(run, held())
+    capsys.readouterr()  # making it may have loaded a pipeline, with diffusers' own bar
     one_line("evaluate", evaluate(run), capsys, said)
     assert file.is_file() and [line["checkpoint"] for line in records_of(run)] == ["base"]
 
