@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import json
 import os
 import random
@@ -45,6 +46,12 @@ Capture = pytest.CaptureFixture[str]
 OF_AB, OF_EVALUATE, OF_CHECKPOINTS = 300, 400, 300
 #: Seconds of a processor for each of the three.
 SECONDS = 20
+
+
+@pytest.fixture(autouse=True)
+def without_bars() -> None:
+    """What a test loads by itself is not what the command says."""
+    importlib.import_module("diffusers.utils.logging").disable_progress_bar()
 
 
 def one_line(command: str, code: int, capsys: Capture, said: str) -> None:
@@ -113,7 +120,6 @@ def test_a_checkpoint_that_is_none(
 ) -> None:
     run = ddpo_run(tmp_path / "a")
     file = saved(run, held())
-    capsys.readouterr()  # making it may have loaded a pipeline, with diffusers' own bar
     one_line("evaluate", evaluate(run), capsys, said)
     assert file.is_file() and [line["checkpoint"] for line in records_of(run)] == ["base"]
 
