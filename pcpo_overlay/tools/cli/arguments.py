@@ -1,4 +1,4 @@
-"""Types of command-line arguments that several commands share."""
+"""Types of command-line arguments, and arguments, that several commands share."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import math
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 
@@ -63,6 +64,36 @@ def thresholds(text: str) -> list[float]:
     if not all(math.isfinite(level) for level in levels):
         raise argparse.ArgumentTypeError(f"{text!r} holds a number that is not finite")
     return sorted(set(levels))
+
+
+def add_new_folder(parser: argparse.ArgumentParser) -> None:
+    """``--out DIR``, which the command writes."""
+    parser.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="folder to write; not one that holds anything else",
+    )
+
+
+def add_weights(parser: argparse.ArgumentParser) -> None:
+    """``--weights NAME=PATH``, any number of times: pairs."""
+    parser.add_argument(
+        "--weights",
+        type=_weights,
+        action="append",
+        default=[],
+        metavar="NAME=PATH",
+        help="where a scorer's weights lie: a path, or a name on the hub. May be given several times",
+    )
+
+
+def _weights(text: str) -> tuple[str, str]:
+    name, equals, path = text.partition("=")
+    if not equals or not path:
+        raise argparse.ArgumentTypeError(f"expected NAME=PATH, got {text!r:.80}")
+    return name, path
 
 
 def split_at_dashes(parser: argparse.ArgumentParser, name: str) -> None:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from pcpo_overlay.tools.cli.arguments import at_least
+from pcpo_overlay.tools.cli.arguments import add_new_folder, at_least
 from pcpo_overlay.tools.progress import bar
 
 _DESCRIPTION = """\
@@ -36,13 +36,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     parser.add_argument("model_type", choices=("flux",), help="the model's kind")
     parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="folder of the pipeline")
     parser.add_argument("--prompts", type=Path, required=True, metavar="FILE", help="prompts, one a line")
-    parser.add_argument(
-        "--out",
-        type=Path,
-        required=True,
-        metavar="DIR",
-        help="folder to write; not one that holds anything else",
-    )
+    add_new_folder(parser)
     parser.add_argument(
         "--max-length",
         type=at_least(1),

@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from pcpo_overlay.tools.cli.arguments import add_new_folder
+
 _DESCRIPTION = """\
 Write a LoRA checkpoint of any trainer's as OUT/pytorch_lora_weights.safetensors,
 which diffusers' own load_lora_weights takes, and a model card beside it, from the
@@ -32,13 +34,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
         metavar="CHECKPOINT",
         help="its folder, the file of its weights, or a run folder",
     )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        required=True,
-        metavar="DIR",
-        help="folder to write; not one that holds anything else",
-    )
+    add_new_folder(parser)
     parser.add_argument(
         "--run", type=Path, metavar="RUN", help="its run folder (default: the one it lies in)"
     )

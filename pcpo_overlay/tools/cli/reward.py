@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from pcpo_overlay.tools.cli.score import weights
+from pcpo_overlay.tools.cli.arguments import add_new_folder, add_weights
 from pcpo_overlay.tools.faults import WrongArgument
 
 _DESCRIPTION = """\
@@ -35,21 +35,8 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("reward", metavar="NAME", help="of the metrics of `pcpo score`, one of a picture")
-    parser.add_argument(
-        "--out",
-        type=Path,
-        required=True,
-        metavar="DIR",
-        help="folder to write; not one that holds anything else",
-    )
-    parser.add_argument(
-        "--weights",
-        type=weights,
-        action="append",
-        default=[],
-        metavar="NAME=PATH",
-        help="where the scorer's weights lie: a path, or a name on the hub. May be given several times",
-    )
+    add_new_folder(parser)
+    add_weights(parser)
     parser.add_argument("--clone", type=Path, metavar="DIR", help="of DanceGRPO (default: vendor/DanceGRPO)")
     parser.add_argument(
         "--model",

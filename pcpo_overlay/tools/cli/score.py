@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from pcpo_overlay.tools.cli.arguments import at_least
+from pcpo_overlay.tools.cli.arguments import add_weights, at_least
 from pcpo_overlay.tools.faults import Stopped, WrongArgument, printable
 from pcpo_overlay.tools.progress import make_display
 
@@ -46,14 +46,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
         "--metrics", type=metrics, required=True, metavar="A,B,...", help="see below; with commas"
     )
     parser.add_argument("--reference", type=Path, metavar="DIR", help="the base model's folder")
-    parser.add_argument(
-        "--weights",
-        type=weights,
-        action="append",
-        default=[],
-        metavar="NAME=PATH",
-        help="where a scorer's weights lie: a path, or a name on the hub. May be given several times",
-    )
+    add_weights(parser)
     parser.add_argument(
         "--splits", type=at_least(1), default=10, metavar="N", help="of the Inception Score (default: 10)"
     )
@@ -78,14 +71,6 @@ def metrics(text: str) -> list[str]:
         if name not in known:
             raise argparse.ArgumentTypeError(f"no metric {name!r:.40}; there are {METRICS}")
     return named
-
-
-def weights(text: str) -> tuple[str, str]:
-    """``NAME=PATH``."""
-    name, equals, path = text.partition("=")
-    if not equals or not path:
-        raise argparse.ArgumentTypeError(f"expected NAME=PATH, got {text!r:.80}")
-    return name, path
 
 
 def run(args: argparse.Namespace) -> int:
