@@ -215,14 +215,20 @@ def test_the_folder_is_a_clone_with_another_reward(clone: Path, clip: Path, tmp_
 
 @pytest.fixture
 def hpsv2(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """The package under the name that the trainers import."""
+    """The package under the name that the trainers import, whatever else of that name this process has imported."""
+    others = {name: sys.modules.pop(name) for name in _modules_of("hpsv2")}
     monkeypatch.syspath_prepend(str(dancegrpo.HPS.parent))
     from hpsv2.src import open_clip  # type: ignore[import-not-found]
     from hpsv2.utils import hps_version_map, root_path  # type: ignore[import-not-found]  # noqa: F401
 
     yield open_clip
-    for name in [name for name in sys.modules if name.partition(".")[0] == "hpsv2"]:
+    for name in _modules_of("hpsv2"):
         del sys.modules[name]
+    sys.modules.update(others)
+
+
+def _modules_of(package: str) -> list[str]:
+    return [name for name in sys.modules if name.partition(".")[0] == package]
 
 
 def test_the_trainers_inner_product_is_the_score(
