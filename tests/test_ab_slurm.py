@@ -1,7 +1,7 @@
 """``pcpo ab --slurm`` on a real SLURM of two nodes on this machine, with the stand-in clone of ``test_ab``.
 
-With ``PCPO_REQUIRE_SLURM=1`` alone, in one process: beside other tests a daemon's start or a requeue takes longer than
-is waited for here. Then Debian's munge, slurmctld and slurmd have to be installed; else the tests are skipped.
+Debian's munge, slurmctld and slurmd have to be installed, and root starts them. Where they cannot be had the tests are
+skipped with the reason; ``PCPO_REQUIRE_SLURM=1`` turns that skip into a failure.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ if _rank != "0":
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    if os.environ.get("PCPO_REQUIRE_SLURM") != "1":
-        pytest.skip("needs PCPO_REQUIRE_SLURM=1, and a run of its own")
     if reason := why_no_cluster():
-        pytest.fail(f"PCPO_REQUIRE_SLURM=1, but {reason}", pytrace=False)
+        if os.environ.get("PCPO_REQUIRE_SLURM") == "1":
+            pytest.fail(f"PCPO_REQUIRE_SLURM=1, but {reason}", pytrace=False)
+        pytest.skip(f"needs SLURM: {reason}")
     with cluster(tmp_path_factory.mktemp("slurm")) as environment:
         yield environment
 
@@ -59,7 +59,7 @@ def here(running: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[N
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(slurm, "QUEUE_POLL_S", 0.2)
-    monkeypatch.setattr(slurm, "LAG_S", 0.5)
+    monkeypatch.setattr(slurm, "LAG_S", 5.0)
     monkeypatch.setattr(build, "draw_all", lambda *args: {})
     yield
     subprocess.run(["scancel", "--me"], check=True)
@@ -73,7 +73,7 @@ def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return made
 
 
-def until(condition: Callable[[], bool], what: str, seconds: float = 40) -> None:
+def until(condition: Callable[[], bool], what: str, seconds: float = 120) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"waited {seconds:g} s for {what}"
@@ -169,7 +169,7 @@ def test_jobs_killed_on_the_way_begin_anew_and_none_is_repeated(
     )
     for hold in holds:
         hold.unlink()
-    watching.join(40)
+    watching.join(120)
     printed = capsys.readouterr().out
     assert ended == [0], printed
     assert "observe, seed 0: finished already" in printed and printed.count(": finished\n") == 2, printed
@@ -223,7 +223,7 @@ def test_a_mode_reaches_every_node(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(180)
     assert ended == {"flow": 0, "dance": 0}
     for name, mode in (("flow", "full"), ("dance", "match")):
         rows = [(tmp_path / name / f"{mode}-seed0" / f"seen.{rank}").read_text().split() for rank in (0, 1)]
@@ -265,7 +265,7 @@ def test_what_slurm_refuses_or_ends_is_told_in_a_line(
     subprocess.run(["scancel", jobs()["log"]], check=True)
     until(lambda: isinstance(record(out / "full-seed0")["pid"], int), "the run's process")
     os.kill(parent_of(record(out / "full-seed0")["pid"]), signal.SIGKILL)
-    watching.join(60)
+    watching.join(120)
     (out / "hold-full").unlink()
     printed, errors = capsys.readouterr()
     assert ended == [1] and "4 of 4 runs failed: observe, seed 0; match, seed 0; log, seed 0; full" in errors

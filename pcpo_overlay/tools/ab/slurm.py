@@ -43,7 +43,7 @@ from pcpo_overlay.tools.runs.tail import MetricsTail
 FOLDER = "slurm"
 QUEUE_POLL_S = 10.0
 POLL_S = 0.25
-#: How long what a job wrote last may take to be seen here, on a shared folder.
+#: How long what a job wrote last may take to be seen here, on a shared folder, and a job to be back in the queue.
 LAG_S = 30.0
 #: How long before its time is over a job is told: twice what stopping a run may take.
 SIGNAL_S = 90
@@ -304,11 +304,12 @@ def _submit(planned: Planned, resources: Resources, nodes: int, out: Path) -> st
 
 def _how_it_ended(planned: Planned, job: Queued) -> tuple[str | None, str, bool]:
     """What is wrong with a run whose job has left the queue, or None; the log, from its folder, that says more; and
-    whether the run itself said so."""
+    whether that is sure, as it is where the run came to an end by itself."""
     record = read_object_or_none(planned.folder / RECORD) or {}
     code, own = record.get("exit_code"), f"../{FOLDER}/{job.id}_0_log.out"
     if record.get("stopped"):
-        return f"SLURM stopped job {job.id}, whose time was over or which was cancelled", own, True
+        # not sure: a job on its way back into the queue, after a preemption, is out of it for a moment
+        return f"SLURM stopped job {job.id}, whose time was over or which was cancelled", own, False
     if not isinstance(code, int):
         why = f"job {job.id} left the queue without an end: cancelled, out of memory, or its node failed"
         return why, own, False
