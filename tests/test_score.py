@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from pcpo_overlay.__main__ import main
 from pcpo_overlay.tools.miniature import sd_path
+from pcpo_overlay.tools.miniature.classifier import classifier_path, load_classifier
 from pcpo_overlay.tools.sample import folder
 from pcpo_overlay.tools.score import pixels, run, scorers
 from pcpo_overlay.tools.score.clip import Aesthetic, Clip, from_open_clip
@@ -547,6 +548,31 @@ def test_every_metric_of_two_folders(held: Path, tmp_path: Path, capsys: Capture
     assert "tuned: fid" in capsys.readouterr().out
 
 
+def test_the_miniatures_classifier_needs_no_weights(tmp_path: Path, capsys: Capture) -> None:
+    base, other = tmp_path / "base", tmp_path / "other"
+    assert sample(base, "--limit", 2, "--seeds", "0-2") == sample(other, "--limit", 2, "--seeds", "3-5") == 0
+    assert main(["score", str(other), "--metrics", "digit,fd-digit", "--reference", str(base)]) == 0
+    network, features = load_classifier(), []
+    for opened in map(folder.load, (base, other)):
+        images = torch.stack([opened.read(picture) for picture in opened.pictures()]) / 255
+        features.append(network.features(images))
+    told = sets(other)
+    odds = network.head(features[1]).softmax(1)
+    by_hand = [float(odds[:3, 0].mean()), float(odds[3:, 1].mean())]
+    assert [prompt["value"] for prompt in told["digit"]["prompts"]] == pytest.approx(by_hand, rel=1e-6)
+    apart = frechet(gaussian(features[1]), gaussian(features[0]))
+    assert told["fd-digit"]["overall"] == pytest.approx(apart, rel=1e-6) and apart > 0
+    weights = hashlib.sha256(classifier_path().read_bytes()).hexdigest()
+    assert told["digit"]["weights_sha256"] == told["fd-digit"]["weights_sha256"] == {"classifier": weights}
+
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a cat\n")
+    assert sample(tmp_path / "cat", "--prompts", prompts) == 0
+    assert main(["score", str(tmp_path / "cat"), "--metrics", "digit"]) == 1
+    said = "pcpo score: the miniatures' classifier reads their digits alone: the digit reward knows no prompt 'a cat'"
+    assert capsys.readouterr().err.splitlines()[-1].startswith(said)
+
+
 def test_what_is_scored_is_not_scored_again(
     held: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -595,7 +621,7 @@ def test_too_few_pictures_have_no_number(held: Path, tmp_path: Path) -> None:
     ("metrics", "more", "code", "told"),
     [
         ("fid", (), 1, "fid needs the base model's folder"),
-        ("clipscore", ("--reference", "base"), 2, "--reference is for fid and fd-dinov2, and neither is asked for"),
+        ("clipscore", ("--reference", "base"), 2, "--reference is for fid, fd-dinov2, fd-digit, and none"),
         ("clipscore", ("--weights", "wings=x"), 2, "no weights 'wings'; there are inception, dinov2"),
         ("pickscore", ("--weights", "pickscore=nowhere.pt"), 1, "pickscore needs yuvalkirstain/PickScore_v1, 3.9 GB"),
         ("is", ("--weights", "inception=clip/config.json"), 1, "clip/config.json cannot be read as weights"),

@@ -12,7 +12,10 @@ from pcpo_overlay.tools.cli.arguments import add_weights, at_least
 from pcpo_overlay.tools.faults import Stopped, WrongArgument, printable
 from pcpo_overlay.tools.progress import make_display
 
-METRICS = "clipscore, pickscore, hpsv2, hpsv2.1, imagereward, aesthetic, ocr, fid, is, fd-dinov2, lpips"
+METRICS = (
+    "clipscore, pickscore, hpsv2, hpsv2.1, imagereward, aesthetic, ocr, digit, "
+    "fid, is, fd-dinov2, fd-digit, lpips"
+)
 
 _DESCRIPTION = """\
 Score folders that `pcpo sample` drew: each picture (DIR/scores.jsonl, a line a
@@ -20,10 +23,12 @@ picture) and each set, over all and by prompt (DIR/sets.jsonl, a line a metric, 
 the weights' sha256, the preprocessing and the versions). Each scorer is loaded once
 for all folders. What is scored already is not repeated.
 """
-_EPILOG = f"""\
-Metrics: {METRICS}.
-Distances (fid, fd-dinov2) are to the base model's folder, drawn at the same
-prompts and as many seeds: --reference.
+_EPILOG = """\
+Metrics: clipscore, pickscore, hpsv2, hpsv2.1, imagereward, aesthetic, ocr, digit,
+fid, is, fd-dinov2, fd-digit, lpips.
+Distances (fid, fd-dinov2, fd-digit) are to the base model's folder, drawn at the
+same prompts and as many seeds: --reference. digit and fd-digit read the digits of
+the miniatures, whose classifier ships with them.
 
 Exit codes: 0 done; 1 weights are missing or a folder cannot be scored (a message
 says which file, how large it is and where it comes from); 2 a wrong argument; 70 a
@@ -87,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
         if name not in WEIGHTS:
             raise WrongArgument(f"no weights {name!r:.40}; there are {', '.join(WEIGHTS)}")
     if args.reference is not None and not set(args.metrics) & set(COMPARED):
-        raise WrongArgument(f"--reference is for {' and '.join(COMPARED)}, and neither is asked for")
+        raise WrongArgument(f"--reference is for {', '.join(COMPARED)}, and none of them is asked for")
     try:
         device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     except RuntimeError:

@@ -49,6 +49,8 @@ TITLES = {
     "fid_prompt": "FID, by prompt",
     "fd-dinov2": "FD-DINOv2",
     "fd-dinov2_prompt": "FD-DINOv2, by prompt",
+    "fd-digit": "Fréchet distance of digits",
+    "fd-digit_prompt": "Fréchet distance of digits, by prompt",
     "is": "IS",
     "is_prompt": "IS, by prompt",
     "lpips": "LPIPS diversity",
@@ -59,6 +61,7 @@ TITLES = {
     "pickscore": "PickScore",
     "imagereward": "ImageReward",
     "ocr": "OCR",
+    "digit": "digit probability",
 }
 NO_MATCH = (
     "No level of reward: at least one run's evaluated reward never rose above that of the model it began as."
@@ -319,6 +322,8 @@ _PANELS = {
     "accuracy": ("accuracy", _BETTER),
     "diversity": ("diversity within a prompt", _DIVERSE),
     "frechet_prompt": ("Fréchet distance to the base model, by prompt", _DRIFT),
+    "digit": ("digit probability", _BETTER),
+    "fd-digit": ("Fréchet distance of digits to the base model", _DRIFT),
     "fid": ("FID to the base model", _DRIFT),
     "fd-dinov2": ("FD-DINOv2 to the base model", _DRIFT),
     "lpips": ("LPIPS diversity within a prompt", _DIVERSE),

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 #: What is of a set of images: over all of them another number than the mean of the prompts' own, ``KEY_prompt``.
-OF_SETS = ("frechet", "fid", "fd-dinov2", "is")
+OF_SETS = ("frechet", "fid", "fd-dinov2", "fd-digit", "is")
 
 
 @dataclass(frozen=True)

@@ -30,11 +30,11 @@ LOCK = ".score.lock"
 PIECE = 256
 
 #: By a metric of sets, the scorer whose features it is of.
-OF_FEATURES = {"fid": "inception", "is": "inception", "fd-dinov2": "dinov2"}
+OF_FEATURES = {"fid": "inception", "is": "inception", "fd-dinov2": "dinov2", "fd-digit": "digit-features"}
 #: Those that compare with the base model's pictures.
-COMPARED = ("fid", "fd-dinov2")
+COMPARED = ("fid", "fd-dinov2", "fd-digit")
 METRICS = (
-    "clipscore", "pickscore", "hpsv2", "hpsv2.1", "imagereward", "aesthetic", "ocr", *OF_FEATURES, "lpips"
+    "clipscore", "pickscore", "hpsv2", "hpsv2.1", "imagereward", "aesthetic", "ocr", "digit", *OF_FEATURES, "lpips",
 )  # fmt: skip
 
 
@@ -293,7 +293,7 @@ def _write_scores(arm: Arm, records: Mapping[str, dict[str, Any]]) -> None:
             "scores": kept,
         }
     for kind, record in records.items():
-        if kind in ("inception", "dinov2", "lpips"):
+        if kind == "lpips" or kind in OF_FEATURES.values():
             continue
         for pictures, values in values_of(arm, kind, record):
             for picture, value in zip(pictures, values.tolist(), strict=True):

@@ -161,8 +161,41 @@ def _read_with() -> dict[str, Any]:
     return {"read_with": package, **(recorded(ocr.weights()) if package.startswith(ocr.RAPID) else {})}
 
 
+def _of_digits(what: str) -> Callable[[Mapping[str, Path], torch.device], Scorer]:
+    """What the miniatures' classifier, which ships with them, makes of the digits that they draw."""
+
+    def load(paths: Mapping[str, Path], device: torch.device) -> Scorer:
+        from pcpo_overlay.tools.miniature import classifier, rewards
+
+        network = classifier.load_classifier().to(device)
+
+        @torch.no_grad()
+        def score(pictures: Tensor, prompts: Sequence[str]) -> Tensor:
+            try:
+                labels = rewards.labels(prompts)
+                images = pictures.to(device).float() / 255
+                if what == "probability":
+                    return network.digit_probability(images, labels).cpu()
+                return network.features(images).cpu()
+            except ValueError as error:
+                raise ScoreError(
+                    f"the miniatures' classifier reads their digits alone: {told(error)}"
+                ) from None
+
+        return score
+
+    return load
+
+
+def _shipped_classifier() -> dict[str, Any]:
+    from pcpo_overlay.tools.miniature.classifier import classifier_path
+
+    return recorded({"classifier": classifier_path()})
+
+
 _CLIP_SEES = "Pillow bicubic to the shorter side, centre, CLIP mean and std"
 _HPS_SEES = "float, torch bicubic antialiased to the longer side, zero pad, CLIP mean and std"
+_OWN_PIXELS = "the picture's own pixels"
 #: Scores of a picture, and features of one.
 KINDS: dict[str, Kind] = {
     "clipscore": Kind(("clip",), _CLIP_SEES, _clip("clip", "cosine"), "CLIPScore (cosine)"),
@@ -171,7 +204,9 @@ KINDS: dict[str, Kind] = {
     "hpsv2.1": Kind(("hpsv2.1", "clip-h"), _HPS_SEES, _hps("hpsv2.1"), "HPSv2.1"),
     "aesthetic": Kind(("aesthetic", "clip-l"), _CLIP_SEES, _aesthetic, "aesthetic score"),
     "imagereward": Kind(("imagereward", "bert"), _CLIP_SEES, _imagereward, "ImageReward"),
-    "ocr": Kind((), "the picture's own pixels", _ocr, "OCR", _read_with),
+    "ocr": Kind((), _OWN_PIXELS, _ocr, "OCR", _read_with),
+    "digit": Kind((), _OWN_PIXELS, _of_digits("probability"), "digit probability", _shipped_classifier),
+    "digit-features": Kind((), _OWN_PIXELS, _of_digits("features"), "digit features", _shipped_classifier),
     "inception": Kind(
         ("inception",), "TensorFlow 1 bilinear to 299, (x - 128) / 128", _inception, "Inception features"
     ),
