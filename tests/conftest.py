@@ -21,6 +21,11 @@ import pytest
 from benchmarks.measuring.clones import why_out_of_reach
 from pcpo_overlay.vendoring import lockfile
 
+# Before torch is imported, here and in what the tests start: processes that share the cores only wait for each other
+# on more threads than these.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 ROOT = Path(__file__).resolve().parents[1]
 DEFAULT_UPSTREAM = "ddpo-pytorch"
 

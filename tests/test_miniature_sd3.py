@@ -274,7 +274,7 @@ def test_samples_without_the_prompt_do_not(pipeline: Any) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("samples", "settings"), [(300, TRAINING), (100, EVALUATION)])
+@pytest.mark.parametrize(("samples", "settings"), [(150, TRAINING), (50, EVALUATION)])
 def test_many_samples_follow_their_prompt_and_vary(
     pipeline: Any, samples: int, settings: dict[str, Any]
 ) -> None:

@@ -11,6 +11,7 @@ The server takes requests as lines of JSON and answers each with an exit code; s
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import json
 import os
@@ -114,6 +115,9 @@ def serve() -> None:
     for name, attributes in ON_DEMAND.items():
         for attribute in attributes:
             getattr(modules[name], attribute)
+    # What was imported stays for good, so no collection in a fork has to look through it, or to copy its pages.
+    gc.collect()
+    gc.freeze()
     for line in sys.stdin:
         request = json.loads(line)
         for stream in ("stdout", "stderr"):
