@@ -28,9 +28,9 @@ FORMAT = 1
 FIGURE = "quality.png"
 DEFINITIONS = {
     "scores": "What `pcpo score` measured, over all pictures of a folder; `by prompt`, the mean of the prompts' own. "
-    "FID, FD-DINOv2: squared Fréchet distance to the base model's pictures, so drift: 0 is the base model. A "
-    "prompt's own is larger, as it is of fewer pictures. IS: Inception Score. LPIPS diversity: mean distance of "
-    "two pictures of one prompt. HPSv2, CLIPScore: cosines. A metric is left out where folders have it of other "
+    "FID, FD-DINOv2, that of digits: squared Fréchet distance to the base model's pictures, so drift: 0 is the base "
+    "model. A prompt's own is larger, as it is of fewer pictures. IS: Inception Score. LPIPS diversity: mean distance "
+    "of two pictures of one prompt. HPSv2, CLIPScore: cosines. A metric is left out where folders have it of other "
     "weights, or of other numbers of pictures.",
     "reward": "`{reward}` over all pictures of a folder: the metric that arms are matched by.",
     "matched reward": "An arm's policy when its reward first reaches a level, with everything interpolated linearly "
