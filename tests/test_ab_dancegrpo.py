@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -24,6 +25,7 @@ from pcpo_overlay.tools.miniature.classifier import load_classifier
 from pcpo_overlay.tools.miniature.dancegrpo import run as runner
 from pcpo_overlay.tools.miniature.dancegrpo.data import prepare
 from pcpo_overlay.tools.miniature.digits import load_digits
+from pcpo_overlay.trainers import TRAINERS
 
 RUNNER = PACKAGE / "tools" / "miniature" / "dancegrpo" / "run.py"
 LAUNCH_SCRIPT = """\
@@ -157,6 +159,19 @@ def test_launch_scripts_that_cannot_be_used_are_told(clone: Path, capsys: pytest
     (clone / "launch.sh").write_text("torchrun --nproc_per_node=$N fastvideo/train_grpo_flux.py\n")
     assert dry_run(clone, "flux", "--config", "launch.sh") == 1
     assert "--nproc_per_node=$N in the torchrun line is known to the shell alone" in capsys.readouterr().err
+
+
+@pytest.mark.upstream("DanceGRPO")
+def test_every_launch_script_of_upstreams_is_read(upstream_clone: Any) -> None:
+    scripts = sorted((upstream_clone("DanceGRPO", False) / "scripts" / "finetune").glob("*.sh"))
+    trained = {read_launch_script(file).script for file in scripts}
+    assert trained == {t.script for t in TRAINERS.values() if t.upstream == "DanceGRPO"}
+
+
+def test_a_launch_script_that_goes_on_at_its_end(tmp_path: Path) -> None:
+    file = tmp_path / "launch.sh"
+    file.write_text("torchrun --nnodes=1 \\\n    train.py \\\n    --x 1 \\")
+    assert read_launch_script(file).arguments == ["--x", "1"]
 
 
 def test_ports_in_either_spelling(tmp_path: Path) -> None:

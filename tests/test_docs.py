@@ -17,6 +17,7 @@ from pcpo_overlay import __main__ as pcpo
 from pcpo_overlay import config
 from pcpo_overlay.tools.ab.arms import arms_of
 from pcpo_overlay.tools.ab.slurm import resources_of
+from pcpo_overlay.tools.ab.upstreams import CHOICES
 from pcpo_overlay.trainers import TRAINERS
 from pcpo_overlay.vendoring import cli as apply
 from pcpo_overlay.vendoring.patchfile import parse
@@ -188,6 +189,26 @@ def _only_named(words: list[str]) -> bool:
 def test_every_command_is_what_the_parsers_take(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     wrong = {shlex.join(c.words): problem for c in _written(path) if (problem := _problem(c))}
     assert wrong == {}, capsys.readouterr().err
+
+
+@pytest.mark.upstream("ddpo-pytorch", "DanceGRPO", "flow_grpo")
+def test_every_comparison_is_one_that_ab_would_run(
+    upstream_clone: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Beyond its parser: configs, overrides, launch lines and shares of GPUs, by a dry run of each."""
+    (vendor,) = {upstream_clone(name, True).parent for name in ("ddpo-pytorch", "DanceGRPO", "flow_grpo")}
+    monkeypatch.chdir(ROOT)
+    wrong, tried = {}, 0
+    for words in (c.words for path in OF_TODAY for c in _written(path) if c.words[:2] == ["pcpo", "ab"]):
+        if len(words) < 3 or words[2] not in CHOICES:
+            continue  # a piece of one, in running text
+        asked = ["--dry-run", "--vendor", str(vendor), "--out", str(tmp_path / str(tried))]
+        tried += 1
+        code, said = pcpo.main([*words[1:3], *asked, *map(_plain, words[3:])]), capsys.readouterr().err
+        if code and not said.endswith("download the model to there\n"):  # which is the reader's to have
+            wrong[shlex.join(words)] = f"exit code {code}: {said}"
+    assert wrong == {}, "\n".join(wrong.values())
+    assert tried > 10
 
 
 def test_the_reader_is_shown_every_command() -> None:

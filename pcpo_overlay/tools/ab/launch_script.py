@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +35,8 @@ def read_launch_script(file: Path) -> LaunchLine:
     Raises:
         ABError: not one ``torchrun`` line with a Python script in it, or one with a shell variable.
     """
-    text = file.read_text(encoding="utf-8", errors="replace").replace("\\\n", " ")
+    # a shell goes on after a backslash at the end of a line, and drops one at the end of the file
+    text = re.sub(r"\\(\n|\Z)", " ", file.read_text(encoding="utf-8", errors="replace"))
     lines = [line for line in text.splitlines() if line.split()[:1] == ["torchrun"]]
     if len(lines) != 1:
         raise ABError(
