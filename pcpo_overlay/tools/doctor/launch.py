@@ -105,11 +105,17 @@ def one_epoch(line: LaunchLine, folder: Path, environ: Mapping[str, str]) -> Non
         raise DoctorError(_why(line, process.returncode, folder, log))
 
 
+_ERROR = re.compile(r"(?!.*(CalledProcessError|ChildFailedError))[\w.]*(Error|Exception): .")
+
+
 def _why(line: LaunchLine, code: int, folder: Path, log: Path) -> str:
     """Why there is no epoch, in a line."""
     how = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
-    last = next(iter(tail(log, 1)), "")
-    said = f'; its last line: "{last.strip()[:300]}"' if last else ""
+    lines = tail(log, 200)
+    # of the script, and not that its launcher saw it fail
+    errors = [text for text in lines if _ERROR.match(text)]
+    last = "".join((errors or lines)[-1:]).strip()
+    said = f'; {"its last error" if errors else "its last line"}: "{last[:300]}"' if last else ""
     if not (folder / RUN).exists():
         return (
             f"{Path(line.words[0]).name} ended ({how}) and no hook of PCPO ran: is the script in a patched clone "
