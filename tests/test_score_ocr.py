@@ -46,6 +46,8 @@ CASES = (
 
 @pytest.fixture(scope="module")
 def scorer() -> scorers.Scorer:
+    if ocr.NO_RAPID:
+        pytest.skip(f"{ocr.RAPID} has no release for this Python")
     return scorers.load("ocr", {}, CPU)[0]
 
 
@@ -126,6 +128,20 @@ def test_which_package_reads(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ocr.installed() == "rapidocr-onnxruntime 1.4.4", "the third generation answers in another way"
 
 
+def test_where_nothing_can_read_a_line_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(ocr, "_version", lambda package: "")
+    monkeypatch.setattr(ocr, "NO_RAPID", True)
+    pictured(tmp_path / "signs", written("Open")[None], ['a sign "Open"'])
+    assert main(["score", str(tmp_path / "signs"), "--metrics", "ocr"]) == 1
+    assert (
+        "has no release for Python 3.13; score with Python 3.12, or install paddleocr 2"
+        in capsys.readouterr().err
+    )
+
+
+@pytest.mark.skipif(ocr.NO_RAPID, reason=f"{ocr.RAPID} has no release for this Python")
 def test_through_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     prompts = ['a sign "STOP"', 'a sign "GO"']
     folder = pictured(tmp_path / "arm", torch.stack([written("STOP"), written("NO")]), prompts)

@@ -9,6 +9,7 @@ PP-OCRv4's weights in its wheel: networks of the same family, whose readings dif
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -23,6 +24,8 @@ from pcpo_overlay.tools.score import ScoreError
 #: Of a picture (H, W, 3) uint8 the lines that are read.
 Reader = Callable[[Any], list[str]]
 RAPID, PADDLE = "rapidocr-onnxruntime", "paddleocr"
+#: Where the first has no release, as pyproject.toml has it.
+NO_RAPID = sys.version_info >= (3, 13)
 #: Finding lines as paddleocr does by default: rapidocr's own would enlarge every picture to 736 pixels first.
 AS_PADDLE = {
     "det_limit_type": "max",
@@ -80,10 +83,15 @@ def installed() -> str:
 
     Raises:
         ImportError: neither is installed.
+        ScoreError: nor can be, on a Python that rapidocr has no release for.
     """
     paddle = _version(PADDLE)
     if paddle.startswith("2."):  # the third is called and answers in another way
         return f"{PADDLE} {paddle}"
+    if not _version(RAPID) and NO_RAPID:
+        raise ScoreError(
+            f"ocr needs {RAPID}, which has no release for Python 3.13; score with Python 3.12, or install paddleocr 2"
+        )
     if not _version(RAPID):
         require("rapidocr_onnxruntime", "ocr needs", "score")
     return f"{RAPID} {_version(RAPID)}"
