@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 from benchmarks.gpu.part import Part
@@ -19,6 +20,8 @@ from pcpo_overlay.tools.ab.upstreams import UPSTREAMS, Upstream
 
 TRAINERS = ("dancegrpo_flux", "dancegrpo_flux_lora")
 MODES = ("off", "observe", "log", "match", "full")
+#: What a dry run starts in place of every mode of each.
+TINY = tuple(zip(TRAINERS, ("off", "full"), strict=True))
 EPOCHS = 3
 #: Seconds that a run needs at the least to be worth its start.
 NEEDED = 60
@@ -33,11 +36,10 @@ def run(part: Part) -> None:
     failed: tuple[Upstream, str] | None = None
     with tempfile.TemporaryDirectory(prefix="pcpo-gpu-") as scratch:
         make = Miniatures(part.vendor, Path(scratch))
-        for n, name in enumerate(TRAINERS):
-            for mode in (MODES[0], MODES[-1])[n : n + 1] if part.tiny else MODES:
-                ended = _one(part, make, UPSTREAMS[name], mode, "as it is")
-                if ended not in (0, None) and failed is None:
-                    failed = (UPSTREAMS[name], mode)
+        for name, mode in TINY if part.tiny else product(TRAINERS, MODES):
+            ended = _one(part, make, UPSTREAMS[name], mode, "as it is")
+            if ended not in (0, None) and failed is None:
+                failed = (UPSTREAMS[name], mode)
         if failed is None:
             return
         _one(part, make, *failed, "without cuDNN's attention", before=[str(_without_cudnn())])

@@ -88,11 +88,12 @@ def installed() -> str:
     paddle = _version(PADDLE)
     if paddle.startswith("2."):  # the third is called and answers in another way
         return f"{PADDLE} {paddle}"
-    if not _version(RAPID) and NO_RAPID:
-        raise ScoreError(
-            f"ocr needs {RAPID}, which has no release for Python 3.13; score with Python 3.12, or install paddleocr 2"
-        )
     if not _version(RAPID):
+        if NO_RAPID:
+            raise ScoreError(
+                f"ocr needs {RAPID}, which has no release for Python 3.13; score with Python 3.12, or install "
+                "paddleocr 2"
+            )
         require("rapidocr_onnxruntime", "ocr needs", "score")
     return f"{RAPID} {_version(RAPID)}"
 
