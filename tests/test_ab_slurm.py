@@ -6,7 +6,6 @@ skipped with the reason; ``PCPO_REQUIRE_SLURM=1`` turns that skip into a failure
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import re
@@ -16,6 +15,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -85,15 +85,33 @@ def jobs() -> dict[str, str]:
     return {name.split("-")[1]: job.id for name, job in slurm.queue().items()}
 
 
-def at_once(job: str) -> bool:
-    """Let a job that was put back start at once; False where it is not back yet."""
+def hasten(job: str) -> None:
+    """Let a job that SLURM has put back start at once, and not after the two minutes for which it lets one wait.
+
+    To be repeated until the job has started: SLURM sets the two minutes when the last process of the job's first start
+    has gone, which may be after the job is in the queue again.
+    """
     shown = subprocess.run(
         ["scontrol", "show", "job", job], capture_output=True, text=True, check=True
     ).stdout
-    if "JobState=PENDING" not in shown:
-        return False
-    update = ["scontrol", "update", f"JobId={job}", "StartTime=now"]
-    return subprocess.run(update, capture_output=True, check=False).returncode == 0
+    if "JobState=PENDING" in shown:
+        update = ["scontrol", "update", f"JobId={job}", "StartTime=now"]
+        subprocess.run(update, capture_output=True, check=False)
+
+
+@contextmanager
+def watching(clone: Path, *words: str) -> Iterator[list[int]]:
+    """The command in a thread; its exit code is in the list once it has ended. A test that fails ends its jobs."""
+    ended: list[int] = []
+    thread = threading.Thread(target=lambda: ended.append(command(clone, *words)))
+    thread.start()
+    try:
+        yield ended
+    except BaseException:
+        subprocess.run(["scancel", "--me"], check=True)
+        raise
+    finally:
+        thread.join(120)
 
 
 def parent_of(pid: object) -> int:
@@ -142,34 +160,34 @@ def test_jobs_killed_on_the_way_begin_anew_and_none_is_repeated(
     assert f"job {submitted['match']} running, with other settings" in capsys.readouterr().err
 
     # typed again it watches the same jobs; one is told to go, as before a preemption, and one is preempted
-    ended: list[int] = []
-    watching = threading.Thread(target=lambda: ended.append(command(clone, *WORDS)))
-    watching.start()
-    subprocess.run(["scancel", "--signal=USR2", "--batch", submitted["match"]], check=True)
-    where = subprocess.run(
-        ["squeue", "--noheader", f"--job={submitted['full']}", "--format=%N"],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.strip()
-    urgent = [
-        "sbatch",
-        "--partition=urgent",
-        "--exclusive",
-        f"--nodelist={where}",
-        "--output=/dev/null",
-        "--wrap=sleep 1",
-    ]
-    subprocess.run(urgent, check=True, capture_output=True)
-    for job in submitted.values():  # which SLURM lets wait two minutes after a requeue
-        until(functools.partial(at_once, job), f"job {job} in the queue again")
-    until(
-        lambda: all((out / f"{mode}-seed0.aside-1").is_dir() for mode in ("match", "full")),
-        "the second start",
-    )
-    for hold in holds:
-        hold.unlink()
-    watching.join(120)
+    with watching(clone, *WORDS) as ended:
+        subprocess.run(["scancel", "--signal=USR2", "--batch", submitted["match"]], check=True)
+        where = subprocess.run(
+            ["squeue", "--noheader", f"--job={submitted['full']}", "--format=%N"],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+        urgent = [
+            "sbatch",
+            "--partition=urgent",
+            "--exclusive",
+            f"--nodelist={where}",
+            "--output=/dev/null",
+            "--wrap=sleep 1",
+        ]
+        subprocess.run(urgent, check=True, capture_output=True)
+        second = {mode: out / f"{mode}-seed0.aside-1" for mode in submitted}
+
+        def started_again() -> bool:
+            waiting = [submitted[mode] for mode, aside in second.items() if not aside.is_dir()]
+            for job in waiting:
+                hasten(job)
+            return not waiting
+
+        until(started_again, "the second start")
+        for hold in holds:
+            hold.unlink()
     printed = capsys.readouterr().out
     assert ended == [0], printed
     assert "observe, seed 0: finished already" in printed and printed.count(": finished\n") == 2, printed
@@ -254,18 +272,15 @@ def test_what_slurm_refuses_or_ends_is_told_in_a_line(
     for mode in held:
         (out / f"hold-{mode}").touch()
     modes = ("--epochs", "2", "--modes", "observe,match,log,full")
-    ended: list[int] = []
     words = (*modes, "--slurm", "time=5", "--", "--fail=observe")
-    watching = threading.Thread(target=lambda: ended.append(command(clone, *words)))
-    watching.start()
-    until(lambda: all((out / f"{mode}-seed0" / "seen.0").exists() for mode in held), "the runs")
-    subprocess.run(
-        ["scancel", "--signal=USR2", "--batch", jobs()["match"]], check=True
-    )  # of 5 minutes none is left
-    subprocess.run(["scancel", jobs()["log"]], check=True)
-    until(lambda: isinstance(record(out / "full-seed0")["pid"], int), "the run's process")
-    os.kill(parent_of(record(out / "full-seed0")["pid"]), signal.SIGKILL)
-    watching.join(120)
+    with watching(clone, *words) as ended:
+        until(lambda: all((out / f"{mode}-seed0" / "seen.0").exists() for mode in held), "the runs")
+        subprocess.run(
+            ["scancel", "--signal=USR2", "--batch", jobs()["match"]], check=True
+        )  # of 5 minutes none is left
+        subprocess.run(["scancel", jobs()["log"]], check=True)
+        until(lambda: isinstance(record(out / "full-seed0")["pid"], int), "the run's process")
+        os.kill(parent_of(record(out / "full-seed0")["pid"]), signal.SIGKILL)
     (out / "hold-full").unlink()
     printed, errors = capsys.readouterr()
     assert ended == [1] and "4 of 4 runs failed: observe, seed 0; match, seed 0; log, seed 0; full" in errors

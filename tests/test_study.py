@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import math
 import signal
 import socket
@@ -385,10 +386,14 @@ def test_with_a_host_it_asks_for_a_token_and_it_stops_in_a_line(tmp_path: Path) 
         assert said.splitlines()[-1].startswith("pcpo study: stopped; the answers are in ")
 
 
-def test_without_one_it_listens_to_this_machine_alone(study: Path, address: str, capsys: Capture) -> None:
+def test_without_one_it_listens_to_this_machine_alone(
+    study: Path, address: str, capsys: Capture, tmp_path: Path
+) -> None:
     assert httpx.URL(address).host == "127.0.0.1"
     port = str(httpx.URL(address).port)
-    assert main(["study", "serve", str(study), "--port", port]) == 1
+    with closing(logging.FileHandler(tmp_path / "log")) as others:
+        assert main(["study", "serve", str(study), "--port", port]) == 1
+        assert others.stream is not None  # which closing it would have made it
     assert f"127.0.0.1 port {port} cannot be listened at" in capsys.readouterr().err
     with socket.socket() as probe:
         probe.settimeout(1)

@@ -35,8 +35,9 @@ def serve(answers: Answers, host: str | None, port: int, say: Callable[[str], No
 
     token = None if host is None else answers.token
     hosts = ["localhost", LOOPBACK] if host is None else ["*"]
+    # no logging of uvicorn's own, which would close every handler that the process has; its warnings reach stderr
     config = uvicorn.Config(
-        make_app(answers, token=token, hosts=hosts), log_level="warning", access_log=False, server_header=False,
+        make_app(answers, token=token, hosts=hosts), log_config=None, access_log=False, server_header=False,
         timeout_graceful_shutdown=5,
     )  # fmt: skip
     at = host or LOOPBACK
