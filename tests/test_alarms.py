@@ -76,6 +76,23 @@ def test_jitter_of_a_reward_that_has_converged_is_no_fall() -> None:
         assert not alarms.of_epoch(epoch(0.995 - 0.01 * (n >= 20), 0.004 if n < 20 else 0.023))
 
 
+def test_a_policy_that_collapses_at_its_first_updates() -> None:
+    """ddpo-pytorch on the miniature with a learning rate of 0.03: no window and few norms are from before."""
+    alarms = Alarms()
+    norms = [(0.143, 11.0), (0.0991, 17.6), (0.0446, 8.0), (0.0216, 4.3), (0.015, 0.816)]
+    rewards = [(-1.047, 0.035), (-1.2, 0.015), (-1.097, 0.01), (-1.106, 0.012), (-1.121, 0.013)]
+    raised = [
+        (number, name)
+        for number, (of_steps, (mean, spread)) in enumerate(zip(norms, rewards, strict=True))
+        for found in (
+            *(alarms.of_step(step(norm)) for norm in of_steps),
+            alarms.of_epoch(epoch(mean, spread)),
+        )
+        for name in found
+    ]
+    assert raised == [(2, "gradient"), (4, "reward")]
+
+
 def test_all_groups_without_spread() -> None:
     alarms = Alarms()
     assert not alarms.of_epoch(epoch(0.0, groups_without_spread=0.99))

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from typing import Any
 
 #: A gradient norm explodes at this many times the median of the last optimizer steps, of at least so many.
-EXPLODES, NORMS, LEAST_NORMS = 10.0, 100, 20
-#: The reward falls if its mean over so many epochs is below the best such mean by this many standard deviations of an
-#: epoch's rewards, the larger of the two.
+EXPLODES, NORMS, LEAST_NORMS = 10.0, 100, 5
+#: The reward falls if its mean over so many epochs is below the best such mean, or the first epoch's, by this many
+#: standard deviations of an epoch's rewards, the larger of the two.
 FALLS, WINDOW = 1.0, 5
 
 
@@ -21,9 +21,9 @@ class Alarms:
         self._raised: set[str] = set()
         self._norms: deque[float] = deque(maxlen=NORMS)
         self._rewards: deque[tuple[float, float]] = deque(maxlen=WINDOW)
-        self._best: tuple[float, float] | None = (
-            None  # mean and spread of the rewards in the best window so far
-        )
+        # mean and spread of the rewards in the best window so far; before there is one, in the first epoch, since a
+        # policy can collapse at its first update
+        self._best: tuple[float, float] | None = None
 
     @property
     def count(self) -> int:
@@ -62,10 +62,10 @@ class Alarms:
         mean, spread = record.get("reward_mean"), record.get("reward_std")
         if mean is not None and spread is not None and math.isfinite(mean) and math.isfinite(spread):
             self._rewards.append((mean, spread))
-        if len(self._rewards) == WINDOW:
+            self._best = self._best or (mean, spread)
+        if len(self._rewards) == WINDOW and self._best is not None:
             now, spread = (sum(column) / WINDOW for column in zip(*self._rewards, strict=True))
-            if self._best is None or now > self._best[0]:
-                self._best = (now, spread)
+            self._best = max(self._best, (now, spread))
             best, usual = self._best[0], max(spread, self._best[1])
             if best - now > FALLS * usual:
                 found["reward"] = (
