@@ -150,7 +150,7 @@ def test_in_a_run(start: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert (alarm["alarm"], alarm["epoch"], alarm["step"]) == ("nonfinite", 0, 0)
     assert said == [f"[pcpo] warning: {alarm['message']}"]
     assert (
-        "non-finite log ratios or losses in epoch 0, optimizer step 0 first at timestep" in alarm["message"]
+        "non-finite log ratios or losses in epoch 0, optimizer step 0, first at timestep" in alarm["message"]
     )
 
 

@@ -196,7 +196,7 @@ class Recorder:
         self.folder.append(record)
         if self._alarms:
             where = samples.timestep[samples.nonfinite]
-            at = f" first at timestep {float(where[0]):g}" if where.numel() else ""
+            at = f", first at timestep {float(where[0]):g}" if where.numel() else ""
             self._raise(self._alarms.of_step(record, at), record)
         if self._tracker and self._first_iteration is None:
             self._tracker.log(record, step)

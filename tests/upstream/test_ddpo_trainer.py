@@ -126,7 +126,7 @@ def test_non_finite_ratios_are_counted_and_warned_about_once(ddpo_run: Any) -> N
     assert steps[-1]["nonfinite"] > 0
     warnings = [line for line in run.stderr.splitlines() if "[pcpo] warning:" in line]
     (nonfinite,) = (line for line in warnings if "non-finite" in line)
-    assert "epoch 0, optimizer step 1 first at timestep" in nonfinite
+    assert "epoch 0, optimizer step 1, first at timestep" in nonfinite
     # of pictures without a number every reward is the same, which has an alarm of its own
     assert all("rewards of every group are equal" in line for line in warnings if line != nonfinite)
     assert run.run_json["status"] == "finished"
