@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
@@ -13,7 +14,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import CloneMaker
 from PIL import Image, ImageDraw, ImageFont
 from scored_folders import pictured
 from test_score import sets
@@ -97,7 +97,7 @@ def as_paddle(reader: ocr.Reader) -> ModuleType:
 
 @pytest.mark.upstream("flow_grpo")
 def test_against_upstreams_own_reward(
-    upstream_clone: CloneMaker, read: list[list[str]], monkeypatch: pytest.MonkeyPatch
+    upstream_clone: Callable[[str, bool], Path], read: list[list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """flow_grpo's ``OcrScorer`` and this one give the same of the same readings; paddle itself does not run here."""
     from rapidfuzz.distance import Levenshtein
