@@ -14,13 +14,13 @@ from pcpo_overlay.tools.progress import make_display
 _NAME = "pcpo evaluate"
 
 _DESCRIPTION = """\
-Draw images of the ten digit prompts from every checkpoint that a run of a
-miniature saved, and from the model it began as, and measure them: the run's own
-reward, the share that the digit classifier reads as prompted, how varied the
-images of a prompt are and how far from the base model's (Fréchet distance), both
-in that classifier's features. Writes RUN/evaluation.jsonl, a line per
-checkpoint, which report reads. What is evaluated already with the same settings
-is not repeated.
+Draw images of a miniature's prompts, the ten digits or the 45 animals, from every
+checkpoint that a run of it saved, and from the model it began as, and measure
+them: the run's own reward, the share that the miniature's classifier reads as
+prompted, how varied the images of a prompt are and how far from the base model's
+(Fréchet distance), both in that classifier's features; of animals, in how many
+styles they are. Writes RUN/evaluation.jsonl, a line per checkpoint, which report
+reads. What is evaluated already with the same settings is not repeated.
 
 Steps, guidance and eta or noise level are the run's own; the sampler is
 upstream's native one for every mode, so that all arms are drawn in the same way.
@@ -54,9 +54,8 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     parser.add_argument(
         "--samples",
         type=at_least(2, 100_000),
-        default=50,
         metavar="N",
-        help="images of each of the ten prompts, at least 2 (default: %(default)s)",
+        help="images of each prompt, at least 2 (default: 50 of each digit, 12 of each animal)",
     )
     parser.add_argument(
         "--seed",

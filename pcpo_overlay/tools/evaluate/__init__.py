@@ -1,6 +1,7 @@
 """What the checkpoints of a miniature's run draw: reward, accuracy, diversity and distance to the model it began as.
 
 ``measures``  the numbers, as pure functions of classifier features
+``readers``   whose prompts are drawn, and the classifier that reads them
 ``rewards``   the rewards that runs of the miniatures were trained on, computed here
 ``loaders``   one per upstream: what its runs were sampled and rewarded with
 ``samples``   drawing a policy's images and keeping what is measured of them

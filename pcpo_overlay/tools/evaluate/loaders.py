@@ -13,8 +13,10 @@ from typing import Any
 from torch import Tensor
 
 from pcpo_overlay.tools.checkpoints import Checkpoint, found, policy
-from pcpo_overlay.tools.evaluate import rewards
+from pcpo_overlay.tools.evaluate import readers, rewards
+from pcpo_overlay.tools.evaluate.readers import Reader
 from pcpo_overlay.tools.miniature import WEIGHTS, flux, sd, sd3
+from pcpo_overlay.tools.miniature.animals import sd as animals_sd
 from pcpo_overlay.tools.runs.files import HIGHEST
 from pcpo_overlay.tools.runs.run import Run
 from pcpo_overlay.tools.runs.settings import real, whole
@@ -35,7 +37,7 @@ class Loader:
         model: the miniature's name, a folder of ``miniature/weights``.
         network: the subfolder of the pipeline that is trained.
         load_pipeline: the pipeline in a folder, in float32.
-        sample: images (N, 3, 32, 32) in [0, 1] of N prompts, by upstream's native sampler; takes ``seed`` and the
+        sample: images (N, 3, H, W) in [0, 1] of N prompts, by upstream's native sampler; takes ``seed`` and the
             sampler's settings.
         sampler: those settings, from the trainer's config.
         reward_weights: the weights of the run's rewards by name, from the trainer's config.
@@ -44,6 +46,8 @@ class Loader:
         save_options: what makes ``ab`` save checkpoints.
         put: gives a fresh pipeline the policy of a checkpoint.
         began_as: the folder of the model that a run began as, as its trainer names it.
+        reader: whose prompts are drawn, and who reads the pictures.
+        others: of the same upstream's runs on other miniatures of the same architecture.
     """
 
     model: str
@@ -57,6 +61,8 @@ class Loader:
     save_options: str
     put: Callable[[Any, Checkpoint], None] = _put
     began_as: Callable[[Run], str] = lambda run: str(run.info["trainer"]["pretrained"]["model"])
+    reader: Reader = readers.DIGITS
+    others: tuple[Loader, ...] = ()
 
     @property
     def shipped(self) -> Path:
@@ -89,6 +95,19 @@ _DDPO = Loader(
     checkpoints=found.of_ddpo,
     save_options="-- --config.save_freq=5 --config.num_checkpoint_limit=100",
 )
+
+
+def _of_animals(loader: Loader, known: Mapping[str, rewards.Reward]) -> Loader:
+    """The same with the miniature that draws animals beside the digits', and its rewards."""
+    animals = replace(
+        loader,
+        model="animals/sd",
+        load_pipeline=animals_sd.load_pipeline,
+        sample=animals_sd.sample,
+        rewards=known,
+        reader=readers.ANIMALS,
+    )
+    return replace(loader, others=(animals,))
 
 
 # ---------------------------------------------------------------- flow_grpo
@@ -186,13 +205,13 @@ _DANCE_FLUX = Loader(
 
 #: By the upstream's name in ``run.json``.
 LOADERS: dict[str, Loader] = {
-    "ddpo": _DDPO,
+    "ddpo": _of_animals(_DDPO, {"jpeg_compressibility": rewards.compressibility(1.0), **rewards.OF_ANIMALS}),
     "flow_grpo": _FLOW_GRPO,
     "flow_grpo_sd3_fast": _windowed(_FLOW_GRPO),
     "flow_grpo_sd3_guard": _FLOW_GRPO,
     "flow_grpo_flux": _FLUX,
     "flow_grpo_flux_fast": _windowed(_FLUX),
-    "dancegrpo_sd": _DANCE_SD,
+    "dancegrpo_sd": _of_animals(_DANCE_SD, {"hpsv2": rewards.OF_ANIMALS["animal_logodds"]}),
     "dancegrpo_flux": _DANCE_FLUX,
     "dancegrpo_flux_lora": replace(_DANCE_FLUX, checkpoints=found.of_dancegrpo_flux_lora),
 }

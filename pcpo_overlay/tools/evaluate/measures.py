@@ -1,7 +1,8 @@
-"""How varied a policy's images are, and how far from the base model's, in the digit classifier's feature space.
+"""How varied a policy's images are, and how far from the base model's, in a classifier's feature space.
 
-The features are the classifier's last but one layer (64 numbers). It never saw a sample of the miniatures, so the space
-is no more a part of any training than Inception's or DINO's is in the paper.
+The features are the last but one layer of the miniature's classifier (64 numbers of digits, 128 of animals). It never
+saw a sample of the miniatures, so the space is no more a part of any training than Inception's or DINO's is in the
+paper.
 """
 
 from __future__ import annotations

@@ -40,6 +40,19 @@ def digit_log_odds(images: Tensor, prompts: Sequence[str]) -> Tensor:
     return odds.gather(1, labels(prompts)[:, None])[:, 0].double()
 
 
+def _of_animals(name: str) -> Reward:
+    def reward(images: Tensor, prompts: Sequence[str]) -> Tensor:
+        from pcpo_overlay.tools.miniature.animals.rewards import REWARDS
+
+        return torch.from_numpy(REWARDS[name](images, prompts))
+
+    return reward
+
+
+OF_ANIMALS = {name: _of_animals(name) for name in ("animal_logodds", "colourfulness", "edges")}
+"""The animals' rewards (N,) float64 by the names that ddpo-pytorch's config gives."""
+
+
 def compressibility(unit: float) -> Reward:
     """Less is more: minus the size in units of so many kB. ddpo-pytorch counts in kB, flow_grpo in 500 of them."""
     return lambda images, prompts: -jpeg_kilobytes(images) / unit

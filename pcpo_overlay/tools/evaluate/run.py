@@ -20,7 +20,6 @@ from pcpo_overlay.tools.evaluate.rewards import Reward, weighted
 from pcpo_overlay.tools.evaluate.samples import Samples
 from pcpo_overlay.tools.faults import Fault, printable, told
 from pcpo_overlay.tools.locks import held
-from pcpo_overlay.tools.miniature.classifier import classifier_path
 from pcpo_overlay.tools.models import INDEX, ModelError, read_index
 from pcpo_overlay.tools.runs.arms import compared_with
 from pcpo_overlay.tools.runs.files import read_object
@@ -34,9 +33,9 @@ BASE = "base"
 
 @dataclass(frozen=True)
 class Request:
-    """What to draw: ``samples`` images of each prompt, at least 2, from ``seed``."""
+    """What to draw: ``samples`` images of each prompt, at least 2, None for what fits them, from ``seed``."""
 
-    samples: int
+    samples: int | None
     seed: int
 
 
@@ -72,11 +71,12 @@ class Subject:
                 self.loader.sample,
                 pipeline,
                 self.reward,
-                per_prompt=request.samples,
+                per_prompt=self.settings["samples"],
                 seed=request.seed,
                 settings=self.sampler,
+                reader=self.loader.reader,
             )
-        if not drawn.sound:
+        if not drawn.sound(self.loader.reader):
             raise EvaluationError(f"{name} draws what is no image: its numbers are not finite")
         return drawn
 
@@ -105,7 +105,7 @@ def subject_of(run: Run, request: Request, say: Callable[[str], None] = print) -
         )
     with _complete_config(run):
         trainer = run.info["trainer"]
-        model = _model(run, loader, loader.began_as(run), say)
+        loader, model = _model(run, loader, say)
         weights = loader.reward_weights(trainer)
         sampler = loader.sampler(trainer)
     unknown = [name for name in weights if name not in loader.rewards]
@@ -118,38 +118,51 @@ def subject_of(run: Run, request: Request, say: Callable[[str], None] = print) -
         "format": records.FORMAT,
         "upstream": compared_with(run.upstream),
         "model_sha256": _folder_sha256(model),
-        "classifier_sha256": sha256_of(classifier_path()),
+        "classifier_sha256": sha256_of(loader.reader.weights()),
         "sampler": sampler,
         "reward": weights,
-        "samples": request.samples,
+        "samples": request.samples or loader.reader.samples,
         "seed": request.seed,
         "batch": samples.BATCH,
     }
     return Subject(run, loader, model, weighted(weights, loader.rewards), sampler, settings)
 
 
-def _model(run: Run, loader: Loader, named: str, say: Callable[[str], None]) -> Path:
-    """The folder of the miniature that a run began as; the shipped one where it ran on another machine's."""
+def _model(run: Run, loader: Loader, say: Callable[[str], None]) -> tuple[Loader, Path]:
+    """The folder of the miniature that a run began as, with its loader; the shipped one where it ran on another
+    machine's."""
+    named = loader.began_as(run)
     path = Path(named)
-    if not path.is_dir() and path.parts[-2:] == loader.shipped.parts[-2:]:
-        say(f"note: {run.path.name}: {named} is not here; taken for it is the shipped miniature")
-        path = loader.shipped
+    known = [one for one in (loader, *loader.others) if (one.shipped / INDEX).is_file()]
+    for one in known:
+        if not path.is_dir() and path.parts[-2:] == one.shipped.parts[-2:]:
+            say(f"note: {run.path.name}: {named} is not here; taken for it is the shipped miniature")
+            path = one.shipped
     if not (path / loader.network / "config.json").is_file():
         raise EvaluationError(
             f"{run.path} began as {named:.300}, which is no pipeline's folder on this machine"
         )
-    for file in sorted(p for p in loader.shipped.glob("*/*config.json") if p.name in _CONFIGS):
-        place = file.relative_to(loader.shipped)
-        if differs := _other(path / place, file):
-            raise EvaluationError(
-                f"{run.path} began as {named}, which draws no 32x32 digits: evaluate is for runs of the miniatures "
-                f"({place} has another {differs})"
-            )
+    differences = [_differs(path, one.shipped) for one in known]
+    if None not in differences:
+        raise EvaluationError(
+            f"{run.path} began as {named}, which draws no {' and no '.join(one.reader.draws for one in known)}: "
+            f"evaluate is for runs of the miniatures ({differences[0]})"
+        )
+    of_model = known[differences.index(None)]
     try:
-        read_index(path, json.loads((loader.shipped / INDEX).read_text())["_class_name"])
+        read_index(path, json.loads((of_model.shipped / INDEX).read_text())["_class_name"])
     except (ModelError, FileNotFoundError) as error:
         raise EvaluationError(f"{run.path} began as a model that is not loaded: {error}") from None
-    return path
+    return of_model, path
+
+
+def _differs(model: Path, shipped: Path) -> str | None:
+    """What tells a pipeline from a miniature, the first such thing; None where nothing does."""
+    for file in sorted(p for p in shipped.glob("*/*config.json") if p.name in _CONFIGS):
+        place = file.relative_to(shipped)
+        if differs := _other(model / place, file):
+            return f"{place} has another {differs}"
+    return None
 
 
 #: What describes a part of a pipeline; a tokenizer's differs with the version that wrote it.
@@ -274,7 +287,7 @@ def _evaluate(
             failed.append(error)
             continue
         sha256 = subject.settings["model_sha256"] if checkpoint is None else sha256_of(checkpoint.weights)
-        overall, prompts = samples.measure(drawn, base)
+        overall, prompts = samples.measure(drawn, base, subject.loader.reader)
         record = {
             "format": records.FORMAT,
             "checkpoint": called,
@@ -316,7 +329,7 @@ def base_samples(subject: Subject, request: Request, digest: str) -> Samples:
     """The base model's samples: those kept beside the run folders, else drawn and kept there."""
     cache = subject.run.path.parent / CACHE / f"base-{digest[:16]}.safetensors"
     with held(cache.with_suffix(".lock"), f"{cache.parent} is in use", wait=True):
-        kept = samples.restore(cache, subject.settings)
+        kept = samples.restore(cache, subject.settings, subject.loader.reader)
         if kept is None:
             kept = subject.draw(request, None)
             samples.save(cache, kept, subject.settings)

@@ -1,4 +1,4 @@
-"""A policy's images of the ten prompts, reduced to what is measured of them."""
+"""A policy's images of a miniature's prompts, reduced to what is measured of them."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ from torch import Tensor
 
 from pcpo_overlay.files import write_atomically
 from pcpo_overlay.tools.evaluate.measures import diversity, frechet_distance
+from pcpo_overlay.tools.evaluate.readers import DIGITS, Reader
 from pcpo_overlay.tools.evaluate.rewards import Reward
-from pcpo_overlay.tools.miniature import PROMPTS
-from pcpo_overlay.tools.miniature.check import prompted_digits
-from pcpo_overlay.tools.miniature.classifier import FEATURES, load_classifier
+from pcpo_overlay.tools.miniature.animals.measures import effective_styles
 
 #: Images drawn at a time. It decides which noise an image gets, so it is part of what is compared.
 BATCH = 50
@@ -24,27 +23,36 @@ BATCH = 50
 
 @dataclass(frozen=True)
 class Samples:
-    """What is kept of N images of each prompt.
+    """What is kept of N images of each of P prompts.
 
     Attributes:
-        features: (10, N, 64) float32, the classifier's.
-        reward: (10, N) float64, the run's own.
-        right: (10, N) bool, whether the classifier reads the prompted digit.
+        features: (P, N, D) float32, the classifier's.
+        reward: (P, N) float64, the run's own.
+        right: (P, N) bool, whether the classifier reads what was prompted.
+        styles: (P, N, S) float32, probabilities of its styles; None where it has none.
     """
 
     features: Tensor
     reward: Tensor
     right: Tensor
+    styles: Tensor | None = None
 
     @property
-    def sound(self) -> bool:
-        """Whether the shapes belong together and every number is finite."""
-        shape = (len(PROMPTS), *self.features.shape[1:2])
+    def tensors(self) -> dict[str, Tensor]:
+        """Those that there are, by name."""
+        return {name: held for name, held in vars(self).items() if held is not None}
+
+    def sound(self, reader: Reader = DIGITS) -> bool:
+        """Whether they are such a reader's, and every number is finite."""
+        shape = (len(reader.prompts), *self.features.shape[1:2])
+        numbers = [held for name, held in self.tensors.items() if name != "right"]
         return (
-            self.features.shape == (*shape, FEATURES)
+            self.features.shape == (*shape, reader.width)
             and self.reward.shape == self.right.shape == shape
             and self.right.dtype == torch.bool
-            and all(t.is_floating_point() and bool(t.isfinite().all()) for t in (self.features, self.reward))
+            and (self.styles is None) == (reader.styles is None)
+            and (self.styles is None or (self.styles.ndim == 3 and self.styles.shape[:2] == shape))
+            and all(held.is_floating_point() and bool(held.isfinite().all()) for held in numbers)
         )
 
 
@@ -57,8 +65,9 @@ def draw(
     per_prompt: int,
     seed: int,
     settings: dict[str, Any],
+    reader: Reader = DIGITS,
 ) -> Samples:
-    """Draw ``per_prompt`` images of each prompt.
+    """Draw ``per_prompt`` images of each prompt of a reader.
 
     Two policies drawn with the same numbers start from the same noise and are given the same noise on the way, so that
     what differs between their images is the policies'.
@@ -69,31 +78,39 @@ def draw(
         reward: of images and prompts.
         per_prompt, seed: which images.
         settings: the sampler's.
+        reader: whose prompts, and who reads what is drawn.
     """
-    classifier = load_classifier()
-    digits = prompted_digits(per_prompt * len(PROMPTS))
-    parts: list[tuple[Tensor, Tensor, Tensor]] = []
-    for index, chunk in enumerate(digits.split(BATCH)):
-        prompts = [PROMPTS[digit] for digit in chunk]
+    classifier = reader.load()
+    labels = torch.arange(per_prompt * len(reader.prompts)) % len(reader.prompts)
+    parts: list[tuple[Tensor, ...]] = []
+    for index, chunk in enumerate(labels.split(BATCH)):
+        prompts = [reader.prompts[label] for label in chunk]
         images = sample(pipeline, prompts, seed=seed * 100_000 + index, **settings)
-        parts.append((classifier.features(images), reward(images, prompts), classifier.read(images) == chunk))
-    features, rewards, right = (
-        torch.cat(part).unflatten(0, (per_prompt, len(PROMPTS))).transpose(0, 1).contiguous()
-        for part in zip(*parts, strict=True)
+        features = classifier.features(images)
+        styles = () if reader.styles is None else (reader.styles(classifier, features),)
+        parts.append((features, reward(images, prompts), classifier.read(images) == chunk, *styles))
+    return Samples(
+        *(
+            torch.cat(part).unflatten(0, (per_prompt, len(reader.prompts))).transpose(0, 1).contiguous()
+            for part in zip(*parts, strict=True)
+        )
     )
-    return Samples(features, rewards, right)
 
 
-def measure(samples: Samples, base: Samples) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
+def measure(
+    samples: Samples, base: Samples, reader: Reader = DIGITS
+) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
     """The numbers of a policy over all its images, and by prompt.
 
     Args:
         samples: the policy's.
         base: the base model's, drawn with the same settings.
+        reader: whose they are.
 
     Returns:
-        ``reward``, ``accuracy``, ``diversity`` and ``frechet`` each; over all, the diversity is the mean over the
-        prompts and the Fréchet distance that of all prompts' images together.
+        ``reward``, ``accuracy``, ``diversity`` and ``frechet`` each, and ``styles``, the effective number of them,
+        where the reader tells styles; over all, diversity and styles are the mean over the prompts and the Fréchet
+        distance is that of all prompts' images together.
     """
     by_prompt = {
         prompt: {
@@ -101,8 +118,9 @@ def measure(samples: Samples, base: Samples) -> tuple[dict[str, float], dict[str
             "accuracy": float(samples.right[index].double().mean()),
             "diversity": diversity(samples.features[index]),
             "frechet": frechet_distance(samples.features[index], base.features[index]),
+            **_styles(samples, index),
         }
-        for index, prompt in enumerate(PROMPTS)
+        for index, prompt in enumerate(reader.prompts)
     }
     overall = {
         "reward": float(samples.reward.mean()),
@@ -110,7 +128,16 @@ def measure(samples: Samples, base: Samples) -> tuple[dict[str, float], dict[str
         "diversity": _mean([values["diversity"] for values in by_prompt.values()]),
         "frechet": frechet_distance(samples.features.flatten(0, 1), base.features.flatten(0, 1)),
     }
+    if samples.styles is not None:
+        overall["styles"] = _mean([values["styles"] for values in by_prompt.values()])
     return overall, by_prompt
+
+
+def _styles(samples: Samples, index: int) -> dict[str, float]:
+    if samples.styles is None:
+        return {}
+    held = samples.styles[index]
+    return {"styles": effective_styles(held, torch.zeros(len(held), dtype=torch.int64))}
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -121,12 +148,11 @@ def save(path: Path, samples: Samples, settings: dict[str, Any]) -> None:
     """Keep samples in a file with what they were drawn with; it appears complete or not at all."""
     from safetensors.torch import save as to_bytes
 
-    tensors = {"features": samples.features, "reward": samples.reward, "right": samples.right}
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, to_bytes(tensors, {"settings": json.dumps(settings, sort_keys=True)}))
+    write_atomically(path, to_bytes(samples.tensors, {"settings": json.dumps(settings, sort_keys=True)}))
 
 
-def restore(path: Path, settings: dict[str, Any]) -> Samples | None:
+def restore(path: Path, settings: dict[str, Any], reader: Reader = DIGITS) -> Samples | None:
     """The samples of a file that :func:`save` wrote with these settings; None where there is no such, or none whole."""
     from safetensors import SafetensorError, safe_open
 
@@ -136,7 +162,7 @@ def restore(path: Path, settings: dict[str, Any]) -> Samples | None:
         with safe_open(str(path), framework="pt") as file:
             if (file.metadata() or {}).get("settings") != json.dumps(settings, sort_keys=True):
                 return None
-            kept = Samples(*(file.get_tensor(name) for name in ("features", "reward", "right")))
-            return kept if kept.sound else None
-    except (OSError, SafetensorError):
+            kept = Samples(**{name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 - no mapping
+            return kept if kept.sound(reader) else None
+    except (OSError, SafetensorError, TypeError):  # the last of other names
         return None

@@ -20,19 +20,22 @@ if TYPE_CHECKING:
 
 TITLE = "Epochs to reach an evaluated reward"
 DEFINITIONS = {
-    "quality": "What `evaluate` measured on images drawn from checkpoints, equally many of each of the ten "
-    "prompts, with the run's steps, guidance and eta or noise level, upstream's native sampler in all arms "
+    "quality": "What `evaluate` measured on images drawn from checkpoints, equally many of each of the "
+    "miniature's prompts, with the run's steps, guidance and eta or noise level, upstream's native sampler in all arms "
     "and the same noise for every policy. reward: the mean of the run's own reward over these images. "
-    "accuracy: the share that the digit classifier reads as prompted.",
+    "accuracy: the share that the miniature's classifier reads as prompted.",
     "evaluated reward": "That mean, so of one sampler for all arms: it compares arms that draw with different ones, "
     "which the training reward does not.",
-    "diversity": "Mean distance of two images of one prompt in the features of the digit classifier's last but "
-    "one layer, mean over the prompts. It falls where a policy collapses.",
+    "diversity": "Mean distance of two images of one prompt in the features of that classifier's last but one "
+    "layer, mean over the prompts. It falls where a policy collapses.",
+    "styles": "Of the animals alone: the effective number of styles that a prompt's images are drawn in, exp of the "
+    "entropy of their mean probabilities under a style classifier, mean over the prompts; 1 where all have one style, "
+    "8 where all are equally frequent.",
     "Fréchet distance": "That of FID, in the same features: between a policy's images and the base model's, of "
     "all prompts together, and of each prompt by itself (mean over the prompts). 0 is the base model. As in "
     "Appendix B.3 of the paper it measures drift: at the same reward, lower is better. It falls with more "
-    "samples, a prompt's own especially where they are fewer than the 64 features: compare it among equal "
-    "numbers of samples only.",
+    "samples, a prompt's own especially where they are fewer than the features (64 of digits, 128 of animals): "
+    "compare it among equal numbers of samples only.",
     "matched reward": "A run's policy when its evaluated reward first reaches a level, with everything "
     "interpolated linearly between the last checkpoint below and the first at the level; the closer the "
     "checkpoints, the less hangs on that. Unless given with --thresholds the levels are four, evenly spaced "
@@ -45,6 +48,7 @@ TITLES = {
     "diversity": "diversity",
     "frechet_prompt": "Fréchet distance, by prompt",
     "frechet": "Fréchet distance, all prompts",
+    "styles": "styles a prompt",
     "fid": "FID",
     "fid_prompt": "FID, by prompt",
     "fd-dinov2": "FD-DINOv2",
