@@ -59,13 +59,18 @@ class Subject:
     sampler: dict[str, Any]
     settings: dict[str, Any]
 
-    def draw(self, request: Request, checkpoint: Checkpoint | None) -> Samples:
-        """Draw from a checkpoint's policy; of None from the base model."""
-        name = self.model if checkpoint is None else checkpoint.weights
+    def policy(self, checkpoint: Checkpoint | None) -> Any:
+        """The pipeline with a checkpoint's policy in it; of None the base model."""
         with _named(f"{self.model} cannot be loaded"):
             pipeline = self.loader.load_pipeline(self.model)
         if checkpoint is not None:
             self.loader.put(pipeline, checkpoint)
+        return pipeline
+
+    def draw(self, request: Request, checkpoint: Checkpoint | None) -> Samples:
+        """Draw from a checkpoint's policy; of None from the base model."""
+        name = self.model if checkpoint is None else checkpoint.weights
+        pipeline = self.policy(checkpoint)
         with _named(f"{name} cannot be drawn from"):
             drawn = samples.draw(
                 self.loader.sample,
