@@ -19,7 +19,7 @@ from synthetic_runs import TIMESTEPS, write_flow, write_ladder, write_quality, w
 from pcpo_overlay.__main__ import main
 from pcpo_overlay.config import parse
 from pcpo_overlay.tools import palette
-from pcpo_overlay.tools.report import build, speed, stats, validation
+from pcpo_overlay.tools.report import build, draw, speed, stats, validation
 from pcpo_overlay.tools.report.arms import ReportError
 from pcpo_overlay.tools.report.compare import Comparison, Document, compare
 from pcpo_overlay.tools.report.stats import Estimate
@@ -141,6 +141,22 @@ def test_a_label_is_the_upstreams() -> None:
     assert label("observe,unique_prompts=true") == "observe,unique_prompts=true"
     assert labels.slug("observe,unique_prompts=true") == "observe_unique_prompts-true"
     assert labels.label({"mode": "full", "variance": "native"}, "unheard_of") == "full,variance=native"
+
+
+def test_arms_stand_in_the_order_of_the_ladder_and_of_their_numbers(tmp_path: Path) -> None:
+    powers = [f"full,weights=power,power={power}" for power in ("-1", "-0.5", "0.5", "10")]
+    modes = ["observe", "match", "full", *powers, "full,weights=uniform"]
+    for n, mode in enumerate(reversed(modes)):
+        write_run(tmp_path / str(n), mode, rewards=[0.0, 1.0], upstream="flow_grpo")
+    (comparison,) = compare([load(folder) for folder in find([tmp_path])[0]]).comparisons
+    assert [arm.label for arm in comparison.arms] == modes
+
+
+def test_a_long_title_is_wrapped() -> None:
+    figure = palette.new_figure(11, 4)
+    draw.heading(figure, "How fast each arm learns: " + "a long name, " * 12, "small")
+    lines = figure.get_suptitle().splitlines()
+    assert len(lines) == 3 and max(map(len, lines)) <= 143 and lines[-1] == "small"
 
 
 def test_people_read_baseline_and_no_option_that_all_arms_have() -> None:

@@ -82,7 +82,8 @@ def caption(shown: Shown, lines: str = "") -> str:
 def heading(figure: Any, title: str, small: str = "") -> None:
     """A figure's title, and below it in smaller letters how to read it."""
     wide = int(figure.get_figwidth() * 13)
-    figure.suptitle("\n".join([title, *textwrap.wrap(small, wide)]), fontsize="medium", x=0.01, ha="left")
+    lines = [*textwrap.wrap(title, wide), *textwrap.wrap(small, wide)]
+    figure.suptitle("\n".join(lines), fontsize="medium", x=0.01, ha="left")
 
 
 def finished(figure: Any, axes: Any, title: str, small: str = "") -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -50,7 +51,7 @@ def common(many: Sequence[pd.Series]) -> pd.DataFrame:
 
 
 def by_upstream(runs: Iterable[Run]) -> dict[str, list[Arm]]:
-    """Arms by upstream, in the order of the ablation ladder, then by label; runs by seed."""
+    """Arms by upstream, in the order of the ablation ladder, then by label, numbers by their size; runs by seed."""
     gathered: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
         gathered.setdefault((compared_with(run.upstream), run.label), []).append(run)
@@ -69,9 +70,14 @@ def compared_with(upstream: str) -> str:
     return trainer.rival_of or upstream if trainer else upstream
 
 
-def _rung(label: str) -> tuple[int, str]:
+_NUMBER = re.compile(r"(-?\d+(?:\.\d+)?)")
+
+
+def _rung(label: str) -> tuple[int, list[str | float]]:
+    """The mode's, and the label with its numbers as such: a power of -1 comes before -0.5, and that before 0.5."""
     mode = label.partition(",")[0]
-    return (MODES.index(mode) if mode in MODES else len(MODES), label)
+    parts: list[str | float] = [float(part) if n % 2 else part for n, part in enumerate(_NUMBER.split(label))]
+    return (MODES.index(mode) if mode in MODES else len(MODES), parts)
 
 
 def by_batch_size(arms: Sequence[Arm]) -> dict[int | None, list[Arm]]:
