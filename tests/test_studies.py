@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from pcpo_overlay.config import parse
 from pcpo_overlay.steps import read_scheduler
 from pcpo_overlay.tools.miniature import sd_path
 from pcpo_overlay.tools.report.build import save
+from pcpo_overlay.tools.report.text import estimated
 from pcpo_overlay.tools.runs.labels import label_of
 
 STORED = sorted(
@@ -291,8 +291,7 @@ def test_the_data_of_a_study_is_what_its_page_says(path: Path) -> None:
         assert [arm.label for arm in level.arms] == data.labels
         for arm in level.arms:
             (row,) = [r for r in rows if r[:2] == [f"{level.reward:#.4g}", names[arm.label]] and "of" in r[2]]
-            numbers = [float(n) for n in re.findall(r"[-+\d.e]+", row[3])]
-            assert numbers == [v for v in (arm.epochs.mean, arm.epochs.low, arm.epochs.high) if v is not None]
+            assert row[3] == estimated(arm.epochs)
     assert all(f"learning-{data.study}{end}.png" in page for end in data.figures())
     evaluated, training = (
         page.index(f"### Epochs to reach {kind} reward") for kind in ("an evaluated", "a training")
