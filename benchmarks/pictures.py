@@ -33,8 +33,8 @@ from pcpo_overlay.tools.runs.run import Run, load
 
 #: Inches of a picture's side.
 SIDE = 0.55
-#: What is told of a column, where it was measured: the record's name, and the reader's.
-TOLD = {"reward": "reward", "accuracy": "accuracy", "diversity": "diversity", "styles": "styles"}
+#: What is told of a column, where it was measured.
+TOLD = ("reward", "accuracy", "diversity", "styles")
 _EPILOG = """\
 Exit codes: 0 done; 1 a run is not evaluated, or cannot be drawn from; 2 a wrong
 argument.
@@ -100,11 +100,11 @@ class Arm:
         """After how many epochs the evaluated reward is nearest to this one; of equals the first."""
         return min(self.policies, key=lambda epoch: (abs(self.at(epoch).values["reward"] - reward), epoch))
 
-    def draw(self, epoch: int, prompts: Sequence[str], seed: int) -> Tensor:
-        """A picture of each prompt, (N, 3, H, W) in [0, 1]; the same noise for the same prompts and seed."""
-        pipeline = self.subject.policy(self.policies[epoch][0])
-        images: Tensor = self.subject.loader.sample(pipeline, prompts, seed=seed, **self.subject.sampler)
-        return images
+    def draw(self, epoch: int, prompts: Sequence[str], seeds: Sequence[int]) -> Tensor:
+        """Pictures of each prompt, (N, seeds, 3, H, W) in [0, 1]; the same noise for the same prompts and seed."""
+        pipeline, sample = self.subject.policy(self.policies[epoch][0]), self.subject.loader.sample
+        drawn = [sample(pipeline, prompts, seed=seed, **self.subject.sampler) for seed in seeds]
+        return torch.stack(drawn, dim=1)
 
 
 def matched_reward(arms: Sequence[Arm]) -> float:
@@ -119,13 +119,10 @@ def matched(
     level = matched_reward(arms) if reward is None else reward
     columns = [(arms[0], 0)] + [(arm, arm.nearest(level)) for arm in arms]
     shown = [arm.at(epoch) for arm, epoch in columns]
-    pictures = [
-        torch.stack([arm.draw(epoch, prompts, seed) for seed in range(seeds)], dim=1)
-        for arm, epoch in columns
-    ]
+    pictures = [arm.draw(epoch, prompts, range(seeds)) for arm, epoch in columns]
     heads = ["base model"] + [f"{drawn.arm}\nepoch {drawn.epoch}" for drawn in shown[1:]]
     below = [
-        "\n".join(f"{name} {drawn.values[key]:.4g}" for key, name in TOLD.items() if key in drawn.values)
+        "\n".join(f"{name} {drawn.values[name]:.4g}" for name in TOLD if name in drawn.values)
         for drawn in shown
     ]
     _save(pictures, list(prompts), heads, below, out, shown)
@@ -146,8 +143,7 @@ def film(
     shown = [arm.at(epoch) for arm in arms for epoch in chosen]
     rows, labels, notes = [], [], []
     for arm in arms:
-        # (N, epochs, 3, H, W)
-        rows.append(torch.stack([arm.draw(epoch, prompts, seed) for epoch in chosen], dim=1))
+        rows.append(torch.cat([arm.draw(epoch, prompts, [seed]) for epoch in chosen], dim=1))
         labels += [f"{arm.name}, {prompt}" if len(arms) > 1 else prompt for prompt in prompts]
         notes.append([f"{arm.at(epoch).values['reward']:.3g}" for epoch in chosen])
     pictures = [torch.cat(rows)[:, n : n + 1] for n in range(len(chosen))]
@@ -178,11 +174,8 @@ def _save(
     from matplotlib.figure import Figure
 
     across = [column.shape[1] for column in columns]
-    left, gap, top = (
-        0.1 + 0.075 * max(map(len, (*rows, *told))),
-        0.08,
-        0.15 + 0.15 * max(head.count("\n") + 1 for head in heads),
-    )
+    left, gap = 0.1 + 0.075 * max(map(len, (*rows, *told))), 0.08
+    top = 0.15 + 0.15 * max(head.count("\n") + 1 for head in heads)
     bottom = 0.1 + 0.16 * max(note.count("\n") + 1 for note in below)
     width = left + SIDE * sum(across) + gap * len(columns)
     height = top + SIDE * len(rows) + bottom
@@ -199,19 +192,11 @@ def _save(
         figure.text(middle, 1 - (top - 0.08) / height, head, ha="center", va="bottom", fontsize=8)
         figure.text(middle, (bottom - 0.05) / height, note, ha="center", va="top", fontsize=7)
         at += SIDE * wide + gap
+    beside = (left - 0.06) / width
     for n, row in enumerate(rows):
-        figure.text(
-            (left - 0.06) / width,
-            1 - (top + SIDE * (n + 0.5)) / height,
-            row,
-            ha="right",
-            va="center",
-            fontsize=8,
-        )
-    if told:
-        figure.text(
-            (left - 0.06) / width, (bottom - 0.05) / height, "\n".join(told), ha="right", va="top", fontsize=7
-        )
+        middle = 1 - (top + SIDE * (n + 0.5)) / height
+        figure.text(beside, middle, row, ha="right", va="center", fontsize=8)
+    figure.text(beside, (bottom - 0.05) / height, "\n".join(told), ha="right", va="top", fontsize=7)
     file = io.BytesIO()
     description = json.dumps([asdict(drawn) for drawn in shown])
     figure.savefig(file, format="png", metadata={"Description": description})

@@ -182,10 +182,9 @@ def _resident(start_anew: bool = False) -> int | None:
     process = Path("/proc/self")
     try:
         if start_anew:
+            # what imports freed is resident, and would take in what is measured
             with suppress(OSError, AttributeError):  # not glibc
-                ctypes.CDLL(None).malloc_trim(
-                    0
-                )  # what imports freed is resident, and would take what is measured
+                ctypes.CDLL(None).malloc_trim(0)
             (process / "clear_refs").write_text("5")
         lines = (process / "status").read_text().splitlines()
     except OSError:

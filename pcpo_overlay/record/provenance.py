@@ -19,9 +19,8 @@ _LIBRARIES = ("diffusers", "transformers", "accelerate", "peft", "numpy")
 def versions() -> dict[str, str]:
     """Versions of Python, of the overlay and of the libraries that are installed."""
     found = {"python": platform.python_version(), "pcpo_overlay": pcpo_overlay.__version__}
-    found["torch"] = str(
-        torch.__version__
-    )  # with its build, "+cu130", which the installed package's name may lack
+    # with its build, "+cu130", which the installed package's version may lack
+    found["torch"] = str(torch.__version__)
     for name in _LIBRARIES:
         try:
             found[name] = importlib.metadata.version(name)
