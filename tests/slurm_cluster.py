@@ -143,7 +143,7 @@ def _idle(environment: dict[str, str]) -> set[str]:
     return set(told.stdout.split())
 
 
-def _until(condition: Callable[[], bool], folder: Path, seconds: float = 20) -> None:
+def _until(condition: Callable[[], bool], folder: Path, seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
