@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from pcpo_overlay.tools.miniature.animals.rewards import REWARDS
 
 Reward = Callable[[Tensor, Sequence[str]], Tensor]
 
@@ -40,16 +43,11 @@ def digit_log_odds(images: Tensor, prompts: Sequence[str]) -> Tensor:
     return odds.gather(1, labels(prompts)[:, None])[:, 0].double()
 
 
-def _of_animals(name: str) -> Reward:
-    def reward(images: Tensor, prompts: Sequence[str]) -> Tensor:
-        from pcpo_overlay.tools.miniature.animals.rewards import REWARDS
-
-        return torch.from_numpy(REWARDS[name](images, prompts))
-
-    return reward
+def _as_tensor(reward: Callable[[Tensor, Sequence[str]], Any]) -> Reward:
+    return lambda images, prompts: torch.from_numpy(reward(images, prompts))
 
 
-OF_ANIMALS = {name: _of_animals(name) for name in ("animal_logodds", "colourfulness", "edges")}
+OF_ANIMALS = {name: _as_tensor(reward) for name, reward in REWARDS.items()}
 """The animals' rewards (N,) float64 by the names that ddpo-pytorch's config gives."""
 
 
