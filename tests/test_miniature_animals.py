@@ -9,7 +9,6 @@ import json
 import shutil
 import signal
 import tarfile
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,7 @@ from benchmarks.miniatures.animals.autoencoder import (
 from benchmarks.miniatures.animals.denoiser import Latents, encode
 from benchmarks.miniatures.animals.drawings import Artist, backgrounds, hsv
 from benchmarks.miniatures.animals.reader import worn
-from benchmarks.miniatures.animals.resumable import Plan, fit
+from benchmarks.miniatures.animals.resumable import Plan, Report, fit, graphed
 from pcpo_overlay.tools.miniature.animals import ANIMALS, STYLES, sd
 
 pytestmark = pytest.mark.usefixtures("offline_on_one_thread")
@@ -222,7 +221,7 @@ def trained(folder: Path, plan: Plan, stop_at: int | None = None) -> tuple[Tenso
         error: Tensor = line(x) - 3 * x - 1
         return error.square().mean()
 
-    def report(step: int, loss: float) -> None:
+    def report(step: int, loss: Tensor) -> None:
         if step == stop_at:
             signal.raise_signal(signal.SIGTERM)
 
@@ -244,6 +243,18 @@ def test_a_stopped_training_goes_on_where_it_was(tmp_path: Path) -> None:
     assert steps == 400 and torch.equal(parts, whole)
     again, steps = trained(tmp_path / "parts", plan)  # nothing is left to do
     assert steps == 400 and torch.equal(again, whole)
+
+
+def test_a_network_on_a_cpu_is_no_graph() -> None:
+    line = nn.Linear(1, 1)
+    assert graphed(line, (torch.zeros(1, 1),)) is line
+
+
+def test_a_device_that_is_not_here_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["denoiser", "--folder", str(tmp_path), "--device", "nowhere"])
+    said = capsys.readouterr().err.splitlines()
+    assert ended.value.code == 2 and "nowhere is no device here" in said[-1]
 
 
 def test_the_learning_rate_rises_stays_and_falls() -> None:
@@ -293,7 +304,7 @@ def test_no_stage_begins_after_one_that_was_stopped(
 ) -> None:
     from benchmarks.miniatures.animals import __main__ as command
 
-    def stopping(stage: str) -> Callable[[int, float], None]:
+    def stopping(stage: str) -> Report:
         return lambda step, loss: signal.raise_signal(signal.SIGTERM)
 
     monkeypatch.setattr(command, "_printer", stopping)

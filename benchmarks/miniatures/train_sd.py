@@ -171,7 +171,8 @@ def evenly(n: int, generator: torch.Generator) -> Tensor:
 
     Kingma et al. 2021.
     """
-    return (torch.rand(1, generator=generator) + torch.arange(n) / n) % 1
+    device = generator.device
+    return (torch.rand(1, generator=generator, device=device) + torch.arange(n, device=device) / n) % 1
 
 
 def fit(
@@ -196,8 +197,11 @@ def fit(
         averages: a copy of the models, which becomes the average of their weights.
         ema: how slowly the averages forget.
     """
+    values: list[Tensor] = list(models.parameters())
+    means: list[Tensor] = []
     if averages is not None:
         averages.requires_grad_(False).eval().load_state_dict(models.state_dict())
+        means = list(averages.parameters())
     optimizer = torch.optim.AdamW(models.parameters(), lr=lr, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor or (lambda step: cosine(step, steps)))
     for step in range(steps):
@@ -207,15 +211,13 @@ def fit(
         nn.utils.clip_grad_norm_(models.parameters(), 1.0)
         optimizer.step()
         schedule.step()
-        if averages is not None:
-            average(averages, models, step, ema)
+        if means:
+            average(means, values, step, ema)
         if report is not None:
             report(step + 1, loss.item())
 
 
 @torch.no_grad()
-def average(averages: nn.Module, models: nn.Module, step: int, ema: float) -> None:
-    """Move the `averages` of the weights towards those after `step` (from 0), the early ones forgotten sooner."""
-    decay = min(ema, (1 + step) / (10 + step))
-    for mean, value in zip(averages.parameters(), models.parameters(), strict=True):
-        mean.lerp_(value, 1 - decay)
+def average(means: list[Tensor], values: list[Tensor], step: int, ema: float) -> None:
+    """Move the `means` of the weights towards their `values` after `step` (from 0), the early ones forgotten sooner."""
+    torch._foreach_lerp_(means, values, 1 - min(ema, (1 + step) / (10 + step)))

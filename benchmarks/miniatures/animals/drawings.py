@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmarks.miniatures.animals.icons import RENDERED, Icons
 from pcpo_overlay.tools.miniature.animals import ANIMALS, IMAGE_SIZE
@@ -41,31 +41,35 @@ class Artist:
     Args:
         icons: all of them.
         seed: of everything random.
+        device: where it draws. Another one draws other pictures from the same seed.
     """
 
-    def __init__(self, icons: Icons, seed: int) -> None:
-        self._icons = icons
-        self.generator = torch.Generator().manual_seed(seed)
-        self._premultiplied = premultiplied(icons.rgba)
-        self._of = [(icons.animals == label).nonzero()[:, 0] for label in range(len(ANIMALS))]
+    def __init__(self, icons: Icons, seed: int, device: str = "cpu") -> None:
+        self.generator = torch.Generator(device).manual_seed(seed)
+        self._premultiplied = premultiplied(icons.rgba.to(device))
+        self._animals, self._styles = icons.animals.to(device), icons.styles.to(device)
+        of = [(icons.animals == label).nonzero()[:, 0] for label in range(len(ANIMALS))]
+        self._counts = torch.tensor([len(own) for own in of]).to(device)
+        self._of = nn.utils.rnn.pad_sequence(of, batch_first=True).to(device)
 
     def draw(self, count: int) -> Drawings:
         """`count` drawings of animals at random."""
-        return self.draw_animals(torch.randint(len(ANIMALS), (count,), generator=self.generator))
+        device = self.generator.device
+        return self.draw_animals(
+            torch.randint(len(ANIMALS), (count,), generator=self.generator, device=device)
+        )
 
     def draw_animals(self, animals: Tensor) -> Drawings:
         """A drawing of each of `animals` (N,) int64, of any of its icons."""
-        places = torch.rand(len(animals), generator=self.generator)
-        of = [self._of[animal] for animal in animals]
-        icons = torch.stack([own[int(place * len(own))] for own, place in zip(of, places, strict=True)])
-        return self.draw_icons(icons)
+        places = torch.rand(len(animals), generator=self.generator, device=self.generator.device)
+        return self.draw_icons(self._of[animals, (places * self._counts[animals]).long()])
 
     def draw_icons(self, icons: Tensor) -> Drawings:
         """A drawing of each of `icons` (N,) int64."""
         figures = _placed(self._premultiplied[icons], self.generator)
         color, alpha = figures[:, :3], figures[:, 3:]
         images = color + (1 - alpha) * backgrounds(len(icons), self.generator)
-        return Drawings(images.clamp(0, 1), self._icons.animals[icons], self._icons.styles[icons], icons)
+        return Drawings(images.clamp(0, 1), self._animals[icons], self._styles[icons], icons)
 
     def plain(self) -> Tensor:
         """Every icon upright on white, (N, 3, 64, 64)."""
@@ -81,7 +85,7 @@ def premultiplied(rgba: Tensor) -> Tensor:
 
 def _placed(figures: Tensor, generator: torch.Generator) -> Tensor:
     """Premultiplied `figures` (N, 4, 128, 128), each placed at random."""
-    flip, turn, zoom, dx, dy = torch.rand(5, len(figures), generator=generator)
+    flip, turn, zoom, dx, dy = torch.rand(5, len(figures), generator=generator, device=generator.device)
     return placed(
         figures,
         mirrored=torch.where(flip < 0.5, -1.0, 1.0),
@@ -114,7 +118,8 @@ def placed(figures: Tensor, *, mirrored: Tensor, angle: Tensor, size: Tensor, sh
 
 def backgrounds(count: int, generator: torch.Generator) -> Tensor:
     """`count` backgrounds (N, 3, 64, 64): white, pastel, saturated or dark, some with a horizon."""
-    kind, hue, light, ground, hue_below, height = torch.rand(6, count, generator=generator)
+    device = generator.device
+    kind, hue, light, ground, hue_below, height = torch.rand(6, count, generator=generator, device=device)
     white = kind < WHITE
     dark = kind >= WHITE + PASTEL + SATURATED
     saturated = ~dark & (kind >= WHITE + PASTEL)
@@ -124,7 +129,7 @@ def backgrounds(count: int, generator: torch.Generator) -> Tensor:
     )
     saturation, value = saturation.where(~white, 0.0), value.where(~white, 1.0)
     above, below = hsv(hue, saturation, value), hsv(hue_below, saturation, 0.85 * value)
-    rows = (torch.arange(IMAGE_SIZE) + 0.5) / IMAGE_SIZE
+    rows = (torch.arange(IMAGE_SIZE, device=device) + 0.5) / IMAGE_SIZE
     has_ground = (ground < HORIZON) & ~white
     is_below = (rows[None] > 0.5 + 0.35 * height[:, None]) & has_ground[:, None]
     column = torch.where(is_below[:, None], below[:, :, None], above[:, :, None])
@@ -133,6 +138,6 @@ def backgrounds(count: int, generator: torch.Generator) -> Tensor:
 
 def hsv(hue: Tensor, saturation: Tensor, value: Tensor) -> Tensor:
     """Colours (N, 3) of hue, saturation and value (N,), all in [0, 1]."""
-    corner = (torch.tensor([5.0, 3.0, 1.0]) + 6 * hue[:, None]) % 6
+    corner = (hue.new_tensor([5.0, 3.0, 1.0]) + 6 * hue[:, None]) % 6
     fall = torch.minimum(corner, 4 - corner).clamp(0, 1)
     return value[:, None] * (1 - saturation[:, None] * fall)

@@ -10,20 +10,20 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.miniatures.animals.drawings import Artist, Drawings
-from benchmarks.miniatures.animals.resumable import Plan, Training, fit
-from benchmarks.miniatures.train_sd import Report
+from benchmarks.miniatures.animals.resumable import Plan, Report, Training, fit
 from pcpo_overlay.tools.miniature.animals.classifier import AnimalClassifier
 
 
 def train(
-    artist: Artist, plan: Plan, checkpoint: Path, *, batch: int = 64, report: Report | None = None
+    artist: Artist, plan: Plan, checkpoint: Path, *, batch: int = 128, report: Report | None = None
 ) -> Training:
     """Train on drawings with blur and grain, so that shapes and colours are read, and not their sharpness.
 
     `artist` should have another seed than the autoencoder's and the denoiser's: it judges on drawings of its own.
     """
     torch.manual_seed(artist.generator.initial_seed())
-    model, averages = AnimalClassifier().train(), AnimalClassifier()
+    device = artist.generator.device
+    model, averages = AnimalClassifier().to(device).train(), AnimalClassifier().to(device)
 
     def loss(step: int) -> Tensor:
         drawings = artist.draw(batch)
@@ -36,11 +36,11 @@ def train(
 
 def worn(images: Tensor, generator: torch.Generator) -> Tensor:
     """`images` with blur and grain of random strengths."""
-    strength, grain = torch.rand(2, len(images), 1, 1, 1, generator=generator)
+    device = generator.device
+    strength, grain = torch.rand(2, len(images), 1, 1, 1, generator=generator, device=device)
     blurred = F.avg_pool2d(F.pad(images, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
-    return torch.lerp(images, blurred, strength) + 0.06 * grain * torch.randn(
-        images.shape, generator=generator
-    )
+    noise = torch.randn(images.shape, generator=generator, device=device)
+    return torch.lerp(images, blurred, strength) + 0.06 * grain * noise
 
 
 @torch.no_grad()
