@@ -82,6 +82,13 @@ def test_classifier_reads_held_out_real_digits() -> None:
         model(torch.zeros(1, 3, 16, 16))
 
 
+def test_a_classifier_is_loaded_without_drawing_a_random_number() -> None:
+    before = torch.get_rng_state()
+    model = load_classifier()
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not any(value.is_meta or value.requires_grad for value in model.state_dict().values())
+
+
 # --- tokenizer ----------------------------------------------------------------------------------------
 
 

@@ -27,6 +27,14 @@ def test_equals_unpatched_bit_for_bit(ddpo_run: Any, mode: str, use_lora: bool, 
             assert first_difference(base[part], ours[part], part) is None
 
 
+def test_a_reward_of_ours_leaves_the_samples_as_they_are(ddpo_run: Any) -> None:
+    """It is computed in a thread while the next batch is drawn."""
+    base, observed = (
+        ddpo_run(mode, num_epochs=1, reward_fn="digit_probability") for mode in (None, "observe")
+    )
+    assert first_difference(base.record, observed.record) is None
+
+
 def test_off_writes_nothing(ddpo_run: Any) -> None:
     assert not ddpo_run("off").folder.exists()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
@@ -69,8 +70,11 @@ def classifier_path() -> Path:
     return WEIGHTS / "classifier.safetensors"
 
 
-def with_weights(model: Model, path: Path, how: str) -> Model:
-    """A model with the weights at `path` in float32, in eval mode, without gradients; `how` trains them.
+def with_weights(make: Callable[[], Model], path: Path, how: str) -> Model:
+    """What `make` gives with the weights at `path` in float32, in eval mode, without gradients; `how` trains them.
+
+    No random number is drawn: ddpo-pytorch scores in a thread while the next pictures are sampled, and a model that was
+    initialized there would leave the sampler others in each run.
 
     Raises:
         FileNotFoundError: no weights at `path`.
@@ -82,14 +86,17 @@ def with_weights(model: Model, path: Path, how: str) -> Model:
         raise FileNotFoundError(
             f"no weights of the classifier at {path}; reinstall pcpo-overlay, or in a checkout train them: {how}"
         )
-    model.load_state_dict({name: value.float() for name, value in load_file(str(path)).items()})
+    with torch.device("meta"):
+        model = make()
+    weights = {name: value.float() for name, value in load_file(str(path)).items()}
+    model.load_state_dict(weights, assign=True)
     return model.eval().requires_grad_(False)
 
 
 def load_classifier(path: Path | None = None) -> DigitClassifier:
     """The trained classifier (default: the shipped weights); see :func:`with_weights`."""
     how = "python -m benchmarks.miniatures classifier --out FILE"
-    return with_weights(DigitClassifier(), path or classifier_path(), how)
+    return with_weights(DigitClassifier, path or classifier_path(), how)
 
 
 def digit_probability(images: Tensor, labels: Tensor) -> Tensor:

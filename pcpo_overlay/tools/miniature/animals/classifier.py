@@ -60,7 +60,7 @@ def classifier_path() -> Path:
 def load_classifier(path: Path | None = None) -> AnimalClassifier:
     """The trained classifier (default: the shipped weights); see :func:`with_weights`."""
     how = "python -m benchmarks.miniatures.animals --help"
-    return with_weights(AnimalClassifier(), path or classifier_path(), how)
+    return with_weights(AnimalClassifier, path or classifier_path(), how)
 
 
 @functools.lru_cache(maxsize=1)
