@@ -93,7 +93,7 @@ def read_index(path: Path, pipeline: str | Collection[str]) -> dict[str, Any]:
 
 
 def find(name: str) -> Path:
-    """The folder of a model: a folder, a miniature (``miniature-sd``, ``-sd3``, ``-flux``), or a name on the hub.
+    """The folder of a model: a folder, a miniature (``miniature-sd``, ``-sd3``, ``-flux``, ``-animals``), or the hub's.
 
     What the hub's copy on this machine lacks is fetched, unless ``HF_HUB_OFFLINE`` is set. A name may end in
     ``@REVISION``.
@@ -103,8 +103,14 @@ def find(name: str) -> Path:
         ImportError: diffusers is missing.
     """
     from pcpo_overlay.tools import miniature
+    from pcpo_overlay.tools.miniature.animals import animals_path
 
-    shipped = {"sd": miniature.sd_path, "sd3": miniature.sd3_path, "flux": miniature.flux_path}
+    shipped = {
+        "sd": miniature.sd_path,
+        "sd3": miniature.sd3_path,
+        "flux": miniature.flux_path,
+        "animals": animals_path,
+    }
     short = name.removeprefix("miniature-")
     if short != name and short in shipped:
         return shipped[short]()

@@ -22,9 +22,10 @@ OUT/PROMPT/SEED.png. What is there is not drawn again: type it again to go on.
 """
 _EPILOG = """\
 Models: a pipeline's folder, its name on the hub, or miniature-sd, miniature-sd3,
-miniature-flux. Prompts: digits, figures (the paper's, Appendix G), figure-13, ...,
-animals, activities, pickapic, ocr (of the upstreams' clones), or a file: a prompt
-a line, JSON lines, COCO's captions, MJHQ-30K's meta_data.json.
+miniature-flux, miniature-animals. Prompts: digits, figures (the paper's,
+Appendix G), figure-13, ..., animals, activities, pickapic, ocr (of the upstreams'
+clones), or a file: a prompt a line, JSON lines, COCO's captions, MJHQ-30K's
+meta_data.json.
 
 Several GPUs share the work, and so may machines with a folder in common:
   torchrun --nproc_per_node 8 -m pcpo_overlay sample ...
