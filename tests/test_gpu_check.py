@@ -67,11 +67,17 @@ def test_what_there_is_no_time_for_is_named(tmp_path: Path) -> None:
 
 def test_the_page_says_first_what_is_wrong(folder: Path) -> None:
     one = {"trainer": "dancegrpo_flux", "mode": "full", "how": "as it is", "seconds": 9.0}
-    text, wrong = found(folder, "faults", {**one, "exit_code": 0}, {**one, "exit_code": -6, "end": "illegal"})
-    assert (
-        len(wrong) == 1 and "exit code -6" in wrong[0] and text.index("**Wrong:**") < text.index("### Faults")
+    text, wrong = found(
+        folder,
+        "faults",
+        {**one, "exit_code": 0, "nan_losses": 0},
+        {**one, "exit_code": -6, "nan_losses": 0, "end": "illegal"},
+        {**one, "exit_code": 0, "nan_losses": 3},
+        {**one, "skipped": "the part's time was up while it ran", "nan_losses": 2},
     )
-    assert text.count("| dancegrpo_flux |") == 2
+    assert len(wrong) == 3 and "exit code -6" in wrong[0] and "2 losses are NaN" in wrong[2]
+    assert text.index("**Wrong:**") < text.index("### Faults")
+    assert text.count("| dancegrpo_flux |") == 3
     ratio = {
         "trainer": "ddpo",
         "dtype": "fp32",

@@ -1,4 +1,4 @@
-"""Do DanceGRPO's FLUX trainers end in an illegal memory access, in which modes, and where?"""
+"""Do DanceGRPO's FLUX trainers end in an illegal memory access, or in NaN, in which modes, and where?"""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 from benchmarks.gpu.part import Part
 from benchmarks.measuring.miniature_run import LOG, Miniatures, Run
@@ -27,6 +28,8 @@ EPOCHS = 3
 NEEDED = 60
 #: Bytes of a log's end that are kept: the stack at the fault is there.
 END = 6000
+#: What the trainers print of a loss that is no number.
+NOT_A_NUMBER = "final loss nan"
 #: So that the stack is that of the call that failed.
 BLOCKING = {"CUDA_LAUNCH_BLOCKING": "1"}
 
@@ -37,8 +40,8 @@ def run(part: Part) -> None:
     with tempfile.TemporaryDirectory(prefix="pcpo-gpu-") as scratch:
         make = Miniatures(part.vendor, Path(scratch))
         for name, mode in TINY if part.tiny else product(TRAINERS, MODES):
-            ended = _one(part, make, UPSTREAMS[name], mode, "as it is")
-            if ended not in (0, None) and failed is None:
+            sound = _one(part, make, UPSTREAMS[name], mode, "as it is")
+            if sound is False and failed is None:
                 failed = (UPSTREAMS[name], mode)
         if failed is None:
             return
@@ -69,11 +72,11 @@ def _one(
     before: Sequence[str] = (),
     wrapper: Sequence[str] = (),
     environment: Mapping[str, str] = BLOCKING,
-) -> int | None:
+) -> bool | None:
     """Run once and keep a line of it.
 
     Returns:
-        its exit code; None where it was not run to its end.
+        whether it ended as it should, with losses that are numbers; None where it was not run to its end.
     """
     what = {"trainer": upstream.name, "mode": mode, "how": how}
     if not part.has(NEEDED, **what):
@@ -93,12 +96,14 @@ def _one(
         try:
             code = started.process.wait(timeout=max(1.0, part.left))
         except subprocess.TimeoutExpired:
-            part.keep(**what, skipped="the part's time was up while it ran", end=_end(planned))
+            part.keep(**what, skipped="the part's time was up while it ran", **_said(planned))
             return None
-    found = {**what, "exit_code": code, "seconds": round(time.monotonic() - begun, 1)}
-    part.keep(**found, **({"end": _end(planned)} if code else {}))
-    return code
+    said = _said(planned)
+    part.keep(**what, exit_code=code, seconds=round(time.monotonic() - begun, 1), **said)
+    return code == 0 and not said["nan_losses"]
 
 
-def _end(planned: Planned) -> str:
-    return (planned.folder / LOG).read_bytes()[-END:].decode(errors="replace")
+def _said(planned: Planned) -> dict[str, Any]:
+    """How many losses in a run's log are no numbers, and its end."""
+    log = (planned.folder / LOG).read_text(errors="replace")
+    return {"nan_losses": log.count(NOT_A_NUMBER), "end": log[-END:]}

@@ -63,6 +63,10 @@ def _wrong(name: str, rows: Sequence[Mapping[str, Any]]) -> list[str]:
             said.append(f"the part {name} {how}; its log is {name}.log")
         elif row.get("exit_code") and "trainer" in row:
             said.append(f"{_what(row)}: exit code {row['exit_code']}; the end of its log is in {name}.jsonl")
+        elif row.get("nan_losses"):
+            said.append(
+                f"{_what(row)}: {row['nan_losses']} losses are NaN; the end of its log is in {name}.jsonl"
+            )
         elif row.get("wrong"):
             said.append(
                 f"{_what(row)}: {'not every ratio is 1' if 'largest' in row else 'more forward passes'}"
@@ -80,8 +84,18 @@ def _wrong(name: str, rows: Sequence[Mapping[str, Any]]) -> list[str]:
 def _faults(rows: Sequence[Mapping[str, Any]]) -> str:
     ran = [row for row in rows if "exit_code" in row and "trainer" in row]
     return table(
-        ("trainer", "mode", "how", "exit code", "seconds"),
-        [(r["trainer"], f"`{r['mode']}`", r["how"], str(r["exit_code"]), f"{r['seconds']}") for r in ran],
+        ("trainer", "mode", "how", "exit code", "losses that are NaN", "seconds"),
+        [
+            (
+                r["trainer"],
+                f"`{r['mode']}`",
+                r["how"],
+                str(r["exit_code"]),
+                str(r["nan_losses"]),
+                f"{r['seconds']}",
+            )
+            for r in ran
+        ],
     )
 
 
