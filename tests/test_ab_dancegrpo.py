@@ -21,7 +21,10 @@ from pcpo_overlay.tools.ab.workplace import Workplace, readable
 from pcpo_overlay.tools.folders import MARKER, FolderError
 from pcpo_overlay.tools.launch import standins
 from pcpo_overlay.tools.miniature import PROMPTS, flux_path
+from pcpo_overlay.tools.miniature.animals import ANIMALS, animals_path
+from pcpo_overlay.tools.miniature.animals.rewards import animal_logodds
 from pcpo_overlay.tools.miniature.classifier import load_classifier
+from pcpo_overlay.tools.miniature.dancegrpo import HPS_WEIGHTS, PROMPTS_FILE, SD
 from pcpo_overlay.tools.miniature.dancegrpo import run as runner
 from pcpo_overlay.tools.miniature.dancegrpo.data import prepare
 from pcpo_overlay.tools.miniature.digits import load_digits
@@ -246,6 +249,26 @@ def test_the_prepared_folder_has_what_the_trainers_read(
     assert (folder / "assets" / "prompts.txt").read_text() == "mine\n"
 
 
+def test_the_animals_are_prepared_for_the_sd_trainer(
+    clone: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert dry_run(clone, "sd", "--config", "animals", "--modes", "full") == 0
+    printed = capsys.readouterr().out
+    prepared = clone.parent / "out" / "miniature"
+    assert f"miniature prepare {prepared} --animals" in printed
+    (full,) = commands(printed)
+    assert str(RUNNER) in full and str(DANCEGRPO["sd"].animals) in full
+    assert dry_run(clone, "flux", "--config", "animals") == 2
+    assert "dancegrpo_flux has no miniature of animals" in capsys.readouterr().err
+
+    assert main(["miniature", "prepare", str(tmp_path / "animals"), "--animals"]) == 0
+    folder = tmp_path / "animals"
+    assert {path.name for path in (folder / "data").iterdir()} == {SD.name}
+    assert (folder / PROMPTS_FILE).read_text().splitlines()[:46] == [*ANIMALS, "ant"]
+    unet = Path("unet") / "config.json"
+    assert (folder / SD / unet).read_text() == (animals_path() / unet).read_text()
+
+
 # --- the reward and what is missing -----------------------------------------------------------------------------
 
 
@@ -278,6 +301,24 @@ def test_the_reward_goes_by_hpsv2s_name_and_scores_digits(monkeypatch: pytest.Mo
     assert torch.allclose(right.sigmoid(), probability, atol=1e-6)
     with pytest.raises(ValueError, match="knows no prompt"):
         tokenize(["a red fox"])
+
+
+def test_the_weights_say_that_animals_are_scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prepare(tmp_path / "miniature", animals=True)
+    monkeypatch.chdir(tmp_path / "miniature")
+    monkeypatch.syspath_prepend(str(runner.HPS))
+    for name in [name for name in sys.modules if name.split(".")[0] == "hpsv2"]:
+        monkeypatch.delitem(sys.modules, name)
+    from hpsv2.src.open_clip import create_model_and_transforms, get_tokenizer
+
+    model, _, preprocess = create_model_and_transforms("ViT-H-14", "weights")
+    model.load_state_dict(torch.load(HPS_WEIGHTS)["state_dict"])
+    images = torch.stack([preprocess(Image.new("RGB", (512, 512), color)) for color in ("red", "white")])
+    assert images.shape == (2, 3, 64, 64)
+    with torch.no_grad():
+        scored = model.eval()(images, get_tokenizer("ViT-H-14")(["cat", "zebra"]))
+    odds = (scored["image_features"] @ scored["text_features"].T).diagonal()
+    assert odds.tolist() == pytest.approx(animal_logodds(images, ["cat", "zebra"]).tolist(), rel=1e-5)
 
 
 def test_placeholders_are_imported_and_say_so_when_called(monkeypatch: pytest.MonkeyPatch) -> None:

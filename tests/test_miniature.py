@@ -7,12 +7,14 @@ import io
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from benchmarks.miniatures import model_sd
 from benchmarks.miniatures.augment import augment
@@ -21,6 +23,7 @@ from benchmarks.miniatures.train_sd import Latents, Recipe, ddpm_alphas_cumprod,
 from pcpo_overlay.__main__ import main
 from pcpo_overlay.tools import miniature
 from pcpo_overlay.tools.miniature import DIGIT_NAMES, PROMPTS, sd, sd_path
+from pcpo_overlay.tools.miniature.animals.classifier import load_classifier as load_animal_classifier
 from pcpo_overlay.tools.miniature.check import check, draw, grid_figure, nearest, prompted_digits, spread
 from pcpo_overlay.tools.miniature.classifier import accuracy, digit_probability, load_classifier
 from pcpo_overlay.tools.miniature.digits import load_digits, render
@@ -82,9 +85,10 @@ def test_classifier_reads_held_out_real_digits() -> None:
         model(torch.zeros(1, 3, 16, 16))
 
 
-def test_a_classifier_is_loaded_without_drawing_a_random_number() -> None:
+@pytest.mark.parametrize("load", [load_classifier, load_animal_classifier])
+def test_a_classifier_is_loaded_without_drawing_a_random_number(load: Callable[[], nn.Module]) -> None:
     before = torch.get_rng_state()
-    model = load_classifier()
+    model = load()
     assert torch.equal(torch.get_rng_state(), before)
     assert not any(value.is_meta or value.requires_grad for value in model.state_dict().values())
 

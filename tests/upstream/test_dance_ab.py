@@ -46,11 +46,25 @@ def records(run: Path, kind: str) -> list[dict[str, Any]]:
     return [record for record in map(json.loads, lines) if record["kind"] == kind]
 
 
-@pytest.mark.parametrize("trainer", SMALL)
-def test_both_arms_train_the_miniature(upstream_clone: Any, tmp_path: Path, trainer: str) -> None:
+@pytest.mark.parametrize(
+    ("trainer", "words"), [*((name, ()) for name in SMALL), ("sd", ("--config", "animals"))]
+)
+def test_both_arms_train_the_miniature(
+    upstream_clone: Any, tmp_path: Path, trainer: str, words: tuple[str, ...]
+) -> None:
     clone = upstream_clone("DanceGRPO", True)
     before = state(clone)
-    command = ["ab", "dancegrpo", "--trainer", trainer, "--clone", str(clone), "--out", str(tmp_path / "out")]
+    command = [
+        "ab",
+        "dancegrpo",
+        "--trainer",
+        trainer,
+        "--clone",
+        str(clone),
+        "--out",
+        str(tmp_path / "out"),
+        *words,
+    ]
     saving, after = SAVED[trainer]
     done = subprocess.run(
         [sys.executable, "-m", "pcpo_overlay", *command, "--epochs", "2", "--", *SMALL[trainer], saving],

@@ -16,7 +16,7 @@ from benchmarks.miniatures.animals import autoencoder, denoiser, icons, model, n
 from benchmarks.miniatures.animals.drawings import Artist
 from benchmarks.miniatures.animals.resumable import Plan, Report, Training
 from pcpo_overlay.tools.cli.arguments import at_least
-from pcpo_overlay.tools.faults import Fault, Stopped
+from pcpo_overlay.tools.faults import Fault, Stopped, WrongArgument
 from pcpo_overlay.tools.miniature import require
 from pcpo_overlay.tools.miniature.animals import ANIMALS, sd
 from pcpo_overlay.tools.miniature.animals.check import check, draw, grid, varied
@@ -61,6 +61,7 @@ def main(argv: list[str] | None = None) -> int:
     torch.set_num_threads(args.threads)
     torch.set_float32_matmul_precision("high")  # TF32 on a GPU
     try:
+        _check_device(args.device)
         for stage in ALL if args.stage == "all" else (args.stage,):
             STAGES[stage](args)
     except (Fault, ImportError, OSError, ValueError) as error:
@@ -91,18 +92,17 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         "--minutes", type=at_least(1), metavar="N", help="stop a training after so many, to go on later"
     )
     parser.add_argument(
-        "--device", type=_device, default="cpu", metavar="NAME", help="of torch, to train on (default: cpu)"
+        "--device", default="cpu", metavar="NAME", help="of torch, to train on (default: cpu)"
     )
     parser.add_argument("--threads", type=at_least(1), default=1, metavar="N", help="of torch (default: 1)")
     return parser.parse_args(argv)
 
 
-def _device(name: str) -> str:
+def _check_device(name: str) -> None:
     try:
         torch.empty(0, device=name)
     except (AssertionError, RuntimeError) as error:
-        raise argparse.ArgumentTypeError(f"{name} is no device here: {str(error).splitlines()[0]}") from None
-    return name
+        raise WrongArgument(f"--device {name} is no device here: {str(error).splitlines()[0]}") from None
 
 
 def _icons(args: argparse.Namespace) -> icons.Icons:

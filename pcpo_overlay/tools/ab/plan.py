@@ -111,6 +111,11 @@ class Request:
         """The folder of what the script reads at relative paths on a miniature; None where it reads none so."""
         return self.out / "miniature" if self.miniature and self.upstream.in_workplace else None
 
+    @property
+    def draws_animals(self) -> bool:
+        """Whether the miniature is the one of animals."""
+        return self.config_file == self.upstream.animals
+
 
 @dataclass(frozen=True)
 class Planned:

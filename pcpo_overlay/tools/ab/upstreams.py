@@ -28,6 +28,7 @@ class Upstream:
         trainer: the script.
         config: the miniature's config file, used unless the user brings one. Where it ends in ``.sh`` the script takes
             none: it is a launch script, and so is the user's, whose ``torchrun`` line has the arguments.
+        animals: the config file of the miniature that draws animals, where there is one.
         folders: the script's flags that name a folder to write to, with the place below the run folder.
         launch: options of the launcher, from the clone's folder; :data:`PORT` for a port.
         launcher: the arguments of Python that start it.
@@ -51,6 +52,7 @@ class Upstream:
     wrapper: Path | None = None
     in_workplace: bool = False
     runner: Path | None = None
+    animals: Path | None = None
 
     @property
     def name(self) -> str:
@@ -84,6 +86,7 @@ _DDPO = Upstream(
         "--num_processes", "1", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no",
     ),
     cpu_launch=("--cpu",),
+    animals=_MINIATURE / "animals" / "ddpo_config.py",
 )  # fmt: skip
 _FLOW_GRPO = Upstream(
     trainer=TRAINERS["flow_grpo"],
@@ -107,6 +110,7 @@ _SD = Upstream(
     launcher=TORCHRUN,
     in_workplace=True,
     runner=_MINIATURE / "dancegrpo" / "run.py",
+    animals=_MINIATURE / "animals" / "dancegrpo_sd_config.py",
 )
 _FLUX = Upstream(
     trainer=TRAINERS["dancegrpo_flux"],

@@ -26,12 +26,15 @@ if TYPE_CHECKING:
 #: Ports from here on are shown by --dry-run.
 EXAMPLE_PORT = 29501
 
+#: The value of ``--config`` for the miniature that draws animals.
+ANIMALS = "animals"
 _DESCRIPTION = """\
 Run upstream's own, untouched script by its own launcher (accelerate launch,
 torchrun) once per mode and seed with PCPO set, then compare the runs (see: pcpo
 report).
-Without --config it trains this project's miniature model, on a CPU if need be;
-with --config your own. What is finished is not repeated: type the same command
+Without --config it trains this project's miniature model of digits, on a CPU if
+need be, with `--config animals` (ddpo, dancegrpo --trainer sd) the one of animals,
+and with --config FILE your own. What is finished is not repeated: type the same command
 again to go on after a stop.
 
   ddpo       scripts/train.py of ddpo-pytorch
@@ -129,8 +132,8 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     parser.add_argument(
         "--config",
         metavar="FILE[:NAME]",
-        help="a config file for the training script, or a launch script whose torchrun line has its arguments "
-        "(default: the miniature's); relative to here or to the clone",
+        help="a config file for the training script, or a launch script whose torchrun line has its arguments; "
+        "relative to here or to the clone; or the word animals (default: the miniature of digits)",
     )
     parser.add_argument(
         "--launch-args",
@@ -182,9 +185,8 @@ def _show(request: Request, plan: list[Planned], slurm: str | None) -> None:
         print(f"# each in a job of its own, on {request.nodes} nodes, with {slurm}")
     if request.prepared is not None:
         print("# before the runs, what they read")
-        print(
-            shlex.join([sys.executable, "-m", "pcpo_overlay", "miniature", "prepare", str(request.prepared)])
-        )
+        words = [sys.executable, "-m", "pcpo_overlay", "miniature", "prepare", str(request.prepared)]
+        print(shlex.join([*words, *(["--animals"] if request.draws_animals else [])]))
     if any(planned.needs_port for planned in plan):
         print("# a run gets a port that is free when it starts; those below are examples")
     for index, planned in enumerate(plan):
@@ -207,7 +209,7 @@ def _request(args: argparse.Namespace, resources: Resources | None) -> Request:
     check_overrides(upstream, args.overrides)
     clone = _find_clone(upstream, args.vendor, args.clone)
     config, config_file = _find_config(upstream, args.config, clone)
-    miniature = config_file == upstream.config
+    miniature = config_file in (upstream.config, upstream.animals)
     if upstream.wrapper is not None and not miniature:
         if args.epochs is None:
             raise WrongArgument(
@@ -361,6 +363,10 @@ def _find_config(upstream: Upstream, given: str | None, clone: Path) -> tuple[st
         if not upstream.config.is_file():
             raise ABError(f"the miniature's config {upstream.config} is missing; install the package again")
         return str(upstream.config), upstream.config
+    if given == ANIMALS:
+        if upstream.animals is None:
+            raise WrongArgument(f"{upstream.name} has no miniature of animals; leave --config for its own")
+        return str(upstream.animals), upstream.animals
     name, colon, rest = given.partition(":")
     for base in (Path(), clone):
         file = absolute(Path(name) if name.startswith("~") else base / name)
@@ -413,7 +419,7 @@ def _run(args: argparse.Namespace, request: Request, plan: list[Planned], resour
         if request.prepared is not None:
             from pcpo_overlay.tools.miniature.dancegrpo.data import prepare
 
-            prepare(request.prepared)
+            prepare(request.prepared, animals=request.draws_animals)
         display = make_display([planned.name for planned in plan], request.epochs, step="epoch")
         try:
             if resources is not None:

@@ -45,6 +45,9 @@ def add_parser(subparsers: Any) -> None:
     prepare.add_argument(
         "folder", type=Path, metavar="DIR", help="folder to write; not one that holds anything else"
     )
+    prepare.add_argument(
+        "--animals", action="store_true", help="of animals, for the SD trainer alone (default: of digits)"
+    )
     prepare.set_defaults(func=run, task=_prepare)
 
     for action in (check, grid):
@@ -150,5 +153,5 @@ def _grid(args: argparse.Namespace) -> int:
 def _prepare(args: argparse.Namespace) -> int:
     from pcpo_overlay.tools.miniature.dancegrpo.data import prepare
 
-    print(prepare(args.folder))
+    print(prepare(args.folder, animals=args.animals))
     return 0

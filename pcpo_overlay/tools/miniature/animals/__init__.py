@@ -5,7 +5,7 @@
 ``rewards``      alignment, colourfulness and edges, for ddpo-pytorch's script
 ``measures``     distance within a prompt, number of styles
 ``check``        how many samples read as prompted, and how varied they are
-``ddpo_config``  a file for ``--config`` of ddpo-pytorch's trainer
+``ddpo_config``, ``dancegrpo_sd_config``  files for ``--config`` of ddpo-pytorch's trainer, and of DanceGRPO's of SD
 
 Its prompts are those of ddpo-pytorch's ``simple_animals``: a name alone, "cat". It was trained by
 ``benchmarks/miniatures/animals`` of the checkout, on the icons that ``NOTICE`` names; none of them is here.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,7 +12,10 @@ import torch
 from pcpo_overlay.tools.embeddings import write_flux_embeddings
 from pcpo_overlay.tools.folders import made_by, written
 from pcpo_overlay.tools.miniature import PROMPTS, flux, flux_path, sd_path
+from pcpo_overlay.tools.miniature.animals import ANIMALS, animals_path
+from pcpo_overlay.tools.miniature.animals import classifier as of_animals
 from pcpo_overlay.tools.miniature.classifier import load_classifier
+from pcpo_overlay.tools.miniature.dancegrpo import HPS_WEIGHTS, PROMPTS_FILE, SD
 
 #: How often the prompts stand in the SD trainer's file, of which it makes one pass.
 REPEATS = 1000
@@ -20,10 +23,11 @@ REPEATS = 1000
 COMMAND = "pcpo miniature prepare"
 
 
-def prepare(folder: Path) -> Path:
+def prepare(folder: Path, *, animals: bool = False) -> Path:
     """Write the folder, unless it is there: ``data`` (models, embeddings), ``assets``, ``hps_ckpt``.
 
-    Everything is small, so models are copied: the folder stays whole when the package changes under a running command.
+    With `animals` it is that of the SD trainer alone, and draws them. Everything is small, so models are copied: the
+    folder stays whole when the package changes under a running command.
 
     Returns:
         `folder`.
@@ -34,19 +38,29 @@ def prepare(folder: Path) -> Path:
     if made_by(folder, COMMAND):
         return folder
     with written(folder, COMMAND) as scratch:
-        data = scratch / "data"
-        shutil.copytree(flux_path(), data / "flux")
-        shutil.copytree(sd_path(), data / "stable-diffusion-v1-4")
-        with _quiet():
-            write_flux_embeddings(
-                flux_path(), PROMPTS, data / "rl_embeddings", max_length=flux.T5_LENGTH, dtype=torch.float32
-            )
-        prompts, weights = scratch / "assets" / "prompts.txt", scratch / "hps_ckpt" / "HPS_v2.1_compressed.pt"
-        for file in (prompts, weights):
-            file.parent.mkdir()
-        prompts.write_text("\n".join(PROMPTS * REPEATS) + "\n", encoding="utf-8")
-        torch.save({"state_dict": load_classifier().state_dict()}, weights)
+        if animals:
+            _write(scratch, animals_path(), ANIMALS, of_animals.load_classifier())
+        else:
+            _write(scratch, sd_path(), PROMPTS, load_classifier())
+            _write_flux(scratch / "data")
     return folder
+
+
+def _write(folder: Path, model: Path, prompts: Sequence[str], classifier: torch.nn.Module) -> None:
+    """What the SD trainer reads; FLUX's scores by the same weights."""
+    shutil.copytree(model, folder / SD)
+    for file in (folder / PROMPTS_FILE, folder / HPS_WEIGHTS):
+        file.parent.mkdir()
+    (folder / PROMPTS_FILE).write_text("\n".join([*prompts] * REPEATS) + "\n", encoding="utf-8")
+    torch.save({"state_dict": classifier.state_dict()}, folder / HPS_WEIGHTS)
+
+
+def _write_flux(data: Path) -> None:
+    shutil.copytree(flux_path(), data / "flux")
+    with _quiet():
+        write_flux_embeddings(
+            flux_path(), PROMPTS, data / "rl_embeddings", max_length=flux.T5_LENGTH, dtype=torch.float32
+        )
 
 
 @contextmanager

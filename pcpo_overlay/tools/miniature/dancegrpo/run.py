@@ -4,13 +4,15 @@
 
 What the script finds otherwise than with its own model, alike for an unpatched and a patched clone:
 
-- the reward goes by HPSv2's name and scores digits (``hps``), unless the folder has one of its own (``pcpo reward``);
+- the reward goes by HPSv2's name and scores digits or animals (``hps``), unless the folder has one of its own
+  (``pcpo reward``);
 - packages that it imports and does not call here may be missing, and so may CUDA;
-- the SD trainer draws its first noise as latents of 64x64 whatever its model: the miniature's are of 8x8.
+- the SD trainer draws its first noise as latents of 64x64 whatever its model: a miniature's are of 8x8 or 16x16.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import runpy
 import sys
@@ -21,7 +23,7 @@ import torch
 
 from pcpo_overlay import compat
 from pcpo_overlay.tools.launch import standins, without_cuda
-from pcpo_overlay.tools.miniature.sd import LATENT_CHANNELS, LATENT_SIZE
+from pcpo_overlay.tools.miniature.dancegrpo import SD
 
 HPS = Path(__file__).resolve().parent / "hps"
 
@@ -48,12 +50,13 @@ def main() -> None:
 
 
 def _draw_small_latents() -> None:
-    """``torch.randn`` of the size that the SD trainer writes out gives the miniature's size."""
+    """``torch.randn`` of the size that the SD trainer writes out gives the size of the model that it will load."""
+    side = json.loads((SD / "unet" / "config.json").read_text(encoding="utf-8"))["sample_size"]
 
     @without_cuda.replaced(torch, "randn")
     def randn(original: Any, *size: Any, **kwargs: Any) -> Any:
         if size == ((1, 4, 64, 64),):
-            size = ((1, LATENT_CHANNELS, LATENT_SIZE, LATENT_SIZE),)
+            size = ((1, 4, side, side),)
         return original(*size, **kwargs)
 
 
