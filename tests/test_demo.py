@@ -60,17 +60,25 @@ def test_without_a_clone_it_answers_as_apply_does(
 
 
 @pytest.mark.upstream("ddpo-pytorch")
+@pytest.mark.parametrize(("more", "shown"), [((), demo.DIGITS), (("--animals",), demo.ANIMALS)])
 def test_one_command_trains_both_arms_and_doing_it_again_repeats_nothing(
-    ddpo_patched: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ddpo_patched: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    more: tuple[str, ...],
+    shown: demo.Demo,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    words = ["demo", "--epochs", "1", "--seeds", "0", "--vendor", str(ddpo_patched.parent)]
+    words = ["demo", *more, "--epochs", "1", "--seeds", "0", "--vendor", str(ddpo_patched.parent)]
     assert main(words) == 0
     first = capsys.readouterr().out
-    assert "pcpo ab ddpo --modes observe,full --epochs 1 --seeds 0" in first
-    report = tmp_path / "pcpo_ab" / "demo" / "report" / "report.md"
+    assert f"pcpo ab ddpo {' '.join(shown.words)}" in first and shown.reward in first
+    assert "--modes observe,full --epochs 1 --seeds 0" in first
+    out = tmp_path / "pcpo_ab" / shown.out
+    report = out / "report" / "report.md"
     assert f"report: {report}" in first and report.is_file()
     rows = {
         line.split()[0]: line.split()[1:]
@@ -78,7 +86,7 @@ def test_one_command_trains_both_arms_and_doing_it_again_repeats_nothing(
         if line.startswith(("baseline", "full "))
     }
     assert set(rows) == {"baseline", "full"}
-    info = json.loads((tmp_path / "pcpo_ab" / "demo" / "full-seed0" / "run.json").read_text())
+    info = json.loads((out / "full-seed0" / "run.json").read_text())
     assert (info["upstream"], info["mode"], info["status"]) == ("ddpo", "full", "finished")
 
     assert main(words) == 0

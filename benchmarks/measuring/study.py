@@ -16,8 +16,8 @@ DIFFUSION_50 = {**_LADDER, "other": "full,variance=native"}
 FLOW = {**_LADDER, "other": "full,weights=uniform"}
 #: The arms of the smaller batch: the baseline and PCPO as a user turns it on.
 PAIR = ("baseline", "pcpo")
-#: The arms of a sweep: these, and `full` with the part changed, so that whichever learns fastest is held
-#: against the baseline at what suits the baseline best.
+#: The arms of a sweep: these, and `full` with the part changed where a study has that, so that whichever learns fastest
+#: is held against the baseline at what suits the baseline best.
 TRIO = (*PAIR, "other")
 SEEDS = (0, 1, 2, 3, 4)
 #: How many of the seeds a sweep repeats.
@@ -74,7 +74,7 @@ class Study:
         name: on the command line, and of what is written.
         told: in a line, for a reader.
         upstream: the first arguments of ``ab``.
-        arms: modes by name, the names those of :data:`DIFFUSION`.
+        arms: modes by name, the names those of :data:`DIFFUSION` or its first four.
         epochs: of each run.
         settings: of the training script, in every run.
         save: those that make it save checkpoints.
@@ -118,8 +118,8 @@ class Study:
 
     @property
     def trio(self) -> tuple[str, ...]:
-        """Both, and PCPO with a part of it changed."""
-        return tuple(self.arms[name] for name in TRIO)
+        """Both, and PCPO with a part of it changed, where that is an arm."""
+        return tuple(self.arms[name] for name in TRIO if name in self.arms)
 
 
 @dataclass(frozen=True)
@@ -211,6 +211,11 @@ _SD3_WHOLE = (
     "--config.sample.guidance_scale=1.0", "--config.train.cfg=False", "--config.use_lora=False",
     "--config.train.beta=0.0",
 )  # fmt: skip
+#: Likewise without guidance: with it, 99% are read as prompted before any training.
+_ANIMALS = ("--config.sample.guidance_scale=1.0", "--config.train.cfg=False")
+_ANIMALS_SAVE = ("--config.save_freq=8", "--config.num_checkpoint_limit=100")  # after 9, 17, 25 and 33 epochs
+_COLOUR = ("--config.reward_fn=colourfulness", *_ANIMALS)
+_50_STEPS = "--config.sample.num_steps=50"
 _FLOW_JPEG = "pcpo_overlay/tools/miniature/flow_grpo_config.py:jpeg_compressibility"
 
 
@@ -219,6 +224,7 @@ def _rates(value: float, others: tuple[float, ...], flag: str = "--config.train.
 
 
 _RATES = _rates(3e-4, (1e-4, 1e-3))
+_ANIMALS_RATES = _rates(1e-4, (3e-5, 3e-4))
 #: Native weights to a power, of which ``match`` is 1 and equal weights 0, with proportional ones between them.
 _POWERS = Rivals(
     POWERS,
@@ -254,6 +260,27 @@ STUDIES = {
             ("ddpo",), DIFFUSION_50, 25, _SD_DIGIT, _SD_SAVE, _RATES, _SD_SMALLER,
         ),
         Study(
+            "ddpo-animals",
+            "ddpo-pytorch on 45 animals in colour, log-odds of the prompted one, 20 steps, no guidance, whole network",
+            ("ddpo", "--config", "animals"), _LADDER, 33, _ANIMALS, _ANIMALS_SAVE, _ANIMALS_RATES, _SD_SMALLER,
+        ),
+        Study(
+            "ddpo-animals-colour",
+            "ddpo-pytorch on 45 animals in colour, colourfulness, 20 steps, no guidance, whole network",
+            ("ddpo", "--config", "animals"), _LADDER, 25, _COLOUR, _SD_SAVE, _ANIMALS_RATES, _SD_SMALLER,
+        ),
+        Study(
+            "ddpo-animals-50",
+            "ddpo-pytorch at its own 50 steps on 45 animals, log-odds of the prompted one, no guidance, whole network",
+            ("ddpo", "--config", "animals"), _LADDER, 33, (_50_STEPS, *_ANIMALS), _ANIMALS_SAVE, _ANIMALS_RATES,
+            _SD_SMALLER,
+        ),
+        Study(
+            "ddpo-animals-colour-50",
+            "ddpo-pytorch at its own 50 steps on 45 animals, colourfulness, no guidance, whole network",
+            ("ddpo", "--config", "animals"), _LADDER, 25, (_50_STEPS, *_COLOUR), _SD_SAVE, _ANIMALS_RATES, _SD_SMALLER,
+        ),
+        Study(
             "flow-digit",
             "flow_grpo, probability of the prompted digit, no guidance, whole network, the paper's prompt sampler",
             ("flow_grpo",), _UNIQUE, 25, (), _SD3_SAVE, _RATES, _SD3_SMALLER, rivals=(_POWERS, _GUARD),
@@ -268,6 +295,12 @@ STUDIES = {
             "dancegrpo-sd",
             "DanceGRPO's SD trainer, log-odds of the prompted digit, guidance 1.01, whole network",
             ("dancegrpo", "--trainer", "sd"), DIFFUSION, 21, (), ("--config.save_freq=5",),
+            _rates(1e-4, (3e-5, 3e-4)), ("--config.num_generations=4", "--config.train.gradient_accumulation_steps=2"),
+        ),
+        Study(
+            "dancegrpo-animals",
+            "DanceGRPO's SD trainer on 45 animals in colour, log-odds of the prompted animal, 20 steps, guidance 1.01",
+            ("dancegrpo", "--trainer", "sd", "--config", "animals"), _LADDER, 21, (), ("--config.save_freq=5",),
             _rates(1e-4, (3e-5, 3e-4)), ("--config.num_generations=4", "--config.train.gradient_accumulation_steps=2"),
         ),
         Study(
