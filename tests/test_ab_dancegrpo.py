@@ -254,7 +254,7 @@ def test_the_animals_are_prepared_for_the_sd_trainer(
 ) -> None:
     assert dry_run(clone, "sd", "--config", "animals", "--modes", "full") == 0
     printed = capsys.readouterr().out
-    prepared = clone.parent / "out" / "miniature"
+    prepared = clone.parent / "out" / "miniature-animals"  # beside the digits', whose runs may lie there too
     assert f"miniature prepare {prepared} --animals" in printed
     (full,) = commands(printed)
     assert str(RUNNER) in full and str(DANCEGRPO["sd"].animals) in full

@@ -109,7 +109,9 @@ class Request:
     @property
     def prepared(self) -> Path | None:
         """The folder of what the script reads at relative paths on a miniature; None where it reads none so."""
-        return self.out / "miniature" if self.miniature and self.upstream.in_workplace else None
+        if not (self.miniature and self.upstream.in_workplace):
+            return None
+        return self.out / ("miniature-animals" if self.draws_animals else "miniature")
 
     @property
     def draws_animals(self) -> bool:
