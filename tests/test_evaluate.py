@@ -554,7 +554,7 @@ def with_damaged_records(path: Path) -> Path:
         (of_flow_without_checkpoints, "holds no checkpoints; ab makes them with -- --config.save_freq=5, and an"),
         (of_another_upstream, "is a run of dancegrpo_hunyuan; evaluate knows those of ddpo, flow_grpo, flow_gr"),
         (with_another_reward, "aesthetic_score, which evaluate does not compute; it knows jpeg_compressibility, d"),
-        (of_another_model, "draws no 32x32 digits: evaluate is for runs of the miniatures"),
+        (of_another_model, "draws no 32x32 digits and no 64x64 animals: evaluate is for runs of the miniatures"),
         (of_a_model_elsewhere, "no pipeline's folder on this machine"),
         (without_a_config, "run.json lacks the trainer's config, or part of it"),
         (resumed, "was resumed (config.resume_from)"),
