@@ -53,7 +53,7 @@ DIGITS = Demo(
 )  # fmt: skip
 #: As `ddpo-animals-colour`, fewer epochs, and at the rate at which they suffice.
 ANIMALS = Demo(
-    "demo-animals", ("--config", "animals"), 10,
+    "demo-animals", ("--config", "animals"), 6,
     ("--config.reward_fn=colourfulness", "--config.train.learning_rate=3e-4", *_UNGUIDED),
     "how colourful a picture is (Hasler and Süsstrunk)", "3.1 million",
 )  # fmt: skip
