@@ -138,7 +138,7 @@ def _model(run: Run, loader: Loader, say: Callable[[str], None]) -> tuple[Loader
     machine's."""
     named = loader.began_as(run)
     path = Path(named)
-    known = [one for one in (loader, *loader.others) if (one.shipped / INDEX).is_file()]
+    known = (loader, *loader.others)
     for one in known:
         if not path.is_dir() and path.parts[-2:] == one.shipped.parts[-2:]:
             say(f"note: {run.path.name}: {named} is not here; taken for it is the shipped miniature")
