@@ -72,7 +72,7 @@ def main(argv: list[str] | None = None) -> int:
         for part, words in () if args.only_pages else zip(chosen, commands, strict=True):
             print(f"learning: {study.name}, {part.name}", file=sys.stderr, flush=True)
             code = subprocess.run(python(words), cwd=ROOT, check=False).returncode
-            code = code or _evaluate(out / part.name, args.jobs)
+            code = code or _evaluate(part, out, args.jobs)
             if code:
                 print(f"learning: {part.name} is not done; type the same command to go on", file=sys.stderr)
                 return 130 if code == 130 else 1
@@ -111,9 +111,12 @@ def _typed(words: Sequence[str], out: Path) -> list[str]:
     return typed
 
 
-def _evaluate(folder: Path, jobs: int) -> int:
-    """Evaluate the runs of a folder, so many at a time; the highest exit code."""
-    runs, _ = find([folder])
+def _evaluate(part: Part, out: Path, jobs: int) -> int:
+    """Evaluate the runs of a part, so many at a time; the highest exit code.
+
+    A run of another seed, which may have been stopped, is left to the command that asks for it.
+    """
+    runs = [run.path for run in runs_of([part], out)[part.name]]
     threads = {"OMP_NUM_THREADS": str(max(1, machine.cores() // jobs))}
 
     def one(share: Sequence[Path]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import time
 from pathlib import Path
 
@@ -249,6 +250,28 @@ def test_rivals_are_held_against_the_ladders_own_runs_on_a_page_of_their_own(
     missing.rename(tmp_path / "elsewhere")
     assert learning.main(argv) == 1
     assert "has not all runs of guard" in capsys.readouterr().err
+
+
+def test_what_is_evaluated_is_what_was_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run of another seed, which was stopped, has nothing to evaluate: that is no failure of these seeds'."""
+    (ladder,) = study.parts(study.STUDIES["ddpo-digit"], (0, 1), (study.LADDER,))
+    folder = tmp_path / study.LADDER
+    for mode in ladder.modes:
+        for seed in ladder.seeds:
+            write_run(folder / f"{mode}-{seed}", mode, seed=seed, rewards=learning_curve(seed, 2.0))
+    write_run(folder / "full-2", "full", seed=2, rewards=learning_curve(2, 2.0), status="stopped")
+    asked: list[Path] = []
+
+    def run(words: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        if "evaluate" in words:
+            asked.extend(map(Path, words[words.index("evaluate") + 1 :]))
+        return subprocess.CompletedProcess(words, 0)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    argv = ["ddpo-digit", "--parts", study.LADDER, "--seeds", "0,1", "--out", str(tmp_path), "--jobs", "2"]
+    places = [str(tmp_path / name) for name in ("pages", "figures", "data")]
+    assert learning.main([*argv, "--pages", places[0], "--figures", places[1], "--data", places[2]]) == 0
+    assert {path.name for path in asked} == {f"{mode}-{seed}" for mode in ladder.modes for seed in (0, 1)}
 
 
 def test_a_study_whose_part_failed_says_how_to_go_on(
