@@ -64,7 +64,8 @@ def main(argv: list[str] | None = None) -> int:
         kept = ratio_figure.of(
             found,
             name if described["device"] == "cuda" else "CPU",
-            f"python -m benchmarks.on_policy, {described['date']}, seed 0, {name}",
+            f"python -m benchmarks.on_policy, {described['date']}, seed 0, {name}, "
+            f"torch {described['versions']['torch']}",
         )
         if args.data.exists():
             kept = kept.beside(ratio_figure.OnPolicy.read(args.data))
