@@ -56,7 +56,8 @@ def test_equals_unpatched_bit_for_bit(flow_runs: Any, name: str, mode: str, proc
         assert base["weights"]
         for part in ("logs", "rollouts", "gradients", "weights"):
             assert first_difference(base[part], ours[part], f"{name} {part}") is None
-        assert all(any(g is not None and g.any() for g in step) for step in base["gradients"])
+    once = flow_runs(name, None, num_epochs=1).record["weights"]
+    assert first_difference(once, flow_runs(name, None).record["weights"]) is not None  # it trains something
 
 
 @pytest.mark.parametrize("mode", ["match", "full"])
